@@ -1,0 +1,1 @@
+//! Pure device models: no file descriptor, no clock, no thread inside.

@@ -1,0 +1,1 @@
+//! The recording: its format, reader, writer and index.

@@ -1,0 +1,1 @@
+//! scribe-vmm: a whole-VM deterministic record/replay hypervisor.

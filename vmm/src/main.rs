@@ -1,0 +1,4 @@
+//! The `scribe-vmm` program.
+fn main() -> std::process::ExitCode {
+    std::process::ExitCode::SUCCESS
+}
