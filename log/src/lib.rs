@@ -1,1 +1,54 @@
-//! The recording: its format, reader, writer and index.
+//! The recording: its format, writer, reader, index, and the place where recordings live.
+//!
+//! A recording is a directory holding `header` (the configuration), `events` (everything that came from outside, each
+//! with its [`Position`], and digests to compare) and, until it is closed, `incomplete`. The bytes are described in
+//! docs/log-format.md. This crate knows nothing of KVM, reads no clock and uses no randomness.
+
+pub mod header;
+pub mod store;
+
+mod bytes;
+mod codec;
+mod directory;
+mod error;
+mod event;
+mod index;
+mod lock;
+mod payload;
+mod position;
+mod reader;
+mod segment;
+mod text;
+mod walk;
+mod writer;
+
+pub use error::OpenError;
+pub use event::{
+    Body, End, EndCause, Event, FullDigest, GeneralRegisters, MAX_DATA, MAX_INSTRUCTION, StopReason,
+};
+pub use header::Header;
+pub use index::IndexEntry;
+pub use position::{ParsePositionError, Position};
+pub use reader::{Events, Recording, State};
+pub use store::{Store, StoreError};
+pub use writer::{WriteError, Writer};
+
+/// Name of the file with the configuration, in a recording's directory.
+pub const HEADER_FILE: &str = "header";
+/// Name of the file with the events, in a recording's directory.
+pub const EVENTS_FILE: &str = "events";
+/// Name under which the canonical events are written before they replace [`EVENTS_FILE`].
+pub const EVENTS_NEW_FILE: &str = "events.new";
+/// Name of the file that is there, and locked by the recorder, until the recording is closed.
+pub const INCOMPLETE_FILE: &str = "incomplete";
+
+/// How many bytes a recording takes, by file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// Bytes of the header file.
+    pub header: u64,
+    /// Bytes of the events file that hold sealed segments and the index.
+    pub events: u64,
+    /// Bytes behind them that a killed recorder left half written; ignored. 0 in a complete recording.
+    pub torn: u64,
+}

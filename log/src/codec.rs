@@ -1,0 +1,199 @@
+//! One event as bytes: kind, flags, vCPU, position, order, payload.
+
+use std::collections::BTreeMap;
+
+use crate::bytes::{Input, Malformed, put_bytes, put_varint};
+use crate::event::Event;
+use crate::payload::{self, MUST_UNDERSTAND, TooLong};
+use crate::position::Position;
+
+const HAS_VCPU: u8 = 1;
+const HAS_BRANCHES: u8 = 2;
+const HAS_STEPS: u8 = 4;
+const HAS_ORDER: u8 = 8;
+const ALL_FLAGS: u8 = HAS_VCPU | HAS_BRANCHES | HAS_STEPS | HAS_ORDER;
+
+// Frozen: recordings exist.
+const _: () = assert!(HAS_VCPU == 1 && HAS_BRANCHES == 2 && HAS_STEPS == 4 && HAS_ORDER == 8);
+
+/// Why an event cannot be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EncodeError {
+    Backwards { last: Position },
+    TooLong(TooLong),
+}
+
+/// Why an event cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DecodeError {
+    Malformed(Malformed),
+    Unknown { kind: u8, position: Position },
+}
+
+impl From<Malformed> for DecodeError {
+    fn from(malformed: Malformed) -> DecodeError {
+        DecodeError::Malformed(malformed)
+    }
+}
+
+/// How far each vCPU is: what deltas are relative to, and the check that no position goes backwards.
+#[derive(Debug, Clone)]
+pub(crate) struct Track {
+    vcpus: BTreeMap<u32, Place>,
+    /// Exit of vCPU 0 at the start of the segment.
+    start_exit: u64,
+    /// Events before this segment were not seen, so their positions cannot be checked against.
+    alone: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    last: Position,
+    /// Events at `last` so far.
+    count: u64,
+    /// Whether this segment has an event of this vCPU.
+    in_segment: bool,
+}
+
+impl Track {
+    /// At power-on, in the first segment.
+    pub(crate) fn new() -> Track {
+        Track {
+            vcpus: BTreeMap::new(),
+            start_exit: 0,
+            alone: false,
+        }
+    }
+
+    /// In a segment that starts at `start_exit` and whose predecessors are not known.
+    pub(crate) fn alone(start_exit: u64) -> Track {
+        Track {
+            vcpus: BTreeMap::new(),
+            start_exit,
+            alone: true,
+        }
+    }
+
+    /// The exit number of vCPU 0.
+    pub(crate) fn exit(&self) -> u64 {
+        self.vcpus
+            .get(&0)
+            .map_or(self.start_exit, |place| place.last.exit)
+    }
+
+    /// A new segment begins: deltas restart.
+    pub(crate) fn start_segment(&mut self) {
+        self.start_exit = self.exit();
+        for place in self.vcpus.values_mut() {
+            place.in_segment = false;
+        }
+    }
+
+    /// What the exit delta of the vCPU's next event is relative to.
+    fn base(&self, vcpu: u32) -> u64 {
+        match self.vcpus.get(&vcpu) {
+            Some(place) if place.in_segment => place.last.exit,
+            _ if vcpu == 0 => self.start_exit,
+            _ => 0,
+        }
+    }
+
+    /// The order of the vCPU's next event: earlier events at the same position. `None` if it cannot be known.
+    fn order(&self, vcpu: u32, position: Position) -> Result<Option<u64>, Position> {
+        match self.vcpus.get(&vcpu) {
+            Some(place) if position < place.last => Err(place.last),
+            Some(place) if position == place.last => Ok(Some(place.count)),
+            None if self.alone => Ok(None),
+            _ => Ok(Some(0)),
+        }
+    }
+
+    fn note(&mut self, vcpu: u32, position: Position, order: u64) {
+        self.vcpus.insert(
+            vcpu,
+            Place {
+                last: position,
+                count: order.saturating_add(1),
+                in_segment: true,
+            },
+        );
+    }
+}
+
+/// Appends `event` to `out`. On an error neither `track` nor `out` has changed.
+pub(crate) fn encode(track: &mut Track, event: &Event, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    let Event { vcpu, position, body } = event;
+    let order = match track.order(*vcpu, *position) {
+        Ok(order) => order.unwrap_or(0),
+        Err(last) => return Err(EncodeError::Backwards { last }),
+    };
+    let payload = payload::encode(body).map_err(EncodeError::TooLong)?;
+    let optional = [
+        (HAS_VCPU, u64::from(*vcpu)),
+        (HAS_BRANCHES, position.branches),
+        (HAS_STEPS, position.steps),
+        (HAS_ORDER, order),
+    ];
+    let flags = optional
+        .iter()
+        .filter(|(_, value)| *value != 0)
+        .fold(0, |flags, (flag, _)| flags | flag);
+    out.push(payload::kind(body));
+    out.push(flags);
+    for (flag, value) in optional {
+        if value != 0 {
+            put_varint(out, value);
+        }
+        if flag == HAS_VCPU {
+            // The order check means the position is not before the base, except for a first event of another vCPU,
+            // whose base is 0.
+            put_varint(out, position.exit - track.base(*vcpu));
+        }
+    }
+    put_bytes(out, &payload);
+    track.note(*vcpu, *position, order);
+    Ok(())
+}
+
+/// Takes the next event from `input`. `None` if it is of an unknown kind that may be skipped.
+pub(crate) fn decode(track: &mut Track, input: &mut Input<'_>) -> Result<Option<Event>, DecodeError> {
+    let kind = input.u8()?;
+    let flags = input.u8()?;
+    if flags & !ALL_FLAGS != 0 {
+        return Err(Malformed("its flags are unknown").into());
+    }
+    let optional = |input: &mut Input<'_>, flag| match flags & flag {
+        0 => Ok(0),
+        _ => match input.varint()? {
+            0 => Err(Malformed("a field is written though it is 0")),
+            value => Ok(value),
+        },
+    };
+    let vcpu =
+        u32::try_from(optional(input, HAS_VCPU)?).map_err(|_| Malformed("its vCPU is above 2^32 - 1"))?;
+    let exit = track
+        .base(vcpu)
+        .checked_add(input.varint()?)
+        .ok_or(Malformed("its exit is above 2^64 - 1"))?;
+    let position = Position {
+        exit,
+        branches: optional(input, HAS_BRANCHES)?,
+        steps: optional(input, HAS_STEPS)?,
+    };
+    let order = optional(input, HAS_ORDER)?;
+    let length = usize::try_from(input.varint()?).unwrap_or(usize::MAX);
+    let payload = input.take(length)?;
+    match track.order(vcpu, position) {
+        Err(_) => return Err(Malformed("its position is before the previous one").into()),
+        Ok(Some(expected)) if expected != order => {
+            return Err(Malformed("its order at this position is wrong").into());
+        }
+        Ok(_) => {}
+    }
+    track.note(vcpu, position, order);
+    match payload::decode(kind, payload)? {
+        Some(body) => Ok(Some(Event { vcpu, position, body })),
+        None if kind & MUST_UNDERSTAND != 0 => Err(DecodeError::Unknown { kind, position }),
+        None => Ok(None),
+    }
+}

@@ -1,0 +1,235 @@
+//! What a recording holds: events, each at a position of one vCPU.
+
+use crate::position::Position;
+
+/// Most bytes in one event's data: console bytes, a name, a message. Longer input is several events.
+pub const MAX_DATA: usize = 64 * 1024;
+/// Most bytes of one x86 instruction (Intel SDM volume 2, 2.3.11).
+pub const MAX_INSTRUCTION: usize = 15;
+
+/// One entry of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Number of the vCPU whose execution `position` counts.
+    pub vcpu: u32,
+    /// Where that vCPU was.
+    pub position: Position,
+    /// What happened there.
+    pub body: Body,
+}
+
+/// What happened. A reader refuses an unknown kind that must be understood and skips the others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Body {
+    /// Bytes from outside offered to serial port 0. Must be understood.
+    ConsoleInput {
+        /// The bytes, at most [`MAX_DATA`].
+        bytes: Vec<u8>,
+    },
+    /// Guest time moved on by more than execution accounts for: an input woke an idle guest, or time jumped.
+    /// Must be understood.
+    TimeAdjust {
+        /// Added to guest time at the position.
+        nanoseconds: u64,
+    },
+    /// Digests to compare with those of a replay. Must be understood.
+    Checkpoint {
+        /// Rolling digest of the registers at every exit so far.
+        registers: u64,
+        /// Digests of the whole state, when they were taken here.
+        full: Option<FullDigest>,
+    },
+    /// A checkpoint that is there only because a segment was sealed here. Must be understood, and is dropped when the
+    /// recording is closed: where a recording was sealed depends on the host's clock.
+    Seal {
+        /// Rolling digest of the registers at every exit so far.
+        registers: u64,
+        /// Guest time here, in nanoseconds.
+        guest_time: u64,
+    },
+    /// The guest named this position. May be skipped.
+    Bookmark {
+        /// The name, at most [`MAX_DATA`] bytes of UTF-8.
+        name: String,
+    },
+    /// The vCPU took an external interrupt here. Follows from device state, so it is for reading and checking only.
+    /// May be skipped.
+    Interrupt {
+        /// The vector in the IDT.
+        vector: u8,
+        /// The line of the interrupt controllers.
+        irq: u8,
+    },
+    /// The recording is over. Must be understood, always the last event, and in every closed recording.
+    End(End),
+}
+
+/// Digests of the guest's whole state at a position. What they cover is fixed by the header's `digest_version`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FullDigest {
+    /// All vCPU registers.
+    pub cpu: u64,
+    /// Guest RAM.
+    pub ram: u128,
+    /// The devices, and everything they have output.
+    pub devices: u64,
+    /// Guest time, in nanoseconds.
+    pub guest_time: u64,
+}
+
+/// How and where a recording ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    /// Why.
+    pub cause: EndCause,
+    /// Rolling digest of the registers at every exit.
+    pub registers: u64,
+    /// Digests of the whole state, when they were taken.
+    pub full: Option<FullDigest>,
+    /// Exits served, all vCPUs together.
+    pub exits: u64,
+    /// Guest time, in nanoseconds.
+    pub guest_time: u64,
+    /// Inputs recorded.
+    pub inputs: u64,
+}
+
+/// Why a recording ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EndCause {
+    /// The guest switched the machine off.
+    PowerOff {
+        /// The status it gave.
+        status: u8,
+    },
+    /// The guest reset the machine.
+    Reset,
+    /// The guest's kernel reported a panic.
+    Panic {
+        /// Its text, at most [`MAX_DATA`] bytes.
+        message: String,
+    },
+    /// A vCPU shut down on a triple fault.
+    TripleFault {
+        /// Where it shut down, as far as the engine can tell.
+        rip: u64,
+        /// The instruction there, at most [`MAX_INSTRUCTION`] bytes; empty if it could not be read.
+        bytes: Vec<u8>,
+        /// The registers at the last exit: those at the fault are gone on some hosts.
+        last_exit: Box<GeneralRegisters>,
+    },
+    /// The engine cannot execute an instruction.
+    RefusedInstruction {
+        /// Its address.
+        rip: u64,
+        /// Its bytes, at most [`MAX_INSTRUCTION`]; empty if they could not be read.
+        bytes: Vec<u8>,
+    },
+    /// The guest halted and nothing can wake it.
+    HaltedForever,
+    /// It was stopped from outside.
+    Stopped {
+        /// By what.
+        reason: StopReason,
+    },
+}
+
+/// What stopped a recording from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopReason {
+    /// The user, at the console.
+    User,
+    /// The limit on host time.
+    HostTime,
+    /// The limit on guest time.
+    GuestTime,
+    /// The limit on host time without an exit.
+    Silence,
+    /// A signal to the recorder.
+    Signal,
+}
+
+/// The general registers of one vCPU, RIP and RFLAGS.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the registers' own names")]
+pub struct GeneralRegisters {
+    pub rax: u64,
+    pub rbx: u64,
+    pub rcx: u64,
+    pub rdx: u64,
+    pub rsi: u64,
+    pub rdi: u64,
+    pub rsp: u64,
+    pub rbp: u64,
+    pub r8: u64,
+    pub r9: u64,
+    pub r10: u64,
+    pub r11: u64,
+    pub r12: u64,
+    pub r13: u64,
+    pub r14: u64,
+    pub r15: u64,
+    pub rip: u64,
+    pub rflags: u64,
+}
+
+impl GeneralRegisters {
+    /// Name and value of each, in the order of the format.
+    pub fn named(&self) -> [(&'static str, u64); 18] {
+        [
+            ("rax", self.rax),
+            ("rbx", self.rbx),
+            ("rcx", self.rcx),
+            ("rdx", self.rdx),
+            ("rsi", self.rsi),
+            ("rdi", self.rdi),
+            ("rsp", self.rsp),
+            ("rbp", self.rbp),
+            ("r8", self.r8),
+            ("r9", self.r9),
+            ("r10", self.r10),
+            ("r11", self.r11),
+            ("r12", self.r12),
+            ("r13", self.r13),
+            ("r14", self.r14),
+            ("r15", self.r15),
+            ("rip", self.rip),
+            ("rflags", self.rflags),
+        ]
+    }
+}
+
+impl Event {
+    /// An event of vCPU 0.
+    pub fn new(position: Position, body: Body) -> Event {
+        Event {
+            vcpu: 0,
+            position,
+            body,
+        }
+    }
+}
+
+impl Body {
+    /// The kind's name, as `scribe-vmm log` prints it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Body::ConsoleInput { .. } => "console-input",
+            Body::TimeAdjust { .. } => "time-adjust",
+            Body::Checkpoint { .. } => "checkpoint",
+            Body::Seal { .. } => "seal",
+            Body::Bookmark { .. } => "bookmark",
+            Body::Interrupt { .. } => "interrupt",
+            Body::End(_) => "end",
+        }
+    }
+
+    /// The rolling digest of the registers, for the kinds that can end a segment.
+    pub fn registers(&self) -> Option<u64> {
+        match self {
+            Body::Checkpoint { registers, .. } | Body::Seal { registers, .. } => Some(*registers),
+            Body::End(end) => Some(end.registers),
+            _ => None,
+        }
+    }
+}
