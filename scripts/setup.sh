@@ -33,13 +33,14 @@ for package in "${packages[@]}"; do
   [[ $status == installed ]] || missing+=("$package")
 done
 
+root=$(cd "$(dirname "$0")/.." && pwd -P)
 # The lab takes a kernel with `apt-get download`, so the package lists must be there even when no package is missing.
 lists=absent
 if apt-cache show linux-image-cloud-amd64 >/dev/null 2>&1; then
   lists=present
 fi
 
-if (( ${#missing[@]} == 0 )) && [[ $lists == present || -f target/lab/kernel/version ]]; then
+if (( ${#missing[@]} == 0 )) && [[ $lists == present || -f $root/target/lab/kernel/version ]]; then
   echo "setup: all ${#packages[@]} packages are present" >&2
   exit 0
 fi

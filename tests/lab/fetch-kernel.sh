@@ -30,16 +30,25 @@ flock 9
 [[ -f $kernel/version ]] && exit 0
 
 meta=linux-image-cloud-amd64
-package=$(apt-cache depends "$meta" 2>/dev/null |
-  sed -n 's/^ *Depends: \(linux-image-[0-9].*-cloud-amd64\)$/\1/p' | tail -n 1)
-[[ -n $package ]] || die "no package behind $meta: run scripts/setup.sh (it runs apt-get update) on Debian 12"
-
-echo "lab: fetching $package" >&2
 new=$(mktemp -d "$root/target/lab/kernel.XXXXXX")
 trap 'rm -rf "$new"' EXIT
-# As root apt would drop to a user that cannot write here, and warn about it.
-(cd "$new" && apt-get -qq -o APT::Sandbox::User=root download "$package" >&2) ||
-  die "apt-get download $package failed: run apt-get update, then try again"
+
+# download: sets `package` to what the meta package stands for today, and fetches it.
+download() {
+  package=$(apt-cache depends "$meta" 2>/dev/null |
+    sed -n 's/^ *Depends: \(linux-image-[0-9].*-cloud-amd64\)$/\1/p' | tail -n 1)
+  [[ -n $package ]] || return 1
+  echo "lab: fetching $package" >&2
+  # As root apt would drop to a user that cannot write here, and warn about it.
+  (cd "$new" && apt-get -qq -o APT::Sandbox::User=root download "$package" >&2)
+}
+if ! download; then
+  # Old lists name packages that the mirror no longer has.
+  (( EUID == 0 )) || die "cannot fetch the package behind $meta: run apt-get update as root, then try again"
+  echo "lab: apt-get update" >&2
+  apt-get -qq update >&2 || true
+  download || die "cannot fetch the package behind $meta: this needs Debian 12 and its package mirror"
+fi
 dpkg-deb -x "$new"/*.deb "$new/x"
 
 release=${package#linux-image-}

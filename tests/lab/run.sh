@@ -96,10 +96,6 @@ place_program() {
 is_elf() { [[ -x $1 && $(head -c 4 "$1" | tr -d '\0') == $'\x7fELF' ]]; }
 
 place "$(command -v busybox)" /usr/bin/busybox
-while read -r applet; do
-  [[ -e $tree/$applet ]] || ln -s /usr/bin/busybox "$tree/$applet"
-done < <(busybox --list-full)
-rm -f "$tree/usr/bin/bash"
 place_program "$(command -v bash)" /usr/bin/bash
 
 place "$here/init" /lab/init
