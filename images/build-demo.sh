@@ -75,7 +75,7 @@ done
 # entries in the order the host happens to list them. A script is in our order, owned by root, and needs no root.
 script=$work/script
 directory() { printf 'mkdir %s\nsif %s mode 04%s\n' "$1" "$1" "${2:-0755}"; }
-file() { printf 'write %s %s\nsif %s mode 010%s\n' "$1" "$2" "$2" "${3:-0644}"; }
+file() { printf 'write "%s" %s\nsif %s mode 010%s\n' "$1" "$2" "$2" "${3:-0644}"; }
 link() { printf 'symlink %s %s\n' "$1" "$2"; }
 {
   for folder in bin boot dev etc mnt proc run sbin sys usr usr/bin usr/sbin usr/local usr/local/bin var var/log; do
