@@ -197,3 +197,112 @@ pub(crate) fn decode(track: &mut Track, input: &mut Input<'_>) -> Result<Option<
         None => Ok(None),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Body;
+
+    fn adjust(vcpu: u32, exit: u64, branches: u64, steps: u64) -> Event {
+        let body = Body::TimeAdjust { nanoseconds: 1 };
+        Event {
+            vcpu,
+            position: Position {
+                exit,
+                branches,
+                steps,
+            },
+            body,
+        }
+    }
+
+    fn bytes(track: &mut Track, event: &Event) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode(track, event, &mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn what_is_zero_takes_no_bytes() {
+        let mut track = Track::new();
+        assert_eq!(bytes(&mut track, &adjust(0, 0, 0, 0)), [0x82, 0, 0, 1, 1]);
+        assert_eq!(bytes(&mut track, &adjust(0, 5, 0, 0)), [0x82, 0, 5, 1, 1]);
+        assert_eq!(bytes(&mut track, &adjust(0, 5, 0, 0)), [0x82, 8, 0, 1, 1, 1]);
+        assert_eq!(
+            bytes(&mut track, &adjust(0, 5, 300, 0)),
+            [0x82, 2, 0, 0xac, 0x02, 1, 1]
+        );
+        assert_eq!(
+            bytes(&mut track, &adjust(0, 5, 300, 9)),
+            [0x82, 6, 0, 0xac, 0x02, 9, 1, 1]
+        );
+        assert_eq!(
+            bytes(&mut track, &adjust(0, 5, 300, 9)),
+            [0x82, 14, 0, 0xac, 0x02, 9, 1, 1, 1]
+        );
+        assert_eq!(bytes(&mut track, &adjust(0, 8, 0, 0)), [0x82, 0, 3, 1, 1]);
+    }
+
+    #[test]
+    fn deltas_restart_with_each_segment() {
+        let mut track = Track::new();
+        bytes(&mut track, &adjust(0, 100, 0, 0));
+        bytes(&mut track, &adjust(1, 7, 0, 0));
+        assert_eq!(bytes(&mut track, &adjust(1, 9, 0, 0)), [0x82, 1, 1, 2, 1, 1]);
+        track.start_segment();
+        // vCPU 0 counts from the segment's start, the others from power-on.
+        assert_eq!(bytes(&mut track, &adjust(0, 101, 0, 0)), [0x82, 0, 1, 1, 1]);
+        assert_eq!(bytes(&mut track, &adjust(1, 9, 0, 0)), [0x82, 9, 1, 9, 1, 1, 1]);
+
+        let mut alone = Track::alone(100);
+        let mut input = Input::new(&[0x82, 0, 1, 1, 1, 0x82, 9, 1, 9, 1, 1, 1]);
+        assert_eq!(decode(&mut alone, &mut input), Ok(Some(adjust(0, 101, 0, 0))));
+        assert_eq!(decode(&mut alone, &mut input), Ok(Some(adjust(1, 9, 0, 0))));
+        assert_eq!(alone.exit(), 101);
+    }
+
+    #[test]
+    fn a_refused_event_changes_nothing() {
+        let mut track = Track::new();
+        bytes(&mut track, &adjust(0, 5, 2, 0));
+        let mut out = Vec::new();
+        for event in [adjust(0, 4, 9, 9), adjust(0, 5, 1, 0)] {
+            let last = Position {
+                exit: 5,
+                branches: 2,
+                steps: 0,
+            };
+            assert_eq!(
+                encode(&mut track, &event, &mut out),
+                Err(EncodeError::Backwards { last })
+            );
+        }
+        let long = Event::new(
+            Position::exit(9),
+            Body::ConsoleInput {
+                bytes: vec![0; 65_537],
+            },
+        );
+        assert!(matches!(
+            encode(&mut track, &long, &mut out),
+            Err(EncodeError::TooLong(_))
+        ));
+        assert!(out.is_empty());
+        assert_eq!(bytes(&mut track, &adjust(0, 5, 2, 0)), [0x82, 10, 0, 2, 1, 1, 1]);
+    }
+
+    #[test]
+    fn the_largest_numbers_fit() {
+        let mut track = Track::new();
+        let event = adjust(u32::MAX, u64::MAX, u64::MAX, u64::MAX);
+        let out = bytes(&mut track, &event);
+        let mut input = Input::new(&out);
+        assert_eq!(decode(&mut Track::new(), &mut input), Ok(Some(event)));
+        let over = [0x82, 0, 1, 1, 1];
+        let mut track = Track::alone(u64::MAX);
+        assert!(matches!(
+            decode(&mut track, &mut Input::new(&over)),
+            Err(DecodeError::Malformed(_))
+        ));
+    }
+}

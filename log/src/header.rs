@@ -23,6 +23,7 @@ pub(crate) const MAGIC: [u8; 8] = *b"SCRIBEVM";
 const FIXED_BYTES: usize = size_of::<Fixed>();
 
 // Frozen: recordings exist.
+const _: () = assert!(matches!(&MAGIC, b"SCRIBEVM"));
 const _: () = assert!(FIXED_BYTES == 20);
 const _: () = assert!(FORMAT_VERSION == 1);
 

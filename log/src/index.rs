@@ -16,6 +16,7 @@ const TRAILER_BYTES: usize = size_of::<Trailer>();
 const CHECKED_BYTES: usize = 12;
 
 // Frozen: recordings exist.
+const _: () = assert!(matches!(&MAGIC, b"SCRINDEX"));
 const _: () = assert!(ENTRY_BYTES == 32 && TRAILER_BYTES == 24);
 
 /// One segment of the events file.

@@ -25,6 +25,7 @@ const CODEC_ZSTD: u8 = 1;
 const CHECKED_BYTES: usize = HEADER_BYTES - 4;
 
 // Frozen: recordings exist.
+const _: () = assert!(matches!(&MAGIC, b"SCRSEGM1"));
 const _: () = assert!(HEADER_BYTES == 60);
 const _: () = assert!(CODEC_RAW == 0 && CODEC_ZSTD == 1);
 const _: () = assert!(MAX_RAW == 16_777_216);

@@ -10,11 +10,11 @@ const SHOWN: usize = 64;
 /// One line: position, kind, details.
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:<16} ", self.position)?;
+        write!(f, "{:<16} {:<13} ", self.position, self.body.name())?;
         if self.vcpu != 0 {
-            write!(f, "vcpu:{} ", self.vcpu)?;
+            write!(f, "vcpu {}: ", self.vcpu)?;
         }
-        write!(f, "{:<13} {}", self.body.name(), self.body)
+        self.body.fmt(f)
     }
 }
 
@@ -153,5 +153,60 @@ impl fmt::Display for Hex<'_> {
             write!(f, "{}{byte:02x}", if at == 0 { "" } else { " " })?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::position::Position;
+
+    #[test]
+    fn a_line_stays_a_line() {
+        let line = |body| Event::new(Position::exit(1), body).to_string();
+        let text = line(Body::ConsoleInput {
+            bytes: b"a\"\r\n\x1b[0m\xff".repeat(20),
+        });
+        assert!(
+            text.ends_with("...") && text.contains("180 bytes \"a\\\"\\r\\n\\x1b[0m\\xff"),
+            "{text}"
+        );
+        assert_eq!(
+            line(Body::ConsoleInput { bytes: vec![3] }),
+            r#"exit:1           console-input 1 byte "\x03""#
+        );
+        let name = line(Body::Bookmark {
+            name: "a\nb\u{1b}".to_owned(),
+        });
+        assert_eq!(name, r#"exit:1           bookmark      "a\nb\u{1b}""#);
+    }
+
+    #[test]
+    fn crashes_are_named_with_their_registers() {
+        let cause = EndCause::TripleFault {
+            rip: 0xfff0,
+            bytes: vec![0x0f, 0x0b],
+            last_exit: Box::new(crate::GeneralRegisters {
+                rax: 0xabc,
+                ..Default::default()
+            }),
+        };
+        let text = cause.to_string();
+        assert!(
+            text.starts_with("triple fault at 0xfff0 (0f 0b), at the last exit: rax abc rbx 0 "),
+            "{text}"
+        );
+        let cause = EndCause::RefusedInstruction {
+            rip: 16,
+            bytes: vec![],
+        };
+        assert_eq!(cause.to_string(), "instruction refused at 0x10 (not readable)");
+        assert_eq!(
+            EndCause::Stopped {
+                reason: StopReason::User
+            }
+            .to_string(),
+            "stopped by the user"
+        );
     }
 }
