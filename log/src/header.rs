@@ -188,6 +188,11 @@ impl Header {
     /// # Errors
     /// If the configuration is too long, which takes a command line of hundreds of KiB.
     pub fn encode(&self) -> Result<Vec<u8>, EncodeHeaderError> {
+        self.encode_with_crc().map(|(bytes, _)| bytes)
+    }
+
+    /// The bytes of the header file, and its checksum: the start of the chain of segments.
+    pub(crate) fn encode_with_crc(&self) -> Result<(Vec<u8>, u32), EncodeHeaderError> {
         let body = serde_json::to_vec(self).map_err(EncodeHeaderError::Json)?;
         let too_long = || EncodeHeaderError::TooLong { length: body.len() };
         if body.len() > MAX_BODY {
@@ -199,11 +204,12 @@ impl Header {
             body_length: u32::try_from(body.len()).map_err(|_| too_long())?.into(),
             crc: 0.into(),
         };
-        fixed.crc = checksum(&fixed, &body).into();
+        let crc = checksum(&fixed, &body);
+        fixed.crc = crc.into();
         let mut out = Vec::with_capacity(FIXED_BYTES + body.len());
         out.extend_from_slice(fixed.as_bytes());
         out.extend_from_slice(&body);
-        Ok(out)
+        Ok((out, crc))
     }
 
     /// Reads a header file.
@@ -220,13 +226,6 @@ fn checksum(fixed: &Fixed, body: &[u8]) -> u32 {
     crc.update(&fixed.as_bytes()[..FIXED_BYTES - 4]);
     crc.update(body);
     crc.finalize()
-}
-
-/// The checksum in an encoded header: the start of the chain of segments.
-pub(crate) fn chain_start(encoded: &[u8]) -> Option<u32> {
-    Fixed::ref_from_prefix(encoded)
-        .ok()
-        .map(|(fixed, _)| fixed.crc.get())
 }
 
 /// The header in the file at `path`, its checksum and its length in bytes.

@@ -174,7 +174,9 @@ fn full(input: &mut Input<'_>) -> Result<Option<FullDigest>, Malformed> {
             devices: input.u64()?,
             guest_time: input.varint()?,
         })),
-        _ => Err(Malformed("its digest is of an unknown form")),
+        _ => Err(Malformed(
+            "its digest is of an unknown form: made by a newer scribe-vmm",
+        )),
     }
 }
 
@@ -242,10 +244,14 @@ fn cause(input: &mut Input<'_>) -> Result<EndCause, Malformed> {
                 BY_GUEST_TIME => StopReason::GuestTime,
                 BY_SILENCE => StopReason::Silence,
                 BY_SIGNAL => StopReason::Signal,
-                _ => return Err(Malformed("its stop reason is unknown")),
+                _ => {
+                    return Err(Malformed(
+                        "its stop reason is unknown: made by a newer scribe-vmm",
+                    ));
+                }
             },
         },
-        _ => return Err(Malformed("its cause is unknown")),
+        _ => return Err(Malformed("its cause is unknown: made by a newer scribe-vmm")),
     })
 }
 

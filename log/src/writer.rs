@@ -8,7 +8,7 @@ use crate::codec::{EncodeError, Track};
 use crate::directory;
 use crate::error::OpenError;
 use crate::event::{Body, Event};
-use crate::header::{self, EncodeHeaderError, Header};
+use crate::header::{EncodeHeaderError, Header};
 use crate::index::{self, IndexEntry};
 use crate::lock::{self, Lock};
 use crate::payload::TooLong;
@@ -130,7 +130,7 @@ impl Writer {
     /// [`WriteError::Exists`], [`WriteError::NotARecording`] and [`WriteError::Locked`] say that something is in the way
     /// and was not touched.
     pub fn create(dir: &Path, header: &Header, overwrite: bool) -> Result<Writer, WriteError> {
-        let encoded = header.encode()?;
+        let (encoded, header_crc) = header.encode_with_crc()?;
         let io = |what: &str, path: &Path| {
             let (what, path) = (what.to_owned(), path.to_owned());
             move |source| WriteError::Io { what, path, source }
@@ -154,7 +154,6 @@ impl Writer {
         fs::write(&header_path, &encoded).map_err(io("the header", &header_path))?;
         let path = dir.join(EVENTS_FILE);
         let events = SegmentFile::create(path)?;
-        let header_crc = header::chain_start(&encoded).unwrap_or_default();
         Ok(Writer {
             dir: dir.to_owned(),
             builder: Builder::new(header_crc),
