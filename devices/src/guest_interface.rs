@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::snapshot::{RestoreError, Snapshot, require, require_same};
+use crate::snapshot::{RestoreError, Snapshot, require};
 
 #[cfg(test)]
 mod tests;
@@ -246,6 +246,12 @@ fn bookmark_name(message: &[u8]) -> String {
     name
 }
 
+/// The start of a command, for a message.
+fn shown(command: &[u8]) -> String {
+    let start = command.get(..80).unwrap_or(command);
+    format!("{:?}", String::from_utf8_lossy(start).replace('\0', " "))
+}
+
 impl Snapshot for GuestInterface {
     const KIND: &'static str = "guest-interface";
     const VERSION: u16 = 1;
@@ -256,7 +262,14 @@ impl Snapshot for GuestInterface {
     }
 
     fn restore(&mut self, state: GuestInterfaceState) -> Result<(), RestoreError> {
-        require_same(Self::KIND, "command", &state.command, &self.state.command)?;
+        if state.command != self.state.command {
+            return Err(RestoreError::Configuration {
+                device: Self::KIND,
+                field: "command",
+                saved: shown(&state.command),
+                configured: shown(&self.state.command),
+            });
+        }
         let message = state.message.len();
         require(
             message <= MESSAGE_MAX,

@@ -126,8 +126,7 @@ impl Pit {
     /// Reads port 0x61: bits 0 to 3 as written, bit 4 the refresh toggle, bit 5 OUT of counter 2.
     pub fn port61_read(&self, now: u64) -> u8 {
         let t = ticks(now);
-        let mut speaker = self.state.channels[2].clone();
-        speaker.settle(t);
+        let speaker = &self.state.channels[2];
         let refresh = u8::from(t / REFRESH_TICKS % 2 == 1);
         self.state.port61 | refresh << 4 | u8::from(speaker.out(t)) << 5
     }

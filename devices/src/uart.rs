@@ -36,12 +36,15 @@ pub const BACKLOG_MAX: usize = 64 * 1024;
 pub const OUTPUT_MAX: usize = 64 * 1024;
 /// Size of the receive FIFO.
 const FIFO_SIZE: usize = 16;
+/// Size of the wrapped device's buffer.
+const WRAPPED_FIFO_SIZE: usize = 64;
 
 const DATA: u8 = 0;
 const IER: u8 = 1;
 /// Interrupt identification when read, FIFO control when written.
 const IIR_FCR: u8 = 2;
 const LCR: u8 = 3;
+const MCR: u8 = 4;
 
 const IER_RECEIVE: u8 = 0x01;
 const IER_TRANSMIT: u8 = 0x02;
@@ -73,6 +76,10 @@ type Wrapped = Serial<Ignore, NoEvents, Vec<u8>>;
 #[derive(Debug)]
 pub struct Uart {
     serial: Wrapped,
+    /// The wrapped device's interrupt enable register, which it shows only while DLAB is 0.
+    interrupt_enable: u8,
+    /// The wrapped device is in loopback mode.
+    looped: bool,
     /// The transmitter became empty, and the guest has not been told.
     transmit_pending: bool,
     backlog: VecDeque<u8>,
@@ -112,6 +119,8 @@ impl Uart {
     pub fn new() -> Self {
         Uart {
             serial: Wrapped::with_events(Ignore, NoEvents, Vec::new()),
+            interrupt_enable: 0,
+            looped: false,
             transmit_pending: false,
             backlog: VecDeque::new(),
             next_rx: None,
@@ -135,10 +144,10 @@ impl Uart {
         match offset {
             DATA if !self.dlab() => self.transmit(value),
             IER if !self.dlab() => {
-                let newly_enabled = value & !self.serial.state().interrupt_enable;
+                let before = self.interrupt_enable;
                 self.write_wrapped(IER, value);
                 // The transmitter is empty, so enabling its interrupt is a reason for one.
-                self.transmit_pending |= newly_enabled & IER_TRANSMIT != 0;
+                self.transmit_pending |= self.interrupt_enable & !before & IER_TRANSMIT != 0;
             }
             IIR_FCR if value & FCR_CLEAR_RECEIVE != 0 => {
                 self.rebuild(|state| state.in_buffer.clear());
@@ -191,9 +200,8 @@ impl Uart {
 
     /// Schedules the next byte if one can arrive, from `now` on.
     fn pace(&mut self, now: u64) {
-        let state = self.serial.state();
-        let listening = state.interrupt_enable & IER_RECEIVE != 0 && state.modem_control & MCR_LOOPBACK == 0;
-        if listening && state.in_buffer.len() < FIFO_SIZE && !self.backlog.is_empty() {
+        let listening = self.interrupt_enable & IER_RECEIVE != 0 && !self.looped;
+        if listening && self.fifo_len() < FIFO_SIZE && !self.backlog.is_empty() {
             self.next_rx = self.next_rx.or_else(|| now.checked_add(BYTE_NS));
         } else {
             self.next_rx = None;
@@ -201,10 +209,8 @@ impl Uart {
     }
 
     fn transmit(&mut self, value: u8) {
-        let state = self.serial.state();
-        let looped = state.modem_control & MCR_LOOPBACK != 0;
-        let room = if looped {
-            state.in_buffer.len() < FIFO_SIZE
+        let room = if self.looped {
+            self.fifo_len() < FIFO_SIZE
         } else {
             self.serial.writer().len() < OUTPUT_MAX
         };
@@ -217,6 +223,20 @@ impl Uart {
     fn write_wrapped(&mut self, offset: u8, value: u8) {
         // It can only fail if its trigger or its writer does, and neither can.
         let _ = self.serial.write(offset, value);
+        if matches!(offset, IER | MCR) {
+            self.mirror();
+        }
+    }
+
+    /// Copies what every access needs to know out of the wrapped device's state.
+    fn mirror(&mut self) {
+        let state = self.serial.state();
+        self.interrupt_enable = state.interrupt_enable;
+        self.looped = state.modem_control & MCR_LOOPBACK != 0;
+    }
+
+    fn fifo_len(&self) -> usize {
+        WRAPPED_FIFO_SIZE.saturating_sub(self.serial.fifo_capacity())
     }
 
     fn dlab(&mut self) -> bool {
@@ -225,10 +245,9 @@ impl Uart {
 
     /// The most urgent condition that is pending and enabled, as the identification register encodes it.
     fn cause(&self) -> Option<u8> {
-        let state = self.serial.state();
-        if state.interrupt_enable & IER_RECEIVE != 0 && !state.in_buffer.is_empty() {
+        if self.interrupt_enable & IER_RECEIVE != 0 && self.fifo_len() > 0 {
             Some(IIR_RECEIVE)
-        } else if state.interrupt_enable & IER_TRANSMIT != 0 && self.transmit_pending {
+        } else if self.interrupt_enable & IER_TRANSMIT != 0 && self.transmit_pending {
             Some(IIR_TRANSMIT)
         } else {
             None
@@ -359,6 +378,7 @@ impl Snapshot for Uart {
             value: fifo.to_string(),
             expected: "at most 16",
         })?;
+        self.mirror();
         self.transmit_pending = state.transmit_pending;
         self.backlog = state.backlog.into();
         self.next_rx = state.next_rx;

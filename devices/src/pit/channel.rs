@@ -187,20 +187,26 @@ impl ChannelState {
         }
     }
 
-    /// Takes over a count whose time has come.
-    pub(super) fn settle(&mut self, t: u64) {
-        if let Some(next) = self.next.filter(|next| next.at <= t) {
-            self.counting = Counting::Running {
+    /// The counting element at tick `t`: a count whose time has come has taken over.
+    fn counting_at(&self, t: u64) -> Counting {
+        match self.next {
+            Some(next) if next.at <= t => Counting::Running {
                 start: next.at,
                 count: next.count,
-            };
-            self.next = None;
+            },
+            _ => self.counting,
         }
+    }
+
+    /// Takes over a count whose time has come. Reading never does: it must not change what is to come.
+    pub(super) fn settle(&mut self, t: u64) {
+        self.counting = self.counting_at(t);
+        self.next = self.next.filter(|next| next.at > t);
     }
 
     /// The OUT pin at tick `t`.
     pub(super) fn out(&self, t: u64) -> bool {
-        let (elapsed, count) = match self.counting {
+        let (elapsed, count) = match self.counting_at(t) {
             Counting::Waiting => return self.mode != 0,
             Counting::Running { start, .. } if t < start => return !matches!(self.mode, 0 | 1),
             Counting::Running { start, count } => (t - start, u64::from(count)),
@@ -235,7 +241,7 @@ impl ChannelState {
 
     /// The value of the counting element at tick `t`, as the guest reads it. Mode 3 counts down by two.
     fn value(&self, t: u64) -> u16 {
-        let (elapsed, count) = match self.counting {
+        let (elapsed, count) = match self.counting_at(t) {
             Counting::Waiting => (0, self.reload.unwrap_or(0)),
             Counting::Running { start, count } => (t.saturating_sub(start), count),
             Counting::Held { elapsed, count } => (elapsed, count),
@@ -252,9 +258,9 @@ impl ChannelState {
 
     /// Status byte of the read-back command.
     fn status(&self, t: u64) -> u8 {
-        let not_loaded = match self.counting {
+        let not_loaded = match self.counting_at(t) {
             Counting::Waiting => true,
-            Counting::Running { start, .. } => t < start || self.next.is_some(),
+            Counting::Running { start, .. } => t < start || self.next.is_some_and(|next| t < next.at),
             Counting::Held { .. } => false,
         };
         let access = match self.access {
@@ -271,13 +277,11 @@ impl ChannelState {
 
     /// Holds the count for reading; a count already held stays.
     pub(super) fn latch_count(&mut self, t: u64) {
-        self.settle(t);
         self.count_latch = self.count_latch.or_else(|| Some(self.value(t)));
     }
 
     /// Holds the status for reading; a status already held stays.
     pub(super) fn latch_status(&mut self, t: u64) {
-        self.settle(t);
         self.status_latch = self.status_latch.or_else(|| Some(self.status(t)));
     }
 
@@ -286,7 +290,6 @@ impl ChannelState {
         if let Some(status) = self.status_latch.take() {
             return status;
         }
-        self.settle(t);
         let [low, high] = self.count_latch.unwrap_or_else(|| self.value(t)).to_le_bytes();
         match (self.access, self.read_high) {
             (Access::LowHigh, false) => {

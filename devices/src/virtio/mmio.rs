@@ -5,7 +5,6 @@
 //! set out of order, features changed after FEATURES_OK, a queue changed while it is ready, and anything wrong with
 //! the queues' contents. Reads never have an effect; a control register read with the wrong size gives 0.
 
-use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_ACKNOWLEDGE, VIRTIO_CONFIG_S_DRIVER, VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FAILED,
     VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_VERSION_1,
@@ -14,13 +13,14 @@ use virtio_bindings::virtio_mmio::*;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{GuestAddress, GuestMemory};
 
-use super::queue::{self, SavedQueue};
 use super::{Fault, VirtioDevice};
 use crate::guest_interface;
-use crate::snapshot::{RestoreError, Snapshot, require};
 
+mod state;
 #[cfg(test)]
 mod tests;
+
+pub use state::{MmioState, Registers};
 
 /// Bytes of MMIO space that a device takes: the control registers and as much configuration space.
 pub const SIZE: u64 = 0x200;
@@ -31,8 +31,6 @@ const REGISTER_LAYOUT: u32 = 2;
 const VENDOR: u32 = guest_interface::MAGIC;
 const CONFIG: u64 = VIRTIO_MMIO_CONFIG as u64;
 const VERSION_1: u64 = 1 << VIRTIO_F_VERSION_1;
-/// Version of the transport's part of the state.
-const TRANSPORT_VERSION: u16 = 1;
 
 const ACKNOWLEDGE: u32 = VIRTIO_CONFIG_S_ACKNOWLEDGE;
 const DRIVER: u32 = VIRTIO_CONFIG_S_DRIVER;
@@ -49,38 +47,6 @@ pub struct VirtioMmio<D> {
     device: D,
     queues: Vec<Queue>,
     registers: Registers,
-}
-
-/// The transport's registers.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Registers {
-    /// Device status (section 2.1).
-    pub status: u32,
-    /// Why DEVICE_NEEDS_RESET is set.
-    pub fault: Option<Fault>,
-    /// DeviceFeaturesSel.
-    pub device_features_sel: u32,
-    /// DriverFeaturesSel.
-    pub driver_features_sel: u32,
-    /// Features that the driver has accepted.
-    pub driver_features: u64,
-    /// QueueSel.
-    pub queue_sel: u32,
-    /// InterruptStatus.
-    pub interrupt_status: u32,
-    /// ConfigGeneration.
-    pub config_generation: u32,
-}
-
-/// State of [`VirtioMmio`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MmioState<S> {
-    /// The transport's registers.
-    pub registers: Registers,
-    /// The queues.
-    pub queues: Vec<SavedQueue>,
-    /// The device behind the transport.
-    pub device: S,
 }
 
 impl<D: VirtioDevice> VirtioMmio<D> {
@@ -333,85 +299,5 @@ impl<D: VirtioDevice> VirtioMmio<D> {
                 self.fail(fault);
             }
         }
-    }
-}
-
-impl<D: VirtioDevice + Snapshot> Snapshot for VirtioMmio<D> {
-    const KIND: &'static str = D::KIND;
-    const VERSION: u16 = TRANSPORT_VERSION * 0x100 + D::VERSION;
-    type State = MmioState<D::State>;
-
-    fn save(&self) -> Self::State {
-        MmioState {
-            registers: self.registers.clone(),
-            queues: self.queues.iter().map(queue::save).collect(),
-            device: self.device.save(),
-        }
-    }
-
-    fn restore(&mut self, state: Self::State) -> Result<(), RestoreError> {
-        let MmioState {
-            registers,
-            queues: saved,
-            device,
-        } = state;
-        let status = registers.status;
-        require(
-            status & !(DRIVER_BITS | NEEDS_RESET) == 0,
-            D::KIND,
-            "status",
-            status,
-            "of known bits",
-        )?;
-        let needs_reset = status & NEEDS_RESET != 0;
-        require(
-            needs_reset == registers.fault.is_some(),
-            D::KIND,
-            "status",
-            status,
-            "faulty with a fault",
-        )?;
-        let running = status & DRIVER_OK != 0;
-        require(
-            !running || status & FEATURES_OK != 0,
-            D::KIND,
-            "status",
-            status,
-            "running with FEATURES_OK",
-        )?;
-        let accepted = registers.driver_features;
-        let known = accepted & !self.offered() == 0 && accepted & VERSION_1 != 0;
-        require(
-            known || status & FEATURES_OK == 0,
-            D::KIND,
-            "driver features",
-            accepted,
-            "offered",
-        )?;
-        let causes = registers.interrupt_status;
-        let all = VIRTIO_MMIO_INT_VRING | VIRTIO_MMIO_INT_CONFIG;
-        require(
-            causes & !all == 0,
-            D::KIND,
-            "interrupt status",
-            causes,
-            "of known bits",
-        )?;
-        require(
-            saved.len() == self.queues.len(),
-            D::KIND,
-            "number of queues",
-            saved.len(),
-            "the device's",
-        )?;
-        let queues = saved
-            .into_iter()
-            .zip(&self.queues)
-            .map(|(saved, queue)| queue::restore(saved, D::KIND, queue.max_size()))
-            .collect::<Result<Vec<_>, _>>()?;
-        self.device.restore(device)?;
-        self.queues = queues;
-        self.registers = registers;
-        Ok(())
     }
 }

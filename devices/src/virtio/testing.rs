@@ -1,1 +1,248 @@
-//! Test support.
+//! A guest driver, guest memory and a disk for the tests.
+
+use virtio_bindings::virtio_config::VIRTIO_CONFIG_S_NEEDS_RESET;
+use virtio_bindings::virtio_mmio::*;
+use vm_memory::bitmap::AtomicBitmap;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use super::blk::{Blk, BlockBackend, BlockError, SECTOR_SIZE};
+use super::mmio::VirtioMmio;
+
+pub(super) type Memory = GuestMemoryMmap<AtomicBitmap>;
+
+/// Size of guest memory.
+pub(super) const RAM: usize = 0x10_0000;
+pub(super) const DESC_TABLE: u64 = 0x1000;
+pub(super) const AVAIL_RING: u64 = 0x2000;
+pub(super) const USED_RING: u64 = 0x3000;
+pub(super) const RING_SIZE: u16 = 128;
+/// Sectors of the disk.
+pub(super) const SECTORS: u64 = 1024;
+
+pub(super) const NEXT: u16 = 1;
+pub(super) const WRITE: u16 = 2;
+pub(super) const INDIRECT: u16 = 4;
+
+pub(super) const STATUS: u64 = VIRTIO_MMIO_STATUS as u64;
+pub(super) const ALIVE: u64 = 0x0f;
+
+pub(super) fn memory() -> Memory {
+    Memory::from_ranges(&[(GuestAddress(0), RAM)]).unwrap()
+}
+
+/// A disk in memory that can be told to fail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct MemoryDisk {
+    pub(super) bytes: Vec<u8>,
+    pub(super) flushes: u32,
+    pub(super) broken: bool,
+}
+
+impl MemoryDisk {
+    /// Every sector holds its number in every byte.
+    pub(super) fn new() -> Self {
+        let mut bytes = vec![0; usize::try_from(SECTORS).unwrap() * SECTOR_SIZE];
+        for (number, sector) in (0u64..).zip(bytes.chunks_mut(SECTOR_SIZE)) {
+            sector.fill(number.to_le_bytes()[0]);
+        }
+        MemoryDisk {
+            bytes,
+            flushes: 0,
+            broken: false,
+        }
+    }
+
+    fn range(&self, sector: u64, len: usize) -> Result<std::ops::Range<usize>, BlockError> {
+        assert!(len > 0 && len.is_multiple_of(SECTOR_SIZE) && len <= super::blk::CHUNK_SIZE);
+        let start = usize::try_from(sector).unwrap() * SECTOR_SIZE;
+        assert!(start + len <= self.bytes.len());
+        if self.broken {
+            Err(BlockError::new("medium error"))
+        } else {
+            Ok(start..start + len)
+        }
+    }
+}
+
+impl BlockBackend for MemoryDisk {
+    fn sectors(&self) -> u64 {
+        SECTORS
+    }
+
+    fn read_at(&mut self, sector: u64, buf: &mut [u8]) -> Result<(), BlockError> {
+        let range = self.range(sector, buf.len())?;
+        buf.copy_from_slice(&self.bytes[range]);
+        Ok(())
+    }
+
+    fn write_at(&mut self, sector: u64, buf: &[u8]) -> Result<(), BlockError> {
+        let range = self.range(sector, buf.len())?;
+        self.bytes[range].copy_from_slice(buf);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), BlockError> {
+        self.flushes += 1;
+        if self.broken {
+            Err(BlockError::new("medium error"))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// A block device with its memory and disk, and the driver's view of the queue.
+pub(super) struct Machine {
+    pub(super) mmio: VirtioMmio<Blk>,
+    pub(super) mem: Memory,
+    pub(super) disk: MemoryDisk,
+    next_descriptor: u16,
+    available: u16,
+    used: u16,
+}
+
+impl Machine {
+    pub(super) fn new() -> Self {
+        Machine::with(Blk::new(SECTORS, false, b"root"))
+    }
+
+    pub(super) fn with(blk: Blk) -> Self {
+        Machine {
+            mmio: VirtioMmio::new(blk),
+            mem: memory(),
+            disk: MemoryDisk::new(),
+            next_descriptor: 0,
+            available: 0,
+            used: 0,
+        }
+    }
+
+    /// With the driver running.
+    pub(super) fn started() -> Self {
+        let mut machine = Machine::new();
+        machine.start();
+        machine
+    }
+
+    pub(super) fn read(&self, offset: u64) -> u64 {
+        self.mmio.read(offset, 4)
+    }
+
+    pub(super) fn write(&mut self, offset: u64, value: u64) {
+        self.mmio.write(offset, 4, value, &self.mem, &mut self.disk);
+    }
+
+    pub(super) fn features(&mut self) -> u64 {
+        self.write(VIRTIO_MMIO_DEVICE_FEATURES_SEL.into(), 0);
+        let low = self.read(VIRTIO_MMIO_DEVICE_FEATURES.into());
+        self.write(VIRTIO_MMIO_DEVICE_FEATURES_SEL.into(), 1);
+        low | self.read(VIRTIO_MMIO_DEVICE_FEATURES.into()) << 32
+    }
+
+    pub(super) fn accept(&mut self, features: u64) {
+        for half in 0..2 {
+            self.write(VIRTIO_MMIO_DRIVER_FEATURES_SEL.into(), half);
+            self.write(
+                VIRTIO_MMIO_DRIVER_FEATURES.into(),
+                features >> (32 * half) & 0xffff_ffff,
+            );
+        }
+    }
+
+    pub(super) fn set_up_queue(&mut self) {
+        self.write(VIRTIO_MMIO_QUEUE_SEL.into(), 0);
+        self.write(VIRTIO_MMIO_QUEUE_NUM.into(), RING_SIZE.into());
+        for (register, addr) in [
+            (VIRTIO_MMIO_QUEUE_DESC_LOW, DESC_TABLE),
+            (VIRTIO_MMIO_QUEUE_AVAIL_LOW, AVAIL_RING),
+            (VIRTIO_MMIO_QUEUE_USED_LOW, USED_RING),
+        ] {
+            self.write(register.into(), addr & 0xffff_ffff);
+            self.write(u64::from(register) + 4, addr >> 32);
+        }
+    }
+
+    /// The order in which Linux's `virtio_mmio` brings a device up.
+    pub(super) fn start(&mut self) {
+        self.write(STATUS, 0);
+        self.write(STATUS, 1);
+        self.write(STATUS, 3);
+        let features = self.features();
+        self.accept(features);
+        self.write(STATUS, 0x0b);
+        assert_eq!(self.read(STATUS), 0x0b);
+        assert_eq!(self.read(VIRTIO_MMIO_QUEUE_READY.into()), 0);
+        self.set_up_queue();
+        self.write(VIRTIO_MMIO_QUEUE_READY.into(), 1);
+        self.write(STATUS, ALIVE);
+        assert_eq!(self.read(STATUS), ALIVE);
+    }
+
+    pub(super) fn put_descriptor(&self, table: u64, index: u16, addr: u64, len: u32, flags: u16, next: u16) {
+        let mut bytes = Vec::new();
+        bytes.extend(addr.to_le_bytes());
+        bytes.extend(len.to_le_bytes());
+        bytes.extend(flags.to_le_bytes());
+        bytes.extend(next.to_le_bytes());
+        self.mem
+            .write_slice(&bytes, GuestAddress(table + 16 * u64::from(index)))
+            .unwrap();
+    }
+
+    pub(super) fn make_available(&mut self, head: u16) {
+        let slot = AVAIL_RING + 4 + 2 * u64::from(self.available % RING_SIZE);
+        self.mem.write_obj(head, GuestAddress(slot)).unwrap();
+        self.available = self.available.wrapping_add(1);
+        self.mem
+            .write_obj(self.available, GuestAddress(AVAIL_RING + 2))
+            .unwrap();
+    }
+
+    /// Makes a chain of `(address, length, flags)` available; gives its head.
+    pub(super) fn submit(&mut self, buffers: &[(u64, u32, u16)]) -> u16 {
+        let head = self.next_descriptor;
+        for (index, (addr, len, flags)) in buffers.iter().enumerate() {
+            let this = self.next_descriptor;
+            self.next_descriptor = (self.next_descriptor + 1) % RING_SIZE;
+            let flags = flags | if index + 1 < buffers.len() { NEXT } else { 0 };
+            self.put_descriptor(DESC_TABLE, this, *addr, *len, flags, self.next_descriptor);
+        }
+        self.make_available(head);
+        head
+    }
+
+    pub(super) fn notify(&mut self) {
+        self.write(VIRTIO_MMIO_QUEUE_NOTIFY.into(), 0);
+    }
+
+    /// The next entry of the used ring: head and written length.
+    pub(super) fn take_used(&mut self) -> Option<(u32, u32)> {
+        let index: u16 = self.mem.read_obj(GuestAddress(USED_RING + 2)).unwrap();
+        if index == self.used {
+            return None;
+        }
+        let slot = USED_RING + 4 + 8 * u64::from(self.used % RING_SIZE);
+        self.used = self.used.wrapping_add(1);
+        Some((
+            self.mem.read_obj(GuestAddress(slot)).unwrap(),
+            self.mem.read_obj(GuestAddress(slot + 4)).unwrap(),
+        ))
+    }
+
+    pub(super) fn put_header(&self, addr: u64, kind: u32, sector: u64) {
+        let mut header = [0; 16];
+        header[..4].copy_from_slice(&kind.to_le_bytes());
+        header[8..].copy_from_slice(&sector.to_le_bytes());
+        self.mem.write_slice(&header, GuestAddress(addr)).unwrap();
+    }
+
+    pub(super) fn bytes(&self, addr: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        self.mem.read_slice(&mut bytes, GuestAddress(addr)).unwrap();
+        bytes
+    }
+
+    pub(super) fn needs_reset(&self) -> bool {
+        self.read(STATUS) & u64::from(VIRTIO_CONFIG_S_NEEDS_RESET) != 0
+    }
+}
