@@ -103,9 +103,7 @@ impl GuestInterface {
     /// [`CommandTooLong`] if it is longer than [`COMMAND_MAX`].
     pub fn new(command: Vec<u8>) -> Result<Self, CommandTooLong> {
         if command.len() > COMMAND_MAX {
-            return Err(CommandTooLong {
-                length: command.len(),
-            });
+            return Err(CommandTooLong { length: command.len() });
         }
         Ok(GuestInterface {
             state: GuestInterfaceState {
@@ -161,16 +159,12 @@ impl GuestInterface {
                 self.state.status = value;
                 Some(GuestRequest::Status(self.status()))
             }
-            POWER_OFF => Some(GuestRequest::PowerOff {
-                status: self.status(),
-            }),
+            POWER_OFF => Some(GuestRequest::PowerOff { status: self.status() }),
             SYNC => Some(GuestRequest::Sync),
             DATA => {
                 let room = MESSAGE_MAX.saturating_sub(self.state.message.len());
                 let bytes = value.to_le_bytes();
-                self.state
-                    .message
-                    .extend(bytes.iter().take(usize::from(size).min(room)));
+                self.state.message.extend(bytes.iter().take(usize::from(size).min(room)));
                 None
             }
             SELECT => {
@@ -178,12 +172,8 @@ impl GuestInterface {
                 self.state.read = 0;
                 None
             }
-            BOOKMARK => Some(GuestRequest::Bookmark(bookmark_name(&std::mem::take(
-                &mut self.state.message,
-            )))),
-            PANIC => Some(GuestRequest::Panic(
-                String::from_utf8_lossy(&self.state.message).into_owned(),
-            )),
+            BOOKMARK => Some(GuestRequest::Bookmark(bookmark_name(&std::mem::take(&mut self.state.message)))),
+            PANIC => Some(GuestRequest::Panic(String::from_utf8_lossy(&self.state.message).into_owned())),
             _ => None,
         }
     }
@@ -193,25 +183,14 @@ impl GuestInterface {
     }
 
     fn rest_of_stream(&self) -> &[u8] {
-        let stream: &[u8] = if self.state.stream == STREAM_COMMAND {
-            &self.state.command
-        } else {
-            &[]
-        };
-        usize::try_from(self.state.read)
-            .ok()
-            .and_then(|read| stream.get(read..))
-            .unwrap_or(&[])
+        let stream: &[u8] = if self.state.stream == STREAM_COMMAND { &self.state.command } else { &[] };
+        usize::try_from(self.state.read).ok().and_then(|read| stream.get(read..)).unwrap_or(&[])
     }
 
     fn read_stream(&mut self, size: u8) -> u32 {
         let mut bytes = [0; 4];
         let mut read = 0;
-        for (byte, next) in bytes
-            .iter_mut()
-            .zip(self.rest_of_stream())
-            .take(usize::from(size))
-        {
+        for (byte, next) in bytes.iter_mut().zip(self.rest_of_stream()).take(usize::from(size)) {
             *byte = *next;
             read += 1;
         }
@@ -233,11 +212,7 @@ fn is_access(offset: u16, size: u8) -> bool {
 fn bookmark_name(message: &[u8]) -> String {
     let mut name = String::new();
     for character in String::from_utf8_lossy(message).chars() {
-        let character = if character.is_control() {
-            char::REPLACEMENT_CHARACTER
-        } else {
-            character
-        };
+        let character = if character.is_control() { char::REPLACEMENT_CHARACTER } else { character };
         if name.len() + character.len_utf8() > BOOKMARK_NAME_MAX {
             break;
         }
@@ -271,26 +246,10 @@ impl Snapshot for GuestInterface {
             });
         }
         let message = state.message.len();
-        require(
-            message <= MESSAGE_MAX,
-            Self::KIND,
-            "length of the message",
-            message,
-            "at most 4096",
-        )?;
-        let stream = if state.stream == STREAM_COMMAND {
-            state.command.len()
-        } else {
-            0
-        };
+        require(message <= MESSAGE_MAX, Self::KIND, "length of the message", message, "at most 4096")?;
+        let stream = if state.stream == STREAM_COMMAND { state.command.len() } else { 0 };
         let read = usize::try_from(state.read).unwrap_or(usize::MAX);
-        require(
-            read <= stream,
-            Self::KIND,
-            "bytes read",
-            read,
-            "within the selected stream",
-        )?;
+        require(read <= stream, Self::KIND, "bytes read", read, "within the selected stream")?;
         self.state = state;
         Ok(())
     }

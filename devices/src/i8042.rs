@@ -68,14 +68,7 @@ mod tests {
     #[test]
     fn only_the_reset_command_asks_for_a_reset() {
         let mut controller = I8042::new();
-        assert_eq!(
-            (
-                controller.read(0x60),
-                controller.read(0x64),
-                controller.read(0x61)
-            ),
-            (0, 0, 0xff)
-        );
+        assert_eq!((controller.read(0x60), controller.read(0x64), controller.read(0x61)), (0, 0, 0xff));
         for value in 0..=255 {
             assert_eq!(controller.write(0x64, value).is_some(), value == 0xfe);
             assert_eq!(controller.write(0x60, value), None);

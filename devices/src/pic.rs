@@ -40,12 +40,7 @@ pub struct PicState {
 impl PicPair {
     /// Both chips as after power-on: nothing requested, nothing masked, vector base 0. The guest initialises them.
     pub fn new() -> Self {
-        PicPair {
-            state: PicState {
-                primary: ChipState::new(),
-                secondary: ChipState::new(),
-            },
-        }
+        PicPair { state: PicState { primary: ChipState::new(), secondary: ChipState::new() } }
     }
 
     /// Reads a port. Ports that are not the pair's give all ones. A read may be a poll, which acknowledges.
@@ -151,13 +146,7 @@ impl Snapshot for PicPair {
         let chips = [(&state.primary, ELCR_PRIMARY), (&state.secondary, ELCR_SECONDARY)];
         for (chip, writable) in chips {
             require(chip.top < 8, Self::KIND, "top", chip.top, "an input, 0 to 7")?;
-            require(
-                chip.base & 7 == 0,
-                Self::KIND,
-                "base",
-                chip.base,
-                "a multiple of 8",
-            )?;
+            require(chip.base & 7 == 0, Self::KIND, "base", chip.base, "a multiple of 8")?;
             require(
                 chip.elcr & !writable == 0,
                 Self::KIND,

@@ -59,14 +59,7 @@ impl Pit {
         let mut channels = [true, true, false].map(ChannelState::new);
         channels[1].program(2, Access::Low, false);
         channels[1].write(18, 0);
-        Pit {
-            state: PitState {
-                channels,
-                next_rise: None,
-                owed: None,
-                port61: 0,
-            },
-        }
+        Pit { state: PitState { channels, next_rise: None, owed: None, port61: 0 } }
     }
 
     /// Reads port 0x40 to 0x43. The control port reads 0; a port that is not the timer's gives all ones.

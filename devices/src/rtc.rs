@@ -68,14 +68,7 @@ impl Rtc {
         // 32.768 kHz time base, 1.024 kHz periodic rate: what firmware leaves behind.
         cmos[usize::from(REGISTER_A)] = 0x26;
         cmos[usize::from(REGISTER_B)] = B_24_HOURS;
-        Rtc {
-            state: RtcState {
-                base: unix_seconds,
-                offset: 0,
-                index: 0,
-                cmos,
-            },
-        }
+        Rtc { state: RtcState { base: unix_seconds, offset: 0, index: 0, cmos } }
     }
 
     /// Reads port 0x71. Port 0x70 is write-only and, like ports that are not the clock's, gives all ones.
@@ -200,20 +193,12 @@ impl Rtc {
     /// A number below 100 as register B's format has it.
     fn encode(&self, value: i64) -> u8 {
         let value = (value & 0x7f) as u8;
-        if self.register(REGISTER_B) & B_BINARY != 0 {
-            value
-        } else {
-            (value / 10) << 4 | (value % 10)
-        }
+        if self.register(REGISTER_B) & B_BINARY != 0 { value } else { (value / 10) << 4 | (value % 10) }
     }
 
     fn decode(&self, value: u8) -> i64 {
         let binary = self.register(REGISTER_B) & B_BINARY != 0;
-        i64::from(if binary {
-            value
-        } else {
-            (value >> 4) * 10 + (value & 0x0f)
-        })
+        i64::from(if binary { value } else { (value >> 4) * 10 + (value & 0x0f) })
     }
 }
 
@@ -228,26 +213,14 @@ impl Snapshot for Rtc {
 
     fn restore(&mut self, state: RtcState) -> Result<(), RestoreError> {
         let (length, index) = (state.cmos.len(), state.index);
-        require(
-            length == CMOS_SIZE,
-            Self::KIND,
-            "length of the CMOS memory",
-            length,
-            "128",
-        )?;
+        require(length == CMOS_SIZE, Self::KIND, "length of the CMOS memory", length, "128")?;
         require(index < 0x80, Self::KIND, "index", index, "below 128")?;
         for register in [REGISTER_C, REGISTER_D] {
             let value = state.cmos[usize::from(register)];
             require(value == 0, Self::KIND, "read-only register", value, "0")?;
         }
         let a = state.cmos[usize::from(REGISTER_A)];
-        require(
-            a & A_UIP == 0,
-            Self::KIND,
-            "register A",
-            a,
-            "without an update in progress",
-        )?;
+        require(a & A_UIP == 0, Self::KIND, "register A", a, "without an update in progress")?;
         self.state = state;
         Ok(())
     }

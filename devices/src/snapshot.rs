@@ -72,12 +72,7 @@ pub(crate) fn require(
     if ok {
         return Ok(());
     }
-    Err(RestoreError::Invalid {
-        device,
-        field,
-        value: value.to_string(),
-        expected,
-    })
+    Err(RestoreError::Invalid { device, field, value: value.to_string(), expected })
 }
 
 /// Refuses a state whose configuration is not the device's.

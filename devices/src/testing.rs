@@ -7,38 +7,18 @@ use crate::Snapshot;
 pub(crate) fn conforms<D: Snapshot>(device: &mut D, mut change: impl FnMut(&mut D)) {
     let before = device.save();
     let encoded = postcard::to_allocvec(&before).unwrap();
-    assert_eq!(
-        postcard::from_bytes::<D::State>(&encoded).unwrap(),
-        before,
-        "{}: encoding",
-        D::KIND
-    );
+    assert_eq!(postcard::from_bytes::<D::State>(&encoded).unwrap(), before, "{}: encoding", D::KIND);
 
     change(device);
     let after = device.save();
-    assert_ne!(
-        after,
-        before,
-        "{}: the change must be visible in the state",
-        D::KIND
-    );
+    assert_ne!(after, before, "{}: the change must be visible in the state", D::KIND);
 
     device.restore(before.clone()).unwrap();
     assert_eq!(device.save(), before, "{}: restored", D::KIND);
-    assert_eq!(
-        postcard::to_allocvec(&device.save()).unwrap(),
-        encoded,
-        "{}: digest",
-        D::KIND
-    );
+    assert_eq!(postcard::to_allocvec(&device.save()).unwrap(), encoded, "{}: digest", D::KIND);
 
     change(device);
-    assert_eq!(
-        device.save(),
-        after,
-        "{}: the same change after a restore",
-        D::KIND
-    );
+    assert_eq!(device.save(), after, "{}: the same change after a restore", D::KIND);
 
     device.restore(after.clone()).unwrap();
     assert_eq!(device.save(), after, "{}: restored twice", D::KIND);

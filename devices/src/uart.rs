@@ -209,11 +209,8 @@ impl Uart {
     }
 
     fn transmit(&mut self, value: u8) {
-        let room = if self.looped {
-            self.fifo_len() < FIFO_SIZE
-        } else {
-            self.serial.writer().len() < OUTPUT_MAX
-        };
+        let room =
+            if self.looped { self.fifo_len() < FIFO_SIZE } else { self.serial.writer().len() < OUTPUT_MAX };
         if room {
             self.write_wrapped(DATA, value);
         }
@@ -278,11 +275,7 @@ impl Uart {
 /// too long.
 fn wrap(mut state: SerialState, output: Vec<u8>) -> Option<Wrapped> {
     state.line_status &= !LSR_DATA_READY;
-    state.line_status |= if state.in_buffer.is_empty() {
-        0
-    } else {
-        LSR_DATA_READY
-    };
+    state.line_status |= if state.in_buffer.is_empty() { 0 } else { LSR_DATA_READY };
     state.interrupt_identification = SerialState::default().interrupt_identification;
     Wrapped::from_state(&state, Ignore, NoEvents, output).ok()
 }
@@ -317,49 +310,19 @@ impl Snapshot for Uart {
 
     fn restore(&mut self, state: UartState) -> Result<(), RestoreError> {
         let enable = state.interrupt_enable;
-        require(
-            enable & 0xf0 == 0,
-            Self::KIND,
-            "interrupt enable register",
-            enable,
-            "four bits",
-        )?;
+        require(enable & 0xf0 == 0, Self::KIND, "interrupt enable register", enable, "four bits")?;
         let fifo = state.fifo.len();
-        require(
-            fifo <= FIFO_SIZE,
-            Self::KIND,
-            "length of the FIFO",
-            fifo,
-            "at most 16",
-        )?;
+        require(fifo <= FIFO_SIZE, Self::KIND, "length of the FIFO", fifo, "at most 16")?;
         let backlog = state.backlog.len();
-        require(
-            backlog <= BACKLOG_MAX,
-            Self::KIND,
-            "length of the backlog",
-            backlog,
-            "at most 65536",
-        )?;
+        require(backlog <= BACKLOG_MAX, Self::KIND, "length of the backlog", backlog, "at most 65536")?;
         let output = state.output.len();
-        require(
-            output <= OUTPUT_MAX,
-            Self::KIND,
-            "length of the output",
-            output,
-            "at most 65536",
-        )?;
+        require(output <= OUTPUT_MAX, Self::KIND, "length of the output", output, "at most 65536")?;
         let can_arrive = enable & IER_RECEIVE != 0
             && state.modem_control & MCR_LOOPBACK == 0
             && fifo < FIFO_SIZE
             && backlog > 0;
         if let Some(due) = state.next_rx {
-            require(
-                can_arrive,
-                Self::KIND,
-                "arrival of the next byte",
-                due,
-                "absent, for none can arrive",
-            )?;
+            require(can_arrive, Self::KIND, "arrival of the next byte", due, "absent, for none can arrive")?;
         }
         let registers = SerialState {
             baud_divisor_low: state.divisor_low,

@@ -34,28 +34,13 @@ fn the_time_is_latched_by_its_low_half() {
 #[test]
 fn clock_page_status_and_power_off() {
     let mut interface = interface(b"");
-    assert_eq!(
-        interface.write(POWER_OFF, 4, 0, 0),
-        Some(GuestRequest::PowerOff { status: 0 })
-    );
-    assert_eq!(
-        interface.write(CLOCK_PAGE, 4, 0x1234, 0),
-        Some(GuestRequest::ClockPage(Some(0x1234)))
-    );
+    assert_eq!(interface.write(POWER_OFF, 4, 0, 0), Some(GuestRequest::PowerOff { status: 0 }));
+    assert_eq!(interface.write(CLOCK_PAGE, 4, 0x1234, 0), Some(GuestRequest::ClockPage(Some(0x1234))));
     assert_eq!(interface.read(CLOCK_PAGE, 4, 0), 0x1234);
-    assert_eq!(
-        interface.write(CLOCK_PAGE, 4, 0, 0),
-        Some(GuestRequest::ClockPage(None))
-    );
-    assert_eq!(
-        interface.write(STATUS, 4, 0x1_07, 0),
-        Some(GuestRequest::Status(7))
-    );
+    assert_eq!(interface.write(CLOCK_PAGE, 4, 0, 0), Some(GuestRequest::ClockPage(None)));
+    assert_eq!(interface.write(STATUS, 4, 0x1_07, 0), Some(GuestRequest::Status(7)));
     assert_eq!(interface.read(STATUS, 4, 0), 0x107);
-    assert_eq!(
-        interface.write(POWER_OFF, 4, 9, 0),
-        Some(GuestRequest::PowerOff { status: 7 })
-    );
+    assert_eq!(interface.write(POWER_OFF, 4, 9, 0), Some(GuestRequest::PowerOff { status: 7 }));
     assert_eq!(interface.write(SYNC, 4, 0, 0), Some(GuestRequest::Sync));
 }
 
@@ -90,14 +75,8 @@ fn bookmarks_take_the_message() {
     interface.write(DATA, 4, u32::from_le_bytes(*b"boot"), 0);
     interface.write(DATA, 2, u32::from(u16::from_le_bytes(*b"ed")), 0);
     say(&mut interface, b"!");
-    assert_eq!(
-        interface.write(BOOKMARK, 4, 0, 0),
-        Some(GuestRequest::Bookmark("booted!".into()))
-    );
-    assert_eq!(
-        interface.write(BOOKMARK, 4, 0, 0),
-        Some(GuestRequest::Bookmark(String::new()))
-    );
+    assert_eq!(interface.write(BOOKMARK, 4, 0, 0), Some(GuestRequest::Bookmark("booted!".into())));
+    assert_eq!(interface.write(BOOKMARK, 4, 0, 0), Some(GuestRequest::Bookmark(String::new())));
 }
 
 #[test]
@@ -110,10 +89,7 @@ fn bookmark_names_are_clean_and_short() {
     ] {
         let mut interface = interface(b"");
         say(&mut interface, message);
-        assert_eq!(
-            interface.write(BOOKMARK, 4, 0, 0),
-            Some(GuestRequest::Bookmark(name.into()))
-        );
+        assert_eq!(interface.write(BOOKMARK, 4, 0, 0), Some(GuestRequest::Bookmark(name.into())));
     }
 }
 
@@ -130,9 +106,7 @@ fn the_message_is_bounded() {
     let mut interface = interface(b"");
     say(&mut interface, &[b'x'; MESSAGE_MAX - 1]);
     interface.write(DATA, 4, u32::from_le_bytes(*b"abcd"), 0);
-    let Some(GuestRequest::Panic(text)) = interface.write(PANIC, 4, 0, 0) else {
-        panic!("no text")
-    };
+    let Some(GuestRequest::Panic(text)) = interface.write(PANIC, 4, 0, 0) else { panic!("no text") };
     assert_eq!((text.len(), text.ends_with("xa")), (MESSAGE_MAX, true));
 }
 
@@ -156,20 +130,10 @@ fn other_accesses_read_ones_and_do_nothing() {
     ] {
         assert_eq!(interface.read(offset, size, 0), ones, "{offset:#x}/{size}");
     }
-    for (offset, size) in [
-        (POWER_OFF, 1),
-        (STATUS, 2),
-        (PANIC + 1, 4),
-        (DATA + 1, 1),
-        (SIZE, 4),
-        (0, 4),
-        (4, 4),
-    ] {
-        assert_eq!(
-            interface.write(offset, size, 0xffff_ffff, 0),
-            None,
-            "{offset:#x}/{size}"
-        );
+    for (offset, size) in
+        [(POWER_OFF, 1), (STATUS, 2), (PANIC + 1, 4), (DATA + 1, 1), (SIZE, 4), (0, 4), (4, 4)]
+    {
+        assert_eq!(interface.write(offset, size, 0xffff_ffff, 0), None, "{offset:#x}/{size}");
     }
     assert_eq!(interface.save(), before);
 }
@@ -186,17 +150,11 @@ fn an_impossible_or_foreign_state_is_refused() {
     for spoil in spoilers {
         let mut bad = good.clone();
         spoil(&mut bad);
-        assert!(matches!(
-            interface.restore(bad),
-            Err(RestoreError::Invalid { .. })
-        ));
+        assert!(matches!(interface.restore(bad), Err(RestoreError::Invalid { .. })));
     }
     let mut foreign = good.clone();
     foreign.command = b"rm\0".to_vec();
-    assert!(matches!(
-        interface.restore(foreign),
-        Err(RestoreError::Configuration { .. })
-    ));
+    assert!(matches!(interface.restore(foreign), Err(RestoreError::Configuration { .. })));
     assert_eq!(interface.save(), good);
 }
 

@@ -95,11 +95,7 @@ impl ChipState {
     /// Sets or clears the request of the cascade input, which follows the other chip's INT without a latch.
     pub(super) fn set_request(&mut self, line: u8, requested: bool) {
         let bit = 1 << (line & 7);
-        self.irr = if requested {
-            self.irr | bit
-        } else {
-            self.irr & !bit
-        };
+        self.irr = if requested { self.irr | bit } else { self.irr & !bit };
     }
 
     /// Rank of the most urgent input in `set`: 0 is the most urgent, 8 means that the set is empty.
@@ -172,20 +168,12 @@ impl ChipState {
     }
 
     pub(super) fn write_data(&mut self, value: u8) {
-        let icw4_or_ready = if self.expect_icw4 {
-            InitStep::Icw4
-        } else {
-            InitStep::Ready
-        };
+        let icw4_or_ready = if self.expect_icw4 { InitStep::Icw4 } else { InitStep::Ready };
         match self.init {
             InitStep::Ready => self.imr = value,
             InitStep::Icw2 => {
                 self.base = value & 0xf8;
-                self.init = if self.single {
-                    icw4_or_ready
-                } else {
-                    InitStep::Icw3
-                };
+                self.init = if self.single { icw4_or_ready } else { InitStep::Icw3 };
             }
             InitStep::Icw3 => self.init = icw4_or_ready,
             InitStep::Icw4 => {
@@ -220,11 +208,7 @@ impl ChipState {
             // Non-specific EOI, without and with rotation.
             command @ (0b001 | 0b101) => {
                 // In special mask mode, masked in-service bits wait for their specific EOI.
-                let candidates = if self.special_mask {
-                    self.isr & !self.imr
-                } else {
-                    self.isr
-                };
+                let candidates = if self.special_mask { self.isr & !self.imr } else { self.isr };
                 let rank = self.rank(candidates);
                 if rank < 8 {
                     let line = self.line_at(rank);

@@ -31,11 +31,7 @@ fn take(pic: &mut PicPair, irq: u8) {
 
 /// Linux's `mask_and_ack_8259A`, with the mask register as it should be left.
 fn mask_and_ack(pic: &mut PicPair, irq: u8) {
-    let (data, bit) = if irq < 8 {
-        (0x21, 1 << irq)
-    } else {
-        (0xa1, 1 << (irq - 8))
-    };
+    let (data, bit) = if irq < 8 { (0x21, 1 << irq) } else { (0xa1, 1 << (irq - 8)) };
     let mask = pic.read(data) | bit;
     pic.write(data, mask);
     if irq >= 8 {
@@ -47,11 +43,7 @@ fn mask_and_ack(pic: &mut PicPair, irq: u8) {
 }
 
 fn unmask(pic: &mut PicPair, irq: u8) {
-    let (data, bit) = if irq < 8 {
-        (0x21, 1 << irq)
-    } else {
-        (0xa1, 1 << (irq - 8))
-    };
+    let (data, bit) = if irq < 8 { (0x21, 1 << irq) } else { (0xa1, 1 << (irq - 8)) };
     let mask = pic.read(data) & !bit;
     pic.write(data, mask);
 }
@@ -264,10 +256,7 @@ fn polling_acknowledges() {
     assert_eq!(pic.read(0x20), 0x82);
     pic.write(0xa0, 0x0c);
     assert_eq!(pic.read(0xa0), 0x84);
-    assert_eq!(
-        (in_service(&mut pic, 0x20), in_service(&mut pic, 0xa0)),
-        (0x04, 0x10)
-    );
+    assert_eq!((in_service(&mut pic, 0x20), in_service(&mut pic, 0xa0)), (0x04, 0x10));
     assert!(!pic.pending());
 }
 
@@ -313,13 +302,7 @@ fn an_impossible_state_is_refused() {
     for spoil in spoilers {
         let mut bad = good.clone();
         spoil(&mut bad);
-        assert!(matches!(
-            pic.restore(bad),
-            Err(RestoreError::Invalid {
-                device: "i8259a-pair",
-                ..
-            })
-        ));
+        assert!(matches!(pic.restore(bad), Err(RestoreError::Invalid { device: "i8259a-pair", .. })));
         assert_eq!(pic.save(), PicPair::new().save());
     }
     pic.restore(good).unwrap();
@@ -335,10 +318,7 @@ enum Op {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let port = prop_oneof![
-        prop::sample::select(&[0x20, 0x21, 0xa0, 0xa1, 0x4d0, 0x4d1][..]),
-        any::<u16>(),
-    ];
+    let port = prop_oneof![prop::sample::select(&[0x20, 0x21, 0xa0, 0xa1, 0x4d0, 0x4d1][..]), any::<u16>(),];
     prop_oneof![
         port.clone().prop_map(Op::Read),
         (port, any::<u8>()).prop_map(|(port, value)| Op::Write(port, value)),

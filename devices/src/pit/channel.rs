@@ -102,12 +102,7 @@ impl ChannelState {
 
     /// A control word that programs this counter: it stops until a count is written.
     pub(super) fn program(&mut self, mode: u8, access: Access, bcd: bool) {
-        *self = ChannelState {
-            mode,
-            bcd,
-            access,
-            ..ChannelState::new(self.gate)
-        };
+        *self = ChannelState { mode, bcd, access, ..ChannelState::new(self.gate) };
     }
 
     /// A byte written to the counter's port at tick `t`.
@@ -138,9 +133,7 @@ impl ChannelState {
             (0 | 4, _) if self.gate => self.start(t),
             (0 | 4, _) => self.counting = Counting::Held { elapsed: 0, count },
             (2 | 3, Counting::Running { start, count: period }) => {
-                let at = self
-                    .next
-                    .map_or_else(|| period_end(start, period, t), |next| next.at);
+                let at = self.next.map_or_else(|| period_end(start, period, t), |next| next.at);
                 self.next = Some(NextCount { count, at });
             }
             (2 | 3, _) if self.gate => self.start(t),
@@ -151,10 +144,7 @@ impl ChannelState {
 
     fn start(&mut self, t: u64) {
         if let Some(count) = self.reload {
-            self.counting = Counting::Running {
-                start: t.saturating_add(1),
-                count,
-            };
+            self.counting = Counting::Running { start: t.saturating_add(1), count };
         }
     }
 
@@ -167,16 +157,10 @@ impl ChannelState {
         self.gate = gate;
         match (self.mode, gate, self.counting) {
             (0 | 4, false, Counting::Running { start, count }) => {
-                self.counting = Counting::Held {
-                    elapsed: t.saturating_sub(start),
-                    count,
-                };
+                self.counting = Counting::Held { elapsed: t.saturating_sub(start), count };
             }
             (0 | 4, true, Counting::Held { elapsed, count }) => {
-                self.counting = Counting::Running {
-                    start: t.saturating_sub(elapsed),
-                    count,
-                };
+                self.counting = Counting::Running { start: t.saturating_sub(elapsed), count };
             }
             (2 | 3, false, _) => {
                 self.counting = Counting::Waiting;
@@ -190,10 +174,7 @@ impl ChannelState {
     /// The counting element at tick `t`: a count whose time has come has taken over.
     fn counting_at(&self, t: u64) -> Counting {
         match self.next {
-            Some(next) if next.at <= t => Counting::Running {
-                start: next.at,
-                count: next.count,
-            },
+            Some(next) if next.at <= t => Counting::Running { start: next.at, count: next.count },
             _ => self.counting,
         }
     }

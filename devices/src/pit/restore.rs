@@ -14,21 +14,9 @@ pub(super) fn check(state: &PitState) -> Result<(), RestoreError> {
     for gate in [state.channels[0].gate, state.channels[1].gate] {
         require(gate, KIND, "gate", gate, "high for counters 0 and 1")?;
     }
-    require(
-        state.port61 & 0xf0 == 0,
-        KIND,
-        "port61",
-        state.port61,
-        "four bits",
-    )?;
+    require(state.port61 & 0xf0 == 0, KIND, "port61", state.port61, "four bits")?;
     let gate = state.channels[2].gate;
-    require(
-        gate == (state.port61 & 1 != 0),
-        KIND,
-        "gate",
-        gate,
-        "bit 0 of port 0x61 for counter 2",
-    )?;
+    require(gate == (state.port61 & 1 != 0), KIND, "gate", gate, "bit 0 of port 0x61 for counter 2")?;
     check_schedule(state)
 }
 
@@ -38,13 +26,7 @@ fn check_count(field: &'static str, count: u32) -> Result<(), RestoreError> {
 
 fn check_tick(field: &'static str, tick: u64) -> Result<(), RestoreError> {
     // A count loaded in the last tick of guest time ends beyond it.
-    require(
-        tick <= ticks(u64::MAX).saturating_add(0x2_0000),
-        KIND,
-        field,
-        tick,
-        TICK,
-    )
+    require(tick <= ticks(u64::MAX).saturating_add(0x2_0000), KIND, field, tick, TICK)
 }
 
 fn check_channel(channel: &ChannelState) -> Result<(), RestoreError> {
@@ -66,17 +48,8 @@ fn check_channel(channel: &ChannelState) -> Result<(), RestoreError> {
     if let Some(next) = channel.next {
         check_count("next count", next.count)?;
         check_tick("end of period", next.at)?;
-        let periodic = matches!(
-            (channel.mode, channel.counting),
-            (2 | 3, Counting::Running { .. })
-        );
-        require(
-            periodic,
-            KIND,
-            "next count",
-            next.count,
-            "absent, for no period runs",
-        )?;
+        let periodic = matches!((channel.mode, channel.counting), (2 | 3, Counting::Running { .. }));
+        require(periodic, KIND, "next count", next.count, "absent, for no period runs")?;
     }
     Ok(())
 }
@@ -99,10 +72,7 @@ fn check_schedule(state: &PitState) -> Result<(), RestoreError> {
             )
         }
         None => {
-            let runs = matches!(
-                (channel.mode, channel.counting),
-                (2 | 3, Counting::Running { .. })
-            );
+            let runs = matches!((channel.mode, channel.counting), (2 | 3, Counting::Running { .. }));
             require(!runs, KIND, "next edge", "absent", "present while a period runs")
         }
     }

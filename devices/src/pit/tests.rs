@@ -27,10 +27,7 @@ fn read_word(pit: &mut Pit, port: u16, now: u64) -> u16 {
 fn conversions_round_away_from_early_edges() {
     assert_eq!((at(0), at(1), at(2)), (0, 839, 1677));
     assert_eq!(at(FREQUENCY_HZ), 1_000_000_000);
-    assert_eq!(
-        (ticks(838), ticks(839), ticks(999_999_999)),
-        (0, 1, FREQUENCY_HZ - 1)
-    );
+    assert_eq!((ticks(838), ticks(839), ticks(999_999_999)), (0, 1, FREQUENCY_HZ - 1));
     assert_eq!(tick_end(ticks(u64::MAX) + 1), None);
 }
 
@@ -154,11 +151,7 @@ fn read_back_latches_status_and_count() {
     assert_eq!(read_word(&mut pit, 0x40, at(500)), 900);
     // Status only, of counters 0 and 2; counter 2 has no count yet: null count, OUT of mode 0 low.
     pit.write(0x43, 0xea, at(1000));
-    assert_eq!(
-        pit.read(0x40, at(1000)),
-        0x34,
-        "OUT is low in the last tick of the period"
-    );
+    assert_eq!(pit.read(0x40, at(1000)), 0x34, "OUT is low in the last tick of the period");
     assert_eq!(pit.read(0x42, at(1000)), 0x70);
 }
 
@@ -188,13 +181,8 @@ fn mode_3_is_a_square_wave() {
     let mut pit = Pit::new();
     pit.port61_write(0x03, 0);
     program(&mut pit, 0xb6, 5, 0);
-    let out: Vec<bool> = (1..11)
-        .map(|tick| pit.port61_read(at(tick)) & 0x20 != 0)
-        .collect();
-    assert_eq!(
-        out,
-        [true, true, true, false, false, true, true, true, false, false]
-    );
+    let out: Vec<bool> = (1..11).map(|tick| pit.port61_read(at(tick)) & 0x20 != 0).collect();
+    assert_eq!(out, [true, true, true, false, false, true, true, true, false, false]);
 }
 
 #[test]
@@ -242,9 +230,7 @@ fn the_gate_of_counter_2() {
 #[test]
 fn the_refresh_toggle_follows_time() {
     let pit = Pit::new();
-    let toggles = (0..18 * 8)
-        .map(|tick| pit.port61_read(at(tick)) >> 4 & 1)
-        .collect::<Vec<_>>();
+    let toggles = (0..18 * 8).map(|tick| pit.port61_read(at(tick)) >> 4 & 1).collect::<Vec<_>>();
     assert_eq!(toggles.windows(2).filter(|pair| pair[0] != pair[1]).count(), 7);
 }
 
@@ -265,12 +251,7 @@ fn an_impossible_state_is_refused() {
     let spoilers: [fn(&mut PitState); 8] = [
         |state| state.channels[0].mode = 6,
         |state| state.channels[1].reload = Some(0),
-        |state| {
-            state.channels[0].counting = Counting::Running {
-                start: u64::MAX,
-                count: 1000,
-            }
-        },
+        |state| state.channels[0].counting = Counting::Running { start: u64::MAX, count: 1000 },
         |state| state.channels[2].next = Some(NextCount { count: 5, at: 7 }),
         |state| state.channels[2].gate = true,
         |state| state.channels[0].gate = false,
@@ -280,10 +261,7 @@ fn an_impossible_state_is_refused() {
     for spoil in spoilers {
         let mut bad = good.clone();
         spoil(&mut bad);
-        assert!(matches!(
-            pit.restore(bad),
-            Err(RestoreError::Invalid { device: "i8254", .. })
-        ));
+        assert!(matches!(pit.restore(bad), Err(RestoreError::Invalid { device: "i8254", .. })));
         assert_eq!(pit.save(), good);
     }
 }
@@ -309,12 +287,8 @@ fn op() -> impl Strategy<Value = (Op, u64)> {
         Just(Op::Advance),
         Just(Op::Deadline),
     ];
-    let step = prop_oneof![
-        Just(0u64),
-        0..5_000u64,
-        0..100_000_000u64,
-        any::<u64>().prop_map(|step| step >> 8)
-    ];
+    let step =
+        prop_oneof![Just(0u64), 0..5_000u64, 0..100_000_000u64, any::<u64>().prop_map(|step| step >> 8)];
     (op, step)
 }
 
@@ -328,9 +302,7 @@ fn apply(pit: &mut Pit, op: &Op, now: u64) -> u8 {
         }
         Op::Advance => return u8::from(pit.advance(now)),
         Op::Deadline => {
-            return pit
-                .next_deadline()
-                .map_or(0, |deadline| u8::from(pit.advance(deadline)) + 1);
+            return pit.next_deadline().map_or(0, |deadline| u8::from(pit.advance(deadline)) + 1);
         }
     }
     0

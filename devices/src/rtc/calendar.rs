@@ -29,23 +29,13 @@ impl Date {
     /// The date `seconds` after 1 January 1970, held within the years 0 to 9999.
     pub(super) fn from_unix(seconds: i64) -> Date {
         let seconds = seconds.clamp(FIRST, LAST);
-        let (days, of_day) = (
-            seconds.div_euclid(SECONDS_PER_DAY),
-            seconds.rem_euclid(SECONDS_PER_DAY),
-        );
+        let (days, of_day) = (seconds.div_euclid(SECONDS_PER_DAY), seconds.rem_euclid(SECONDS_PER_DAY));
         let march_days = days + EPOCH;
-        let (era, of_era) = (
-            march_days.div_euclid(DAYS_PER_ERA),
-            march_days.rem_euclid(DAYS_PER_ERA),
-        );
+        let (era, of_era) = (march_days.div_euclid(DAYS_PER_ERA), march_days.rem_euclid(DAYS_PER_ERA));
         let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
         let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
         let march_month = (5 * of_year + 2) / 153;
-        let (month, next_year) = if march_month < 10 {
-            (march_month + 3, 0)
-        } else {
-            (march_month - 9, 1)
-        };
+        let (month, next_year) = if march_month < 10 { (march_month + 3, 0) } else { (march_month - 9, 1) };
         Date {
             year: era * 400 + year_of_era + next_year,
             month,
@@ -61,16 +51,8 @@ impl Date {
     /// Seconds since 1 January 1970. Fields out of range are moved into it first; a day beyond its month's end is
     /// counted on from there. The weekday plays no part.
     pub(super) fn to_unix(self) -> i64 {
-        let (year, month, day) = (
-            self.year.clamp(0, 9999),
-            self.month.clamp(1, 12),
-            self.day.clamp(1, 31),
-        );
-        let (march_year, march_month) = if month > 2 {
-            (year, month - 3)
-        } else {
-            (year - 1, month + 9)
-        };
+        let (year, month, day) = (self.year.clamp(0, 9999), self.month.clamp(1, 12), self.day.clamp(1, 31));
+        let (march_year, march_month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
         let (era, year_of_era) = (march_year.div_euclid(400), march_year.rem_euclid(400));
         let of_year = (153 * march_month + 2) / 5 + day - 1;
         let of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + of_year;

@@ -30,19 +30,10 @@ fn linux_reads_the_time() {
     assert_eq!(get(&mut rtc, 0x0a, 0) & 0x80, 0);
     assert_eq!(get(&mut rtc, 0x0d, 0), 0x80);
     assert_eq!(get(&mut rtc, 0x0b, 0), 0x02);
-    assert_eq!(
-        time(&mut rtc, 0),
-        [0x30, 0x31, 0x23, 0x06, 0x13, 0x02, 0x09, 0x20]
-    );
+    assert_eq!(time(&mut rtc, 0), [0x30, 0x31, 0x23, 0x06, 0x13, 0x02, 0x09, 0x20]);
     let later = 1710 * SECOND;
-    assert_eq!(
-        time(&mut rtc, later - 1),
-        [0x59, 0x59, 0x23, 0x06, 0x13, 0x02, 0x09, 0x20]
-    );
-    assert_eq!(
-        time(&mut rtc, later),
-        [0x00, 0x00, 0x00, 0x07, 0x14, 0x02, 0x09, 0x20]
-    );
+    assert_eq!(time(&mut rtc, later - 1), [0x59, 0x59, 0x23, 0x06, 0x13, 0x02, 0x09, 0x20]);
+    assert_eq!(time(&mut rtc, later), [0x00, 0x00, 0x00, 0x07, 0x14, 0x02, 0x09, 0x20]);
 }
 
 #[test]
@@ -72,24 +63,15 @@ fn linux_sets_the_time() {
         set(&mut rtc, index, value, 100 * SECOND);
     }
     set(&mut rtc, 0x0b, 0x02, 100 * SECOND);
-    assert_eq!(
-        time(&mut rtc, 100 * SECOND),
-        [0x58, 0x59, 0x23, 0x04, 0x31, 0x12, 0x31, 0x20]
-    );
-    assert_eq!(
-        time(&mut rtc, 102 * SECOND),
-        [0x00, 0x00, 0x00, 0x05, 0x01, 0x01, 0x32, 0x20]
-    );
+    assert_eq!(time(&mut rtc, 100 * SECOND), [0x58, 0x59, 0x23, 0x04, 0x31, 0x12, 0x31, 0x20]);
+    assert_eq!(time(&mut rtc, 102 * SECOND), [0x00, 0x00, 0x00, 0x05, 0x01, 0x01, 0x32, 0x20]);
 }
 
 #[test]
 fn a_field_can_be_set_alone() {
     let mut rtc = Rtc::new(UNIX);
     set(&mut rtc, 0x04, 0x07, 0);
-    assert_eq!(
-        time(&mut rtc, 0),
-        [0x30, 0x31, 0x07, 0x06, 0x13, 0x02, 0x09, 0x20]
-    );
+    assert_eq!(time(&mut rtc, 0), [0x30, 0x31, 0x07, 0x06, 0x13, 0x02, 0x09, 0x20]);
     set(&mut rtc, 0x32, 0x19, 0);
     assert_eq!(get(&mut rtc, 0x32, 0), 0x19);
     // 12-hour form, p.m.
@@ -108,10 +90,7 @@ fn nonsense_becomes_a_date() {
     }
     assert_eq!(time(&mut rtc, 0), [0xff; 8]);
     set(&mut rtc, 0x0b, 0x02, 0);
-    assert_eq!(
-        time(&mut rtc, 0),
-        [0x59, 0x59, 0x23, 0x06, 0x31, 0x12, 0x99, 0x99]
-    );
+    assert_eq!(time(&mut rtc, 0), [0x59, 0x59, 0x23, 0x06, 0x31, 0x12, 0x99, 0x99]);
     // 31 February is in March.
     set(&mut rtc, 0x0b, 0x82, 0);
     for (index, value) in [(0x32, 0x20), (9, 0x09), (8, 0x02), (7, 0x31)] {
@@ -130,14 +109,7 @@ fn memory_holds_and_status_registers_do_not() {
     set(&mut rtc, 0x0a, 0xff, 0);
     set(&mut rtc, 0x0c, 0xff, 0);
     set(&mut rtc, 0x0d, 0xff, 0);
-    assert_eq!(
-        (
-            get(&mut rtc, 0x0a, 0),
-            get(&mut rtc, 0x0c, 0),
-            get(&mut rtc, 0x0d, 0)
-        ),
-        (0x7f, 0, 0x80)
-    );
+    assert_eq!((get(&mut rtc, 0x0a, 0), get(&mut rtc, 0x0c, 0), get(&mut rtc, 0x0d, 0)), (0x7f, 0, 0x80));
     assert_eq!((rtc.read(0x70, 0), rtc.read(0x72, 0)), (0xff, 0xff));
     assert_eq!(get(&mut rtc, 0x32, 0), 0x99);
 }
@@ -155,13 +127,7 @@ fn an_impossible_state_is_refused() {
     for spoil in spoilers {
         let mut bad = good.clone();
         spoil(&mut bad);
-        assert!(matches!(
-            rtc.restore(bad),
-            Err(RestoreError::Invalid {
-                device: "mc146818",
-                ..
-            })
-        ));
+        assert!(matches!(rtc.restore(bad), Err(RestoreError::Invalid { device: "mc146818", .. })));
         assert_eq!(rtc.save(), good);
     }
 }

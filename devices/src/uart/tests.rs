@@ -217,10 +217,7 @@ fn divisor_and_scratch_registers_hold() {
     uart.write(0, 0x01, 0);
     uart.write(1, 0x02, 0);
     uart.write(SCR, 0x5a, 0);
-    assert_eq!(
-        (uart.read(0, 0), uart.read(1, 0), uart.read(SCR, 0)),
-        (0x01, 0x02, 0x5a)
-    );
+    assert_eq!((uart.read(0, 0), uart.read(1, 0), uart.read(SCR, 0)), (0x01, 0x02, 0x5a));
     uart.write(LCR, 0x03, 0);
     assert_eq!((uart.read(0, 0), uart.read(1, 0)), (0x00, 0x00));
     assert_eq!(uart.take_output(), b"");
@@ -241,13 +238,7 @@ fn an_impossible_state_is_refused() {
     for spoil in spoilers {
         let mut bad = good.clone();
         spoil(&mut bad);
-        assert!(matches!(
-            uart.restore(bad),
-            Err(RestoreError::Invalid {
-                device: "uart-16550a",
-                ..
-            })
-        ));
+        assert!(matches!(uart.restore(bad), Err(RestoreError::Invalid { device: "uart-16550a", .. })));
         assert_eq!(uart.save(), good);
     }
 }
@@ -272,10 +263,7 @@ fn op() -> impl Strategy<Value = (Op, u64)> {
         Just(Op::Deadline),
         Just(Op::Take),
     ];
-    (
-        op,
-        prop_oneof![Just(0u64), 0..200_000u64, any::<u64>().prop_map(|step| step >> 8)],
-    )
+    (op, prop_oneof![Just(0u64), 0..200_000u64, any::<u64>().prop_map(|step| step >> 8)])
 }
 
 fn apply(uart: &mut Uart, op: &Op, now: u64) -> Vec<u8> {

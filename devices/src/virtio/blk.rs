@@ -137,14 +137,7 @@ impl Blk {
         for (to, from) in padded.iter_mut().zip(id) {
             *to = *from;
         }
-        Blk {
-            state: BlkState {
-                sectors,
-                read_only,
-                id: padded,
-            },
-            backend_error: None,
-        }
+        Blk { state: BlkState { sectors, read_only, id: padded }, backend_error: None }
     }
 
     /// Size of the disk in sectors.
@@ -160,11 +153,7 @@ impl Blk {
 
     fn backend_failed(&mut self, operation: BlockOperation, sector: u64, source: BlockError) -> Outcome {
         if self.backend_error.is_none() {
-            self.backend_error = Some(BackendError {
-                operation,
-                sector,
-                source,
-            });
+            self.backend_error = Some(BackendError { operation, sector, source });
         }
         Outcome::Failed
     }
@@ -214,9 +203,7 @@ impl Blk {
                 Err(source) => self.backend_failed(BlockOperation::Flush, 0, source),
             }),
             VIRTIO_BLK_T_GET_ID => {
-                let len = usize::try_from(chain.writable.left())
-                    .unwrap_or(ID_SIZE)
-                    .min(ID_SIZE);
+                let len = usize::try_from(chain.writable.left()).unwrap_or(ID_SIZE).min(ID_SIZE);
                 chain.writable.write(mem, &self.state.id[..len])?;
                 Ok(Outcome::Done(u32::try_from(len).unwrap_or(0)))
             }
@@ -246,9 +233,7 @@ impl Blk {
         }
         let mut chunk = chunk_for(len);
         while chain.writable.left() > 0 {
-            let len = usize::try_from(chain.writable.left())
-                .unwrap_or(CHUNK_SIZE)
-                .min(CHUNK_SIZE);
+            let len = usize::try_from(chain.writable.left()).unwrap_or(CHUNK_SIZE).min(CHUNK_SIZE);
             let piece = &mut chunk[..len];
             if let Err(source) = backend.read_at(sector, piece) {
                 return Ok(self.backend_failed(BlockOperation::Read, sector, source));
@@ -272,9 +257,7 @@ impl Blk {
         }
         let mut chunk = chunk_for(len);
         while chain.readable.left() > 0 {
-            let len = usize::try_from(chain.readable.left())
-                .unwrap_or(CHUNK_SIZE)
-                .min(CHUNK_SIZE);
+            let len = usize::try_from(chain.readable.left()).unwrap_or(CHUNK_SIZE).min(CHUNK_SIZE);
             let piece = &mut chunk[..len];
             chain.readable.read(mem, piece)?;
             if let Err(source) = backend.write_at(sector, piece) {
@@ -297,11 +280,7 @@ impl VirtioDevice for Blk {
     type Host = dyn BlockBackend;
 
     fn features(&self) -> u64 {
-        let read_only = if self.state.read_only {
-            1 << VIRTIO_BLK_F_RO
-        } else {
-            0
-        };
+        let read_only = if self.state.read_only { 1 << VIRTIO_BLK_F_RO } else { 0 };
         1 << VIRTIO_BLK_F_SEG_MAX | 1 << VIRTIO_BLK_F_BLK_SIZE | 1 << VIRTIO_BLK_F_FLUSH | read_only
     }
 
@@ -311,10 +290,7 @@ impl VirtioDevice for Blk {
         config[..8].copy_from_slice(&self.state.sectors.to_le_bytes());
         config[12..16].copy_from_slice(&SEG_MAX.to_le_bytes());
         config[20..].copy_from_slice(&BLOCK_SIZE.to_le_bytes());
-        let rest = usize::try_from(offset)
-            .ok()
-            .and_then(|offset| config.get(offset..))
-            .unwrap_or(&[]);
+        let rest = usize::try_from(offset).ok().and_then(|offset| config.get(offset..)).unwrap_or(&[]);
         for (to, from) in bytes.iter_mut().zip(rest) {
             *to = *from;
         }
@@ -352,12 +328,7 @@ impl Snapshot for Blk {
 
     fn restore(&mut self, state: BlkState) -> Result<(), RestoreError> {
         require_same(Self::KIND, "size in sectors", &state.sectors, &self.state.sectors)?;
-        require_same(
-            Self::KIND,
-            "read-only flag",
-            &state.read_only,
-            &self.state.read_only,
-        )?;
+        require_same(Self::KIND, "read-only flag", &state.read_only, &self.state.read_only)?;
         require_same(Self::KIND, "identification", &state.id, &self.state.id)
     }
 }

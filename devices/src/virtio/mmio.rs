@@ -53,15 +53,8 @@ impl<D: VirtioDevice> VirtioMmio<D> {
     /// `device`, as after a reset.
     pub fn new(device: D) -> Self {
         // A size that is no power of two is a mistake in the device: that queue then does not exist.
-        let queues = D::QUEUE_SIZES
-            .iter()
-            .filter_map(|size| Queue::new(*size).ok())
-            .collect();
-        VirtioMmio {
-            device,
-            queues,
-            registers: Registers::default(),
-        }
+        let queues = D::QUEUE_SIZES.iter().filter_map(|size| Queue::new(*size).ok()).collect();
+        VirtioMmio { device, queues, registers: Registers::default() }
     }
 
     /// The device behind the transport.
@@ -172,9 +165,7 @@ impl<D: VirtioDevice> VirtioMmio<D> {
     }
 
     fn selected(&self) -> Option<usize> {
-        usize::try_from(self.registers.queue_sel)
-            .ok()
-            .filter(|index| *index < self.queues.len())
+        usize::try_from(self.registers.queue_sel).ok().filter(|index| *index < self.queues.len())
     }
 
     fn queue(&self) -> Option<&Queue> {
@@ -280,17 +271,10 @@ impl<D: VirtioDevice> VirtioMmio<D> {
     fn notify<M: GuestMemory>(&mut self, index: u32, mem: &M, host: &mut D::Host) {
         let running = self.has(DRIVER_OK) && self.registers.status & (NEEDS_RESET | FAILED) == 0;
         let Ok(index) = usize::try_from(index) else { return };
-        let Some(queue) = self
-            .queues
-            .get_mut(index)
-            .filter(|queue| running && queue.ready())
-        else {
+        let Some(queue) = self.queues.get_mut(index).filter(|queue| running && queue.ready()) else {
             return;
         };
-        match self
-            .device
-            .notify(index, queue, self.registers.driver_features, mem, host)
-        {
+        match self.device.notify(index, queue, self.registers.driver_features, mem, host) {
             Ok(false) => {}
             Ok(true) => self.registers.interrupt_status |= VIRTIO_MMIO_INT_VRING,
             Err(fault) => {

@@ -38,41 +38,16 @@ pub struct SavedQueue {
 
 pub(super) fn save(queue: &Queue) -> SavedQueue {
     let QueueState {
-        max_size,
-        next_avail,
-        next_used,
-        size,
-        ready,
-        desc_table,
-        avail_ring,
-        used_ring,
-        ..
+        max_size, next_avail, next_used, size, ready, desc_table, avail_ring, used_ring, ..
     } = queue.state();
-    SavedQueue {
-        max_size,
-        next_avail,
-        next_used,
-        size,
-        ready,
-        desc_table,
-        avail_ring,
-        used_ring,
-    }
+    SavedQueue { max_size, next_avail, next_used, size, ready, desc_table, avail_ring, used_ring }
 }
 
 /// The queue that `saved` describes, in a device whose queue has at most `max_size` entries.
 pub(super) fn restore(saved: SavedQueue, device: &'static str, max_size: u16) -> Result<Queue, RestoreError> {
     require_same(device, "largest queue size", &saved.max_size, &max_size)?;
-    let SavedQueue {
-        max_size,
-        next_avail,
-        next_used,
-        size,
-        ready,
-        desc_table,
-        avail_ring,
-        used_ring,
-    } = saved;
+    let SavedQueue { max_size, next_avail, next_used, size, ready, desc_table, avail_ring, used_ring } =
+        saved;
     let state = QueueState {
         max_size,
         next_avail,
@@ -209,15 +184,9 @@ pub fn available<M: GuestMemory>(queue: &Queue, mem: &M) -> Result<u16, Fault> {
     if !queue.is_valid(mem) {
         return Err(Fault::QueueMemory);
     }
-    let end = queue
-        .avail_idx(mem, Ordering::Acquire)
-        .map_err(|_| Fault::QueueMemory)?;
+    let end = queue.avail_idx(mem, Ordering::Acquire).map_err(|_| Fault::QueueMemory)?;
     let count = end.0.wrapping_sub(queue.next_avail());
-    if count > queue.size() {
-        Err(Fault::AvailableRing)
-    } else {
-        Ok(count)
-    }
+    if count > queue.size() { Err(Fault::AvailableRing) } else { Ok(count) }
 }
 
 /// Takes the next available chain.
@@ -228,19 +197,12 @@ pub fn next_chain<M: GuestMemory>(queue: &mut Queue, mem: &M) -> Result<Chain, F
     let size = usize::from(queue.size());
     let descriptors = queue.pop_descriptor_chain(mem).ok_or(Fault::AvailableRing)?;
     let head = descriptors.head_index();
-    let mut chain = Chain {
-        head,
-        readable: Stream::default(),
-        writable: Stream::default(),
-    };
+    let mut chain = Chain { head, readable: Stream::default(), writable: Stream::default() };
     let (mut count, mut complete) = (0, false);
     for descriptor in descriptors {
         count += 1;
         complete = !descriptor.has_next();
-        let buffer = Buffer {
-            addr: descriptor.addr(),
-            len: descriptor.len(),
-        };
+        let buffer = Buffer { addr: descriptor.addr(), len: descriptor.len() };
         let (stream, access) = if descriptor.is_write_only() {
             (&mut chain.writable, Permissions::Write)
         } else if chain.writable.buffers.is_empty() {
@@ -272,8 +234,7 @@ pub fn give_back<M: GuestMemory>(queue: &mut Queue, mem: &M, head: u16, written:
 /// # Errors
 /// [`Fault::QueueMemory`] if the available ring cannot be read.
 pub fn wants_interrupt<M: GuestMemory>(queue: &Queue, mem: &M) -> Result<bool, Fault> {
-    let flags: u16 = mem
-        .load(GuestAddress(queue.avail_ring()), Ordering::Acquire)
-        .map_err(|_| Fault::QueueMemory)?;
+    let flags: u16 =
+        mem.load(GuestAddress(queue.avail_ring()), Ordering::Acquire).map_err(|_| Fault::QueueMemory)?;
     Ok(u16::from_le(flags) & NO_INTERRUPT == 0)
 }

@@ -45,22 +45,14 @@ impl MemoryDisk {
         for (number, sector) in (0u64..).zip(bytes.chunks_mut(SECTOR_SIZE)) {
             sector.fill(number.to_le_bytes()[0]);
         }
-        MemoryDisk {
-            bytes,
-            flushes: 0,
-            broken: false,
-        }
+        MemoryDisk { bytes, flushes: 0, broken: false }
     }
 
     fn range(&self, sector: u64, len: usize) -> Result<std::ops::Range<usize>, BlockError> {
         assert!(len > 0 && len.is_multiple_of(SECTOR_SIZE) && len <= super::blk::CHUNK_SIZE);
         let start = usize::try_from(sector).unwrap() * SECTOR_SIZE;
         assert!(start + len <= self.bytes.len());
-        if self.broken {
-            Err(BlockError::new("medium error"))
-        } else {
-            Ok(start..start + len)
-        }
+        if self.broken { Err(BlockError::new("medium error")) } else { Ok(start..start + len) }
     }
 }
 
@@ -83,11 +75,7 @@ impl BlockBackend for MemoryDisk {
 
     fn flush(&mut self) -> Result<(), BlockError> {
         self.flushes += 1;
-        if self.broken {
-            Err(BlockError::new("medium error"))
-        } else {
-            Ok(())
-        }
+        if self.broken { Err(BlockError::new("medium error")) } else { Ok(()) }
     }
 }
 
@@ -142,10 +130,7 @@ impl Machine {
     pub(super) fn accept(&mut self, features: u64) {
         for half in 0..2 {
             self.write(VIRTIO_MMIO_DRIVER_FEATURES_SEL.into(), half);
-            self.write(
-                VIRTIO_MMIO_DRIVER_FEATURES.into(),
-                features >> (32 * half) & 0xffff_ffff,
-            );
+            self.write(VIRTIO_MMIO_DRIVER_FEATURES.into(), features >> (32 * half) & 0xffff_ffff);
         }
     }
 
@@ -184,18 +169,14 @@ impl Machine {
         bytes.extend(len.to_le_bytes());
         bytes.extend(flags.to_le_bytes());
         bytes.extend(next.to_le_bytes());
-        self.mem
-            .write_slice(&bytes, GuestAddress(table + 16 * u64::from(index)))
-            .unwrap();
+        self.mem.write_slice(&bytes, GuestAddress(table + 16 * u64::from(index))).unwrap();
     }
 
     pub(super) fn make_available(&mut self, head: u16) {
         let slot = AVAIL_RING + 4 + 2 * u64::from(self.available % RING_SIZE);
         self.mem.write_obj(head, GuestAddress(slot)).unwrap();
         self.available = self.available.wrapping_add(1);
-        self.mem
-            .write_obj(self.available, GuestAddress(AVAIL_RING + 2))
-            .unwrap();
+        self.mem.write_obj(self.available, GuestAddress(AVAIL_RING + 2)).unwrap();
     }
 
     /// Makes a chain of `(address, length, flags)` available; gives its head.

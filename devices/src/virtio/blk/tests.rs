@@ -33,18 +33,8 @@ fn reading_and_writing() {
     machine.mem.write_slice(&[0xab; 512], GuestAddress(DATA)).unwrap();
     assert_eq!(request(&mut machine, OUT, 7, &[(DATA, 512, 0)]), (0, 1));
     assert_eq!(request(&mut machine, IN, 6, &[(DATA, 1536, WRITE)]), (0, 1537));
-    assert_eq!(
-        machine.bytes(DATA, 1536),
-        [[6; 512], [0xab; 512], [8; 512]].concat()
-    );
-    assert_eq!(
-        machine
-            .mmio
-            .device_mut()
-            .take_backend_error()
-            .map(|error| error.sector),
-        None
-    );
+    assert_eq!(machine.bytes(DATA, 1536), [[6; 512], [0xab; 512], [8; 512]].concat());
+    assert_eq!(machine.mmio.device_mut().take_backend_error().map(|error| error.sector), None);
 }
 
 #[test]
@@ -67,10 +57,7 @@ fn requests_split_anywhere() {
 
     // Header and data in one buffer.
     machine.put_header(DATA, OUT, 9);
-    machine
-        .mem
-        .write_slice(&[0x77; 512], GuestAddress(DATA + 16))
-        .unwrap();
+    machine.mem.write_slice(&[0x77; 512], GuestAddress(DATA + 16)).unwrap();
     let head = machine.submit(&[(DATA, 528, 0), (ANSWER, 1, WRITE)]);
     machine.notify();
     assert_eq!(machine.take_used(), Some((head.into(), 1)));
@@ -82,20 +69,10 @@ fn long_requests_move_in_chunks() {
     let mut machine = Machine::started();
     let before = machine.disk.bytes.clone();
     let (len, cut) = (300 * 1024, 300 * 1024 - 1000);
-    let read = request(
-        &mut machine,
-        IN,
-        100,
-        &[(DATA, 1000, WRITE), (DATA + 1000, cut, WRITE)],
-    );
+    let read = request(&mut machine, IN, 100, &[(DATA, 1000, WRITE), (DATA + 1000, cut, WRITE)]);
     assert_eq!(read, (0, len + 1));
     assert_eq!(machine.bytes(DATA, 300 * 1024), before[100 * 512..700 * 512]);
-    let written = request(
-        &mut machine,
-        OUT,
-        0,
-        &[(DATA, cut, 0), (DATA + u64::from(cut), 1000, 0)],
-    );
+    let written = request(&mut machine, OUT, 0, &[(DATA, cut, 0), (DATA + u64::from(cut), 1000, 0)]);
     assert_eq!(written, (0, 1));
     assert_eq!(machine.disk.bytes[..600 * 512], before[100 * 512..700 * 512]);
     assert_eq!(machine.disk.bytes[600 * 512..], before[600 * 512..]);
@@ -106,19 +83,10 @@ fn flush_and_identification() {
     let mut machine = Machine::started();
     assert_eq!(request(&mut machine, VIRTIO_BLK_T_FLUSH, 0, &[]), (0, 1));
     assert_eq!(machine.disk.flushes, 1);
-    assert_eq!(
-        request(&mut machine, VIRTIO_BLK_T_GET_ID, 0, &[(DATA, 20, WRITE)]),
-        (0, 21)
-    );
+    assert_eq!(request(&mut machine, VIRTIO_BLK_T_GET_ID, 0, &[(DATA, 20, WRITE)]), (0, 21));
     assert_eq!(machine.bytes(DATA, 20), *b"root\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
-    assert_eq!(
-        request(&mut machine, VIRTIO_BLK_T_GET_ID, 0, &[(DATA, 2, WRITE)]),
-        (0, 3)
-    );
-    assert_eq!(
-        request(&mut machine, VIRTIO_BLK_T_GET_ID, 0, &[(DATA, 99, WRITE)]),
-        (0, 20)
-    );
+    assert_eq!(request(&mut machine, VIRTIO_BLK_T_GET_ID, 0, &[(DATA, 2, WRITE)]), (0, 3));
+    assert_eq!(request(&mut machine, VIRTIO_BLK_T_GET_ID, 0, &[(DATA, 99, WRITE)]), (0, 20));
     let long = Blk::new(SECTORS, false, &[b'x'; 30]);
     assert_eq!(long.save().id, [b'x'; 20]);
 }
@@ -129,11 +97,7 @@ fn the_whole_queue_is_served_at_once() {
     for sector in 0..8u32 {
         let header = HEADER + u64::from(sector) * 16;
         machine.put_header(header, IN, sector.into());
-        machine.submit(&[
-            (header, 16, 0),
-            (DATA + u64::from(sector) * 512, 512, WRITE),
-            (ANSWER, 1, WRITE),
-        ]);
+        machine.submit(&[(header, 16, 0), (DATA + u64::from(sector) * 512, 512, WRITE), (ANSWER, 1, WRITE)]);
     }
     machine.notify();
     for sector in 0..8 {
@@ -165,24 +129,11 @@ fn a_driver_that_polls_is_not_interrupted() {
 #[test]
 fn impossible_requests_are_answered() {
     let mut machine = Machine::started();
-    for (sector, len) in [
-        (SECTORS, 512),
-        (SECTORS - 1, 1024),
-        (u64::MAX, 512),
-        (0, 511),
-        (0, 1),
-        (1 << 55, 512),
-    ] {
-        assert_eq!(
-            request(&mut machine, IN, sector, &[(DATA, len, WRITE)]),
-            (1, 0),
-            "{sector}, {len}"
-        );
-        assert_eq!(
-            request(&mut machine, OUT, sector, &[(DATA, len, 0)]),
-            (1, 1),
-            "{sector}, {len}"
-        );
+    for (sector, len) in
+        [(SECTORS, 512), (SECTORS - 1, 1024), (u64::MAX, 512), (0, 511), (0, 1), (1 << 55, 512)]
+    {
+        assert_eq!(request(&mut machine, IN, sector, &[(DATA, len, WRITE)]), (1, 0), "{sector}, {len}");
+        assert_eq!(request(&mut machine, OUT, sector, &[(DATA, len, 0)]), (1, 1), "{sector}, {len}");
     }
     for kind in [2, 3, 11, 13, u32::MAX] {
         assert_eq!(request(&mut machine, kind, 0, &[]), (2, 1));
@@ -307,14 +258,7 @@ fn descriptor() -> impl Strategy<Value = (u64, u32, u16, u16)> {
         (0..RAM as u64 + 0x100),
         any::<u64>(),
     ];
-    let len = prop_oneof![
-        Just(16u32),
-        Just(1),
-        Just(512),
-        Just(1024),
-        0..0x2000u32,
-        any::<u32>()
-    ];
+    let len = prop_oneof![Just(16u32), Just(1), Just(512), Just(1024), 0..0x2000u32, any::<u32>()];
     let flags = prop_oneof![0..4u16, 0..4u16, any::<u16>()];
     (addr, len, flags, prop_oneof![0..12u16, any::<u16>()])
 }

@@ -58,27 +58,11 @@ impl<D: VirtioDevice + Snapshot> Snapshot for VirtioMmio<D> {
     }
 
     fn restore(&mut self, state: Self::State) -> Result<(), RestoreError> {
-        let MmioState {
-            registers,
-            queues: saved,
-            device,
-        } = state;
+        let MmioState { registers, queues: saved, device } = state;
         let status = registers.status;
-        require(
-            status & !(DRIVER_BITS | NEEDS_RESET) == 0,
-            D::KIND,
-            "status",
-            status,
-            "of known bits",
-        )?;
+        require(status & !(DRIVER_BITS | NEEDS_RESET) == 0, D::KIND, "status", status, "of known bits")?;
         let needs_reset = status & NEEDS_RESET != 0;
-        require(
-            needs_reset == registers.fault.is_some(),
-            D::KIND,
-            "status",
-            status,
-            "faulty with a fault",
-        )?;
+        require(needs_reset == registers.fault.is_some(), D::KIND, "status", status, "faulty with a fault")?;
         let running = status & DRIVER_OK != 0;
         require(
             !running || status & FEATURES_OK != 0,
@@ -89,29 +73,11 @@ impl<D: VirtioDevice + Snapshot> Snapshot for VirtioMmio<D> {
         )?;
         let accepted = registers.driver_features;
         let known = accepted & !self.offered() == 0 && accepted & VERSION_1 != 0;
-        require(
-            known || status & FEATURES_OK == 0,
-            D::KIND,
-            "driver features",
-            accepted,
-            "offered",
-        )?;
+        require(known || status & FEATURES_OK == 0, D::KIND, "driver features", accepted, "offered")?;
         let causes = registers.interrupt_status;
         let all = VIRTIO_MMIO_INT_VRING | VIRTIO_MMIO_INT_CONFIG;
-        require(
-            causes & !all == 0,
-            D::KIND,
-            "interrupt status",
-            causes,
-            "of known bits",
-        )?;
-        require(
-            saved.len() == self.queues.len(),
-            D::KIND,
-            "number of queues",
-            saved.len(),
-            "the device's",
-        )?;
+        require(causes & !all == 0, D::KIND, "interrupt status", causes, "of known bits")?;
+        require(saved.len() == self.queues.len(), D::KIND, "number of queues", saved.len(), "the device's")?;
         let queues = saved
             .into_iter()
             .zip(&self.queues)

@@ -18,10 +18,7 @@ fn register(register: u32) -> u64 {
 fn linux_identifies_the_device() {
     let machine = Machine::new();
     assert_eq!(machine.read(0).to_le_bytes()[..4], *b"virt");
-    assert_eq!(
-        (machine.read(4), machine.read(8), machine.read(12)),
-        (2, 2, 0x4252_4353)
-    );
+    assert_eq!((machine.read(4), machine.read(8), machine.read(12)), (2, 2, 0x4252_4353));
     assert_eq!(machine.read(register(VIRTIO_MMIO_QUEUE_NUM_MAX)), 256);
     assert_eq!(machine.read(register(VIRTIO_MMIO_CONFIG_GENERATION)), 0);
     assert_eq!(machine.read(register(VIRTIO_MMIO_SHM_LEN_LOW)), 0xffff_ffff);
@@ -119,29 +116,15 @@ fn a_notification_needs_a_running_driver() {
 fn a_driver_that_breaks_the_rules_must_reset() {
     type Act = fn(&mut Machine);
     let acts: [(Fault, Act); 16] = [
-        (Fault::AccessSize, |m| {
-            m.mmio.write(STATUS, 1, 0x0f, &m.mem, &mut m.disk)
-        }),
-        (Fault::AccessSize, |m| {
-            m.mmio.write(STATUS, 8, 0x0f, &m.mem, &mut m.disk)
-        }),
-        (Fault::AccessSize, |m| {
-            m.mmio.write(STATUS + 2, 4, 0x0f, &m.mem, &mut m.disk)
-        }),
+        (Fault::AccessSize, |m| m.mmio.write(STATUS, 1, 0x0f, &m.mem, &mut m.disk)),
+        (Fault::AccessSize, |m| m.mmio.write(STATUS, 8, 0x0f, &m.mem, &mut m.disk)),
+        (Fault::AccessSize, |m| m.mmio.write(STATUS + 2, 4, 0x0f, &m.mem, &mut m.disk)),
         (Fault::Status, |m| m.write(STATUS, 3)),
         (Fault::Features, |m| m.accept(1 << 32)),
-        (Fault::QueueInUse, |m| {
-            m.write(register(VIRTIO_MMIO_QUEUE_NUM), 64)
-        }),
-        (Fault::QueueInUse, |m| {
-            m.write(register(VIRTIO_MMIO_QUEUE_DESC_LOW), 0x4000)
-        }),
-        (Fault::QueueInUse, |m| {
-            m.write(register(VIRTIO_MMIO_QUEUE_USED_HIGH), 0)
-        }),
-        (Fault::QueueInUse, |m| {
-            m.write(register(VIRTIO_MMIO_QUEUE_READY), 1)
-        }),
+        (Fault::QueueInUse, |m| m.write(register(VIRTIO_MMIO_QUEUE_NUM), 64)),
+        (Fault::QueueInUse, |m| m.write(register(VIRTIO_MMIO_QUEUE_DESC_LOW), 0x4000)),
+        (Fault::QueueInUse, |m| m.write(register(VIRTIO_MMIO_QUEUE_USED_HIGH), 0)),
+        (Fault::QueueInUse, |m| m.write(register(VIRTIO_MMIO_QUEUE_READY), 1)),
         (Fault::QueueShape, |m| {
             m.write(register(VIRTIO_MMIO_QUEUE_READY), 0);
             m.write(register(VIRTIO_MMIO_QUEUE_NUM), 0x1_0040);
@@ -183,11 +166,7 @@ fn a_driver_that_breaks_the_rules_must_reset() {
         act(&mut machine);
         assert_eq!(machine.mmio.fault(), Some(fault));
         assert_eq!(machine.read(STATUS), ALIVE | u64::from(NEEDS_RESET), "{fault}");
-        assert_ne!(
-            machine.read(register(VIRTIO_MMIO_INTERRUPT_STATUS)) & 2,
-            0,
-            "{fault}"
-        );
+        assert_ne!(machine.read(register(VIRTIO_MMIO_INTERRUPT_STATUS)) & 2, 0, "{fault}");
 
         // Nothing more happens, and the driver cannot clear the bit.
         machine.write(STATUS, ALIVE);
@@ -216,17 +195,9 @@ fn a_driver_cannot_run_without_features() {
 fn wrong_reads_give_nothing_and_have_no_effect() {
     let machine = Machine::started();
     let before = machine.mmio.save();
-    for (offset, size) in [
-        (0, 1),
-        (0, 2),
-        (0, 8),
-        (2, 4),
-        (0x0fe, 4),
-        (0, 0),
-        (0, 255),
-        (0x100, 3),
-        (0x100, 0),
-    ] {
+    for (offset, size) in
+        [(0, 1), (0, 2), (0, 8), (2, 4), (0x0fe, 4), (0, 0), (0, 255), (0x100, 3), (0x100, 0)]
+    {
         assert_eq!(machine.mmio.read(offset, size), 0);
     }
     assert_eq!(machine.mmio.save(), before);
@@ -236,22 +207,14 @@ fn wrong_reads_give_nothing_and_have_no_effect() {
 fn the_configuration_space_takes_every_size() {
     let mut machine = Machine::new();
     assert_eq!(machine.mmio.read(0x100, 8), SECTORS);
-    assert_eq!(
-        (machine.mmio.read(0x100, 1), machine.mmio.read(0x101, 1)),
-        (0x00, 0x04)
-    );
+    assert_eq!((machine.mmio.read(0x100, 1), machine.mmio.read(0x101, 1)), (0x00, 0x04));
     assert_eq!(machine.mmio.read(0x101, 2), 0x0004);
     assert_eq!((machine.read(0x10c), machine.read(0x114)), (254, 512));
     assert_eq!(machine.mmio.read(0x115, 8), 2);
-    assert_eq!(
-        (machine.mmio.read(0x1000, 8), machine.mmio.read(u64::MAX, 8)),
-        (0, 0)
-    );
+    assert_eq!((machine.mmio.read(0x1000, 8), machine.mmio.read(u64::MAX, 8)), (0, 0));
     let before = machine.mmio.save();
     for size in [0, 1, 2, 4, 8, 9] {
-        machine
-            .mmio
-            .write(0x100, size, u64::MAX, &machine.mem, &mut machine.disk);
+        machine.mmio.write(0x100, size, u64::MAX, &machine.mem, &mut machine.disk);
     }
     assert_eq!(machine.mmio.save(), before);
 }
@@ -274,28 +237,14 @@ fn an_impossible_or_foreign_state_is_refused() {
     for spoil in spoilers {
         let mut bad = good.clone();
         spoil(&mut bad);
-        assert!(matches!(
-            machine.mmio.restore(bad),
-            Err(RestoreError::Invalid {
-                device: "virtio-blk",
-                ..
-            })
-        ));
+        assert!(matches!(machine.mmio.restore(bad), Err(RestoreError::Invalid { device: "virtio-blk", .. })));
         assert_eq!(machine.mmio.save(), good);
     }
-    for other in [
-        Blk::new(1, false, b"root"),
-        Blk::new(SECTORS, true, b"root"),
-        Blk::new(SECTORS, false, b"data"),
-    ] {
+    for other in
+        [Blk::new(1, false, b"root"), Blk::new(SECTORS, true, b"root"), Blk::new(SECTORS, false, b"data")]
+    {
         let result = VirtioMmio::new(other).restore(good.clone());
-        assert!(matches!(
-            result,
-            Err(RestoreError::Configuration {
-                device: "virtio-blk",
-                ..
-            })
-        ));
+        assert!(matches!(result, Err(RestoreError::Configuration { device: "virtio-blk", .. })));
     }
     let mut bad = good;
     bad.queues[0].max_size = 512;
@@ -311,15 +260,7 @@ fn value() -> impl Strategy<Value = u64> {
     prop_oneof![
         Just(0),
         Just(1),
-        prop::sample::select(vec![
-            3,
-            0x0b,
-            0x0f,
-            RING_SIZE.into(),
-            DESC_TABLE,
-            AVAIL_RING,
-            USED_RING
-        ]),
+        prop::sample::select(vec![3, 0x0b, 0x0f, RING_SIZE.into(), DESC_TABLE, AVAIL_RING, USED_RING]),
         any::<u64>(),
     ]
 }
