@@ -42,19 +42,13 @@ impl<'a> Input<'a> {
     }
 
     pub(crate) fn take(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
-        let (taken, rest) = self
-            .rest
-            .split_at_checked(count)
-            .ok_or(Malformed("it ends too early"))?;
+        let (taken, rest) = self.rest.split_at_checked(count).ok_or(Malformed("it ends too early"))?;
         self.rest = rest;
         Ok(taken)
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
-        let (taken, rest) = self
-            .rest
-            .split_first_chunk()
-            .ok_or(Malformed("it ends too early"))?;
+        let (taken, rest) = self.rest.split_first_chunk().ok_or(Malformed("it ends too early"))?;
         self.rest = rest;
         Ok(*taken)
     }
@@ -106,10 +100,7 @@ mod tests {
 
     #[test]
     fn varints_of_every_length() {
-        for value in (0..64)
-            .flat_map(|bit| [(1u64 << bit) - 1, 1 << bit, (1 << bit) + 1])
-            .chain([u64::MAX])
-        {
+        for value in (0..64).flat_map(|bit| [(1u64 << bit) - 1, 1 << bit, (1 << bit) + 1]).chain([u64::MAX]) {
             let mut out = Vec::new();
             put_varint(&mut out, value);
             let mut input = Input::new(&out);
@@ -122,14 +113,7 @@ mod tests {
 
     #[test]
     fn refuses_other_varints() {
-        for bytes in [
-            &[][..],
-            &[0x80],
-            &[0x80, 0x00],
-            &[0xff, 0x80, 0x00],
-            &[0xff; 10],
-            &[0xff; 11],
-        ] {
+        for bytes in [&[][..], &[0x80], &[0x80, 0x00], &[0xff, 0x80, 0x00], &[0xff; 10], &[0xff; 11]] {
             assert!(Input::new(bytes).varint().is_err(), "{bytes:?}");
         }
         let mut over = [0xff; 10];

@@ -58,27 +58,17 @@ struct Place {
 impl Track {
     /// At power-on, in the first segment.
     pub(crate) fn new() -> Track {
-        Track {
-            vcpus: BTreeMap::new(),
-            start_exit: 0,
-            alone: false,
-        }
+        Track { vcpus: BTreeMap::new(), start_exit: 0, alone: false }
     }
 
     /// In a segment that starts at `start_exit` and whose predecessors are not known.
     pub(crate) fn alone(start_exit: u64) -> Track {
-        Track {
-            vcpus: BTreeMap::new(),
-            start_exit,
-            alone: true,
-        }
+        Track { vcpus: BTreeMap::new(), start_exit, alone: true }
     }
 
     /// The exit number of vCPU 0.
     pub(crate) fn exit(&self) -> u64 {
-        self.vcpus
-            .get(&0)
-            .map_or(self.start_exit, |place| place.last.exit)
+        self.vcpus.get(&0).map_or(self.start_exit, |place| place.last.exit)
     }
 
     /// A new segment begins: deltas restart.
@@ -109,14 +99,7 @@ impl Track {
     }
 
     fn note(&mut self, vcpu: u32, position: Position, order: u64) {
-        self.vcpus.insert(
-            vcpu,
-            Place {
-                last: position,
-                count: order.saturating_add(1),
-                in_segment: true,
-            },
-        );
+        self.vcpus.insert(vcpu, Place { last: position, count: order.saturating_add(1), in_segment: true });
     }
 }
 
@@ -134,10 +117,7 @@ pub(crate) fn encode(track: &mut Track, event: &Event, out: &mut Vec<u8>) -> Res
         (HAS_STEPS, position.steps),
         (HAS_ORDER, order),
     ];
-    let flags = optional
-        .iter()
-        .filter(|(_, value)| *value != 0)
-        .fold(0, |flags, (flag, _)| flags | flag);
+    let flags = optional.iter().filter(|(_, value)| *value != 0).fold(0, |flags, (flag, _)| flags | flag);
     out.push(payload::kind(body));
     out.push(flags);
     for (flag, value) in optional {
@@ -171,15 +151,10 @@ pub(crate) fn decode(track: &mut Track, input: &mut Input<'_>) -> Result<Option<
     };
     let vcpu =
         u32::try_from(optional(input, HAS_VCPU)?).map_err(|_| Malformed("its vCPU is above 2^32 - 1"))?;
-    let exit = track
-        .base(vcpu)
-        .checked_add(input.varint()?)
-        .ok_or(Malformed("its exit is above 2^64 - 1"))?;
-    let position = Position {
-        exit,
-        branches: optional(input, HAS_BRANCHES)?,
-        steps: optional(input, HAS_STEPS)?,
-    };
+    let exit =
+        track.base(vcpu).checked_add(input.varint()?).ok_or(Malformed("its exit is above 2^64 - 1"))?;
+    let position =
+        Position { exit, branches: optional(input, HAS_BRANCHES)?, steps: optional(input, HAS_STEPS)? };
     let order = optional(input, HAS_ORDER)?;
     let length = usize::try_from(input.varint()?).unwrap_or(usize::MAX);
     let payload = input.take(length)?;
@@ -205,15 +180,7 @@ mod tests {
 
     fn adjust(vcpu: u32, exit: u64, branches: u64, steps: u64) -> Event {
         let body = Body::TimeAdjust { nanoseconds: 1 };
-        Event {
-            vcpu,
-            position: Position {
-                exit,
-                branches,
-                steps,
-            },
-            body,
-        }
+        Event { vcpu, position: Position { exit, branches, steps }, body }
     }
 
     fn bytes(track: &mut Track, event: &Event) -> Vec<u8> {
@@ -228,18 +195,9 @@ mod tests {
         assert_eq!(bytes(&mut track, &adjust(0, 0, 0, 0)), [0x82, 0, 0, 1, 1]);
         assert_eq!(bytes(&mut track, &adjust(0, 5, 0, 0)), [0x82, 0, 5, 1, 1]);
         assert_eq!(bytes(&mut track, &adjust(0, 5, 0, 0)), [0x82, 8, 0, 1, 1, 1]);
-        assert_eq!(
-            bytes(&mut track, &adjust(0, 5, 300, 0)),
-            [0x82, 2, 0, 0xac, 0x02, 1, 1]
-        );
-        assert_eq!(
-            bytes(&mut track, &adjust(0, 5, 300, 9)),
-            [0x82, 6, 0, 0xac, 0x02, 9, 1, 1]
-        );
-        assert_eq!(
-            bytes(&mut track, &adjust(0, 5, 300, 9)),
-            [0x82, 14, 0, 0xac, 0x02, 9, 1, 1, 1]
-        );
+        assert_eq!(bytes(&mut track, &adjust(0, 5, 300, 0)), [0x82, 2, 0, 0xac, 0x02, 1, 1]);
+        assert_eq!(bytes(&mut track, &adjust(0, 5, 300, 9)), [0x82, 6, 0, 0xac, 0x02, 9, 1, 1]);
+        assert_eq!(bytes(&mut track, &adjust(0, 5, 300, 9)), [0x82, 14, 0, 0xac, 0x02, 9, 1, 1, 1]);
         assert_eq!(bytes(&mut track, &adjust(0, 8, 0, 0)), [0x82, 0, 3, 1, 1]);
     }
 
@@ -267,26 +225,11 @@ mod tests {
         bytes(&mut track, &adjust(0, 5, 2, 0));
         let mut out = Vec::new();
         for event in [adjust(0, 4, 9, 9), adjust(0, 5, 1, 0)] {
-            let last = Position {
-                exit: 5,
-                branches: 2,
-                steps: 0,
-            };
-            assert_eq!(
-                encode(&mut track, &event, &mut out),
-                Err(EncodeError::Backwards { last })
-            );
+            let last = Position { exit: 5, branches: 2, steps: 0 };
+            assert_eq!(encode(&mut track, &event, &mut out), Err(EncodeError::Backwards { last }));
         }
-        let long = Event::new(
-            Position::exit(9),
-            Body::ConsoleInput {
-                bytes: vec![0; 65_537],
-            },
-        );
-        assert!(matches!(
-            encode(&mut track, &long, &mut out),
-            Err(EncodeError::TooLong(_))
-        ));
+        let long = Event::new(Position::exit(9), Body::ConsoleInput { bytes: vec![0; 65_537] });
+        assert!(matches!(encode(&mut track, &long, &mut out), Err(EncodeError::TooLong(_))));
         assert!(out.is_empty());
         assert_eq!(bytes(&mut track, &adjust(0, 5, 2, 0)), [0x82, 10, 0, 2, 1, 1, 1]);
     }
@@ -300,9 +243,6 @@ mod tests {
         assert_eq!(decode(&mut Track::new(), &mut input), Ok(Some(event)));
         let over = [0x82, 0, 1, 1, 1];
         let mut track = Track::alone(u64::MAX);
-        assert!(matches!(
-            decode(&mut track, &mut Input::new(&over)),
-            Err(DecodeError::Malformed(_))
-        ));
+        assert!(matches!(decode(&mut track, &mut Input::new(&over)), Err(DecodeError::Malformed(_))));
     }
 }

@@ -58,11 +58,7 @@ fn starts_with(path: &Path, expected: &[u8]) -> io::Result<bool> {
 
 /// Whether a recording may be made in `dir`. `locked`: by the caller.
 pub(crate) fn admit(dir: &Path, overwrite: bool, locked: bool) -> Result<(), WriteError> {
-    let io = |source| WriteError::Io {
-        what: "a recording".to_owned(),
-        path: dir.to_owned(),
-        source,
-    };
+    let io = |source| WriteError::Io { what: "a recording".to_owned(), path: dir.to_owned(), source };
     match content(dir).map_err(io)? {
         Content::Empty => Ok(()),
         Content::Other => Err(WriteError::NotARecording { path: dir.to_owned() }),
@@ -81,10 +77,6 @@ pub(crate) fn clear(dir: &Path) -> io::Result<()> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         other => other,
     };
-    FILES
-        .iter()
-        .try_for_each(|name| gone(fs::remove_file(dir.join(name))))?;
-    DIRECTORIES
-        .iter()
-        .try_for_each(|name| gone(fs::remove_dir_all(dir.join(name))))
+    FILES.iter().try_for_each(|name| gone(fs::remove_file(dir.join(name))))?;
+    DIRECTORIES.iter().try_for_each(|name| gone(fs::remove_dir_all(dir.join(name))))
 }

@@ -72,18 +72,10 @@ pub enum OpenError {
 
 impl OpenError {
     pub(crate) fn corrupt(file: &Path, offset: u64, what: impl Into<String>) -> OpenError {
-        OpenError::Corrupt {
-            file: file.to_owned(),
-            offset,
-            what: what.into(),
-        }
+        OpenError::Corrupt { file: file.to_owned(), offset, what: what.into() }
     }
 
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError {
-        move |source| OpenError::Io {
-            action,
-            path: path.to_owned(),
-            source,
-        }
+        move |source| OpenError::Io { action, path: path.to_owned(), source }
     }
 }

@@ -202,11 +202,7 @@ impl GeneralRegisters {
 impl Event {
     /// An event of vCPU 0.
     pub fn new(position: Position, body: Body) -> Event {
-        Event {
-            vcpu: 0,
-            position,
-            body,
-        }
+        Event { vcpu: 0, position, body }
     }
 }
 

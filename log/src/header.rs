@@ -62,8 +62,8 @@ pub struct Header {
     pub memory: u64,
     /// Number of vCPUs, at least 1.
     pub vcpus: u32,
-    /// The disk image.
-    pub image: Image,
+    /// The disk image; `None`: a machine without a disk.
+    pub image: Option<Image>,
     /// The kernel.
     pub kernel: BootFile,
     /// The initial RAM disk, if there is one.
@@ -234,28 +234,16 @@ pub(crate) fn read(path: &Path) -> Result<(Header, u32, u64), OpenError> {
     let corrupt = |offset: usize, what: &str| OpenError::corrupt(path, offset as u64, what);
     let mut bytes = Vec::new();
     let limit = (FIXED_BYTES + MAX_BODY) as u64 + 1;
-    File::open(path)
-        .and_then(|file| file.take(limit).read_to_end(&mut bytes))
-        .map_err(io)?;
-    if bytes
-        .iter()
-        .zip(&MAGIC)
-        .any(|(found, expected)| found != expected)
-    {
-        return Err(OpenError::NotARecording {
-            path: path.to_owned(),
-        });
+    File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes)).map_err(io)?;
+    if bytes.iter().zip(&MAGIC).any(|(found, expected)| found != expected) {
+        return Err(OpenError::NotARecording { path: path.to_owned() });
     }
     let Ok((fixed, body)) = Fixed::ref_from_prefix(&bytes) else {
         return Err(corrupt(bytes.len(), "the header is cut short"));
     };
     let found = fixed.version.get();
     if found > FORMAT_VERSION {
-        return Err(OpenError::TooNew {
-            path: path.to_owned(),
-            found,
-            supported: FORMAT_VERSION,
-        });
+        return Err(OpenError::TooNew { path: path.to_owned(), found, supported: FORMAT_VERSION });
     }
     if found == 0 {
         return Err(corrupt(8, "there is no format version 0"));
@@ -266,10 +254,8 @@ pub(crate) fn read(path: &Path) -> Result<(Header, u32, u64), OpenError> {
     if checksum(fixed, body) != fixed.crc.get() {
         return Err(corrupt(16, "the header has a wrong checksum"));
     }
-    let header: Header = serde_json::from_slice(body).map_err(|error| OpenError::UnknownHeader {
-        path: path.to_owned(),
-        what: error.to_string(),
-    })?;
+    let header: Header = serde_json::from_slice(body)
+        .map_err(|error| OpenError::UnknownHeader { path: path.to_owned(), what: error.to_string() })?;
     if header.vcpus == 0 {
         return Err(corrupt(FIXED_BYTES, "the machine has no vCPU"));
     }

@@ -110,9 +110,8 @@ pub(crate) fn read(file: &File, length: u64) -> io::Result<Option<Footer>> {
         return Ok(None);
     }
     let segments = trailer.segments.get();
-    let Some(start) = segments
-        .checked_mul(ENTRY_BYTES as u64)
-        .and_then(|bytes| trailer_at.checked_sub(bytes))
+    let Some(start) =
+        segments.checked_mul(ENTRY_BYTES as u64).and_then(|bytes| trailer_at.checked_sub(bytes))
     else {
         return Ok(None);
     };
@@ -139,9 +138,5 @@ pub(crate) fn read(file: &File, length: u64) -> io::Result<Option<Footer>> {
     if crc.finalize() != trailer.crc.get() || entries.is_empty() {
         return Ok(None);
     }
-    Ok(Some(Footer {
-        entries,
-        last_crc: trailer.last_crc.get(),
-        start,
-    }))
+    Ok(Some(Footer { entries, last_crc: trailer.last_crc.get(), start }))
 }

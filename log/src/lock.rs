@@ -42,11 +42,7 @@ pub(crate) struct Lock {
 /// Makes and locks the file at `path`. `None` if another recorder holds it.
 pub(crate) fn acquire(path: &Path) -> io::Result<Option<Lock>> {
     loop {
-        let (mut file, created) = match OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(path)
+        let (mut file, created) = match OpenOptions::new().read(true).write(true).create_new(true).open(path)
         {
             Ok(file) => (file, true),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {

@@ -48,14 +48,7 @@ pub(crate) struct TooLong {
 }
 
 fn limited(bytes: &[u8], limit: usize) -> Result<&[u8], TooLong> {
-    if bytes.len() > limit {
-        Err(TooLong {
-            length: bytes.len(),
-            limit,
-        })
-    } else {
-        Ok(bytes)
-    }
+    if bytes.len() > limit { Err(TooLong { length: bytes.len(), limit }) } else { Ok(bytes) }
 }
 
 pub(crate) fn kind(body: &Body) -> u8 {
@@ -79,10 +72,7 @@ pub(crate) fn encode(body: &Body) -> Result<Vec<u8>, TooLong> {
             out.extend_from_slice(&registers.to_le_bytes());
             put_full(&mut out, full.as_ref());
         }
-        Body::Seal {
-            registers,
-            guest_time,
-        } => {
+        Body::Seal { registers, guest_time } => {
             out.extend_from_slice(&registers.to_le_bytes());
             put_varint(&mut out, *guest_time);
         }
@@ -104,27 +94,12 @@ pub(crate) fn encode(body: &Body) -> Result<Vec<u8>, TooLong> {
 pub(crate) fn decode(kind: u8, payload: &[u8]) -> Result<Option<Body>, Malformed> {
     let mut input = Input::new(payload);
     let body = match kind {
-        CONSOLE_INPUT => Body::ConsoleInput {
-            bytes: data(&mut input)?.to_vec(),
-        },
-        TIME_ADJUST => Body::TimeAdjust {
-            nanoseconds: input.varint()?,
-        },
-        CHECKPOINT => Body::Checkpoint {
-            registers: input.u64()?,
-            full: full(&mut input)?,
-        },
-        SEAL => Body::Seal {
-            registers: input.u64()?,
-            guest_time: input.varint()?,
-        },
-        BOOKMARK => Body::Bookmark {
-            name: text(data(&mut input)?)?,
-        },
-        INTERRUPT => Body::Interrupt {
-            vector: input.u8()?,
-            irq: input.u8()?,
-        },
+        CONSOLE_INPUT => Body::ConsoleInput { bytes: data(&mut input)?.to_vec() },
+        TIME_ADJUST => Body::TimeAdjust { nanoseconds: input.varint()? },
+        CHECKPOINT => Body::Checkpoint { registers: input.u64()?, full: full(&mut input)? },
+        SEAL => Body::Seal { registers: input.u64()?, guest_time: input.varint()? },
+        BOOKMARK => Body::Bookmark { name: text(data(&mut input)?)? },
+        INTERRUPT => Body::Interrupt { vector: input.u8()?, irq: input.u8()? },
         END => Body::End(End {
             cause: cause(&mut input)?,
             registers: input.u64()?,
@@ -174,9 +149,7 @@ fn full(input: &mut Input<'_>) -> Result<Option<FullDigest>, Malformed> {
             devices: input.u64()?,
             guest_time: input.varint()?,
         })),
-        _ => Err(Malformed(
-            "its digest is of an unknown form: made by a newer scribe-vmm",
-        )),
+        _ => Err(Malformed("its digest is of an unknown form: made by a newer scribe-vmm")),
     }
 }
 
@@ -188,11 +161,7 @@ fn put_cause(out: &mut Vec<u8>, cause: &EndCause) -> Result<(), TooLong> {
             out.push(PANIC);
             put_bytes(out, limited(message.as_bytes(), MAX_DATA)?);
         }
-        EndCause::TripleFault {
-            rip,
-            bytes,
-            last_exit,
-        } => {
+        EndCause::TripleFault { rip, bytes, last_exit } => {
             out.push(TRIPLE_FAULT);
             out.extend_from_slice(&rip.to_le_bytes());
             put_bytes(out, limited(bytes, MAX_INSTRUCTION)?);
@@ -224,18 +193,15 @@ fn cause(input: &mut Input<'_>) -> Result<EndCause, Malformed> {
     Ok(match input.u8()? {
         POWER_OFF => EndCause::PowerOff { status: input.u8()? },
         RESET => EndCause::Reset,
-        PANIC => EndCause::Panic {
-            message: text(input.bytes(MAX_DATA)?)?,
-        },
+        PANIC => EndCause::Panic { message: text(input.bytes(MAX_DATA)?)? },
         TRIPLE_FAULT => EndCause::TripleFault {
             rip: input.u64()?,
             bytes: input.bytes(MAX_INSTRUCTION)?.to_vec(),
             last_exit: Box::new(registers(input)?),
         },
-        REFUSED_INSTRUCTION => EndCause::RefusedInstruction {
-            rip: input.u64()?,
-            bytes: input.bytes(MAX_INSTRUCTION)?.to_vec(),
-        },
+        REFUSED_INSTRUCTION => {
+            EndCause::RefusedInstruction { rip: input.u64()?, bytes: input.bytes(MAX_INSTRUCTION)?.to_vec() }
+        }
         HALTED_FOREVER => EndCause::HaltedForever,
         STOPPED => EndCause::Stopped {
             reason: match input.u8()? {
@@ -245,9 +211,7 @@ fn cause(input: &mut Input<'_>) -> Result<EndCause, Malformed> {
                 BY_SILENCE => StopReason::Silence,
                 BY_SIGNAL => StopReason::Signal,
                 _ => {
-                    return Err(Malformed(
-                        "its stop reason is unknown: made by a newer scribe-vmm",
-                    ));
+                    return Err(Malformed("its stop reason is unknown: made by a newer scribe-vmm"));
                 }
             },
         },

@@ -23,11 +23,7 @@ impl Position {
 
     /// The exit sync point right after exit number `exit`.
     pub const fn exit(exit: u64) -> Position {
-        Position {
-            exit,
-            branches: 0,
-            steps: 0,
-        }
+        Position { exit, branches: 0, steps: 0 }
     }
 
     /// Whether this is an exit sync point: exact and free on every host.
@@ -76,11 +72,7 @@ impl FromStr for Position {
         if parts.next().is_some() {
             return Err(ParsePositionError::Form);
         }
-        Ok(Position {
-            exit: parsed[0],
-            branches: parsed[1],
-            steps: parsed[2],
-        })
+        Ok(Position { exit: parsed[0], branches: parsed[1], steps: parsed[2] })
     }
 }
 
@@ -91,24 +83,8 @@ mod tests {
     #[test]
     fn displays_only_what_is_not_zero() {
         assert_eq!(Position::exit(7).to_string(), "exit:7");
-        assert_eq!(
-            Position {
-                exit: 7,
-                branches: 3,
-                steps: 0
-            }
-            .to_string(),
-            "exit:7+3"
-        );
-        assert_eq!(
-            Position {
-                exit: 7,
-                branches: 0,
-                steps: 9
-            }
-            .to_string(),
-            "exit:7+0+9"
-        );
+        assert_eq!(Position { exit: 7, branches: 3, steps: 0 }.to_string(), "exit:7+3");
+        assert_eq!(Position { exit: 7, branches: 0, steps: 9 }.to_string(), "exit:7+0+9");
         assert_eq!(format!("{:<8}|", Position::exit(7)), "exit:7  |");
     }
 
@@ -117,26 +93,14 @@ mod tests {
         for text in ["exit:0", "exit:7+3", "exit:7+0+9", "exit:18446744073709551615"] {
             assert_eq!(text.parse::<Position>().unwrap().to_string(), text);
         }
-        for text in [
-            "",
-            "7",
-            "exit:",
-            "exit:-1",
-            "exit:+1",
-            "exit:1+2+3+4",
-            "exit:18446744073709551616",
-        ] {
+        for text in ["", "7", "exit:", "exit:-1", "exit:+1", "exit:1+2+3+4", "exit:18446744073709551616"] {
             assert!(text.parse::<Position>().is_err(), "{text}");
         }
     }
 
     #[test]
     fn orders_by_exit_then_branches_then_steps() {
-        let at = |exit, branches, steps| Position {
-            exit,
-            branches,
-            steps,
-        };
+        let at = |exit, branches, steps| Position { exit, branches, steps };
         assert!(at(1, 9, 9) < at(2, 0, 0));
         assert!(at(1, 1, 9) < at(1, 2, 0));
         assert!(at(1, 1, 1) < at(1, 1, 2));

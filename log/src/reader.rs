@@ -119,11 +119,7 @@ impl Recording {
                 used: length,
             },
             None if state == State::Complete => {
-                return Err(OpenError::corrupt(
-                    &path,
-                    length,
-                    "the file is truncated: its index is missing",
-                ));
+                return Err(OpenError::corrupt(&path, length, "the file is truncated: its index is missing"));
             }
             None => scan(&file, &path, length, first)?,
         };
@@ -138,22 +134,14 @@ impl Recording {
             vcpus: header.vcpus,
         };
         let last = last_event(&shared)?;
-        if shared.closed
-            && !last
-                .as_ref()
-                .is_some_and(|event| matches!(event.body, Body::End(_)))
-        {
+        if shared.closed && !last.as_ref().is_some_and(|event| matches!(event.body, Body::End(_))) {
             return Err(OpenError::corrupt(&shared.path, shared.end, "the end is missing"));
         }
         Ok(Recording {
             dir: dir.to_owned(),
             state,
             header,
-            sizes: Sizes {
-                header: header_length,
-                events: extent.used,
-                torn: length - extent.used,
-            },
+            sizes: Sizes { header: header_length, events: extent.used, torn: length - extent.used },
             last,
             shared: Arc::new(shared),
         })
@@ -219,9 +207,7 @@ fn scan(file: &File, path: &Path, length: u64, first: Link) -> Result<Extent, Op
     while offset < length {
         match segment::read(file, offset, length) {
             Ok(segment) => {
-                link = link
-                    .follow(&segment.head)
-                    .map_err(|what| OpenError::corrupt(path, offset, what))?;
+                link = link.follow(&segment.head).map_err(|what| OpenError::corrupt(path, offset, what))?;
                 index.push(IndexEntry::new(offset, &segment.head));
                 offset = segment.next;
             }
@@ -236,13 +222,7 @@ fn scan(file: &File, path: &Path, length: u64, first: Link) -> Result<Extent, Op
             Err(other) => return Err(walk::fault(path, offset, other)),
         }
     }
-    Ok(Extent {
-        index,
-        end: offset,
-        last_crc: link.previous,
-        closed: false,
-        used: offset,
-    })
+    Ok(Extent { index, end: offset, last_crc: link.previous, closed: false, used: offset })
 }
 
 /// The last event, from the last segment alone.

@@ -71,11 +71,7 @@ pub(crate) struct Link {
 
 impl Link {
     pub(crate) fn first(header_crc: u32) -> Link {
-        Link {
-            serial: 0,
-            previous: header_crc,
-            start_exit: 0,
-        }
+        Link { serial: 0, previous: header_crc, start_exit: 0 }
     }
 
     /// The link behind a segment, if that segment fits this link.
@@ -89,11 +85,7 @@ impl Link {
         if head.start_exit != self.start_exit || head.end_exit < head.start_exit {
             return Err("the segment does not start where the one before it ended");
         }
-        Ok(Link {
-            serial: self.serial.wrapping_add(1),
-            previous: head.crc,
-            start_exit: head.end_exit,
-        })
+        Ok(Link { serial: self.serial.wrapping_add(1), previous: head.crc, start_exit: head.end_exit })
     }
 }
 
@@ -139,12 +131,7 @@ pub(crate) struct Builder {
 
 impl Builder {
     pub(crate) fn new(header_crc: u32) -> Builder {
-        Builder {
-            raw: Vec::new(),
-            events: 0,
-            track: Track::new(),
-            link: Link::first(header_crc),
-        }
+        Builder { raw: Vec::new(), events: 0, track: Track::new(), link: Link::first(header_crc) }
     }
 
     /// Adds an event; nothing changes on an error.
@@ -200,11 +187,8 @@ impl Builder {
         bytes.extend_from_slice(header.as_bytes());
         bytes.extend_from_slice(stored);
 
-        self.link = Link {
-            serial: head.serial.wrapping_add(1),
-            previous: head.crc,
-            start_exit: head.end_exit,
-        };
+        self.link =
+            Link { serial: head.serial.wrapping_add(1), previous: head.crc, start_exit: head.end_exit };
         self.track.start_segment();
         self.raw.clear();
         self.events = 0;
@@ -232,16 +216,10 @@ impl RawHeader {
             return Err(Fault::Torn("the segment's header has a wrong checksum"));
         }
         if self.zero != [0; 3] || self.codec > CODEC_ZSTD {
-            return Err(Fault::Wrong(
-                "the segment is packed in an unknown way: made by a newer scribe-vmm",
-            ));
+            return Err(Fault::Wrong("the segment is packed in an unknown way: made by a newer scribe-vmm"));
         }
         let (raw, stored) = (self.raw_length.get(), self.stored_length.get());
-        let fits = if self.codec == CODEC_RAW {
-            stored == raw
-        } else {
-            stored < raw
-        };
+        let fits = if self.codec == CODEC_RAW { stored == raw } else { stored < raw };
         if !fits || raw as usize > MAX_RAW || self.events.get() == 0 {
             return Err(Fault::Wrong("the segment's lengths are impossible"));
         }
@@ -256,16 +234,14 @@ pub(crate) fn read(file: &File, offset: u64, end: u64) -> Result<Segment, Fault>
     if left < HEADER_BYTES as u64 {
         return Err(Fault::Torn("the segment's header is cut short"));
     }
-    file.read_exact_at(header.as_mut_bytes(), offset)
-        .map_err(Fault::Io)?;
+    file.read_exact_at(header.as_mut_bytes(), offset).map_err(Fault::Io)?;
     header.check()?;
     let stored_length = header.stored_length.get();
     if left - (HEADER_BYTES as u64) < u64::from(stored_length) {
         return Err(Fault::Torn("the segment is cut short"));
     }
     let mut stored = vec![0; stored_length as usize];
-    file.read_exact_at(&mut stored, offset + HEADER_BYTES as u64)
-        .map_err(Fault::Io)?;
+    file.read_exact_at(&mut stored, offset + HEADER_BYTES as u64).map_err(Fault::Io)?;
     if crc32fast::hash(&stored) != header.payload_crc.get() {
         return Err(Fault::Torn("the segment has a wrong checksum"));
     }
@@ -278,11 +254,7 @@ pub(crate) fn read(file: &File, offset: u64, end: u64) -> Result<Segment, Fault>
         },
     };
     let next = offset + HEADER_BYTES as u64 + u64::from(stored_length);
-    Ok(Segment {
-        head: header.head(),
-        raw,
-        next,
-    })
+    Ok(Segment { head: header.head(), raw, next })
 }
 
 /// Where in `offset..end` a whole segment with a serial number of at least `serial` starts, if any does.
@@ -294,11 +266,7 @@ pub(crate) fn find(file: &File, offset: u64, end: u64, serial: u64) -> io::Resul
         let length = usize::try_from(end - at).unwrap_or(usize::MAX).min(window.len());
         let window = &mut window[..length];
         file.read_exact_at(window, at)?;
-        for (found, _) in window
-            .windows(MAGIC.len())
-            .enumerate()
-            .filter(|(_, bytes)| *bytes == MAGIC)
-        {
+        for (found, _) in window.windows(MAGIC.len()).enumerate().filter(|(_, bytes)| *bytes == MAGIC) {
             let candidate = at + found as u64;
             match read(file, candidate, end) {
                 Ok(segment) if segment.head.serial >= serial => return Ok(Some(candidate)),

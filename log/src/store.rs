@@ -90,9 +90,8 @@ impl Store {
         for entry in fs::read_dir(&self.home).map_err(self.io("read", &self.home))? {
             let name = entry.map_err(self.io("read", &self.home))?.file_name();
             let number = name.as_encoded_bytes().strip_prefix(prefix.as_encoded_bytes());
-            let number = number
-                .and_then(|digits| str::from_utf8(digits).ok())
-                .and_then(|digits| digits.parse().ok());
+            let number =
+                number.and_then(|digits| str::from_utf8(digits).ok()).and_then(|digits| digits.parse().ok());
             highest = highest.max(number.unwrap_or(0));
         }
         loop {
@@ -128,11 +127,7 @@ impl Store {
         symlink(target, &temporary).map_err(self.io("create", &temporary))?;
         fs::rename(&temporary, &latest).map_err(|source| {
             let _ = fs::remove_file(&temporary);
-            StoreError::Io {
-                action: "replace",
-                path: latest,
-                source,
-            }
+            StoreError::Io { action: "replace", path: latest, source }
         })
     }
 
@@ -145,19 +140,15 @@ impl Store {
         let Some(name) = name else { return self.latest() };
         let in_home = self.home.join(name);
         let mut components = name.components();
-        let bare = matches!(
-            (components.next(), components.next()),
-            (Some(Component::Normal(_)), None)
-        );
+        let bare = matches!((components.next(), components.next()), (Some(Component::Normal(_)), None));
         if !name.is_dir() && bare && in_home.is_dir() {
             return Ok(in_home);
         }
         // Not exists(): a path that may not be looked at should be reported as that, by the one who opens it.
         match name.symlink_metadata() {
-            Err(error) if error.kind() == ErrorKind::NotFound => Err(StoreError::Missing {
-                name: name.to_owned(),
-                home: self.home.clone(),
-            }),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                Err(StoreError::Missing { name: name.to_owned(), home: self.home.clone() })
+            }
             _ => Ok(name.to_owned()),
         }
     }
@@ -167,23 +158,13 @@ impl Store {
         let target = match fs::read_link(&link) {
             Ok(target) => self.home.join(target),
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                return Err(StoreError::NoLatest {
-                    home: self.home.clone(),
-                });
+                return Err(StoreError::NoLatest { home: self.home.clone() });
             }
             Err(source) => {
-                return Err(StoreError::Io {
-                    action: "read",
-                    path: link,
-                    source,
-                });
+                return Err(StoreError::Io { action: "read", path: link, source });
             }
         };
-        if target.is_dir() {
-            Ok(target)
-        } else {
-            Err(StoreError::LatestGone { path: target })
-        }
+        if target.is_dir() { Ok(target) } else { Err(StoreError::LatestGone { path: target }) }
     }
 
     fn io(&self, action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError + use<> {

@@ -30,21 +30,14 @@ impl fmt::Display for Body {
                     bytes.len(),
                     bytes[..bytes.len().min(SHOWN)].escape_ascii()
                 )?;
-                if bytes.len() > SHOWN {
-                    f.write_str("...")
-                } else {
-                    Ok(())
-                }
+                if bytes.len() > SHOWN { f.write_str("...") } else { Ok(()) }
             }
             Body::TimeAdjust { nanoseconds } => write!(f, "+{}", Seconds(*nanoseconds)),
             Body::Checkpoint { registers, full } => {
                 write!(f, "registers {registers:016x}")?;
                 digest(f, full.as_ref())
             }
-            Body::Seal {
-                registers,
-                guest_time,
-            } => {
+            Body::Seal { registers, guest_time } => {
                 write!(f, "registers {registers:016x} at {}", Seconds(*guest_time))
             }
             Body::Bookmark { name } => write!(f, "{name:?}"),
@@ -57,14 +50,7 @@ impl fmt::Display for Body {
 /// Cause, totals, digests.
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let End {
-            cause,
-            registers,
-            full,
-            exits,
-            guest_time,
-            inputs,
-        } = self;
+        let End { cause, registers, full, exits, guest_time, inputs } = self;
         write!(
             f,
             "{cause}; {exits} exits, {}, {inputs} inputs; registers {registers:016x}",
@@ -81,16 +67,9 @@ impl fmt::Display for EndCause {
             EndCause::PowerOff { status } => write!(f, "power off with status {status}"),
             EndCause::Reset => f.write_str("reset"),
             EndCause::Panic { message } => write!(f, "kernel panic {message:?}"),
-            EndCause::TripleFault {
-                rip,
-                bytes,
-                last_exit,
-            } => {
+            EndCause::TripleFault { rip, bytes, last_exit } => {
                 write!(f, "triple fault at {rip:#x} ({}), at the last exit:", Hex(bytes))?;
-                last_exit
-                    .named()
-                    .iter()
-                    .try_for_each(|(name, value)| write!(f, " {name} {value:x}"))
+                last_exit.named().iter().try_for_each(|(name, value)| write!(f, " {name} {value:x}"))
             }
             EndCause::RefusedInstruction { rip, bytes } => {
                 write!(f, "instruction refused at {rip:#x} ({})", Hex(bytes))
@@ -117,17 +96,8 @@ impl fmt::Display for StopReason {
 fn digest(f: &mut fmt::Formatter<'_>, full: Option<&FullDigest>) -> fmt::Result {
     match full {
         None => Ok(()),
-        Some(FullDigest {
-            cpu,
-            ram,
-            devices,
-            guest_time,
-        }) => {
-            write!(
-                f,
-                " cpu {cpu:016x} ram {ram:032x} devices {devices:016x} at {}",
-                Seconds(*guest_time)
-            )
+        Some(FullDigest { cpu, ram, devices, guest_time }) => {
+            write!(f, " cpu {cpu:016x} ram {ram:032x} devices {devices:016x} at {}", Seconds(*guest_time))
         }
     }
 }
@@ -164,20 +134,13 @@ mod tests {
     #[test]
     fn a_line_stays_a_line() {
         let line = |body| Event::new(Position::exit(1), body).to_string();
-        let text = line(Body::ConsoleInput {
-            bytes: b"a\"\r\n\x1b[0m\xff".repeat(20),
-        });
-        assert!(
-            text.ends_with("...") && text.contains("180 bytes \"a\\\"\\r\\n\\x1b[0m\\xff"),
-            "{text}"
-        );
+        let text = line(Body::ConsoleInput { bytes: b"a\"\r\n\x1b[0m\xff".repeat(20) });
+        assert!(text.ends_with("...") && text.contains("180 bytes \"a\\\"\\r\\n\\x1b[0m\\xff"), "{text}");
         assert_eq!(
             line(Body::ConsoleInput { bytes: vec![3] }),
             r#"exit:1           console-input 1 byte "\x03""#
         );
-        let name = line(Body::Bookmark {
-            name: "a\nb\u{1b}".to_owned(),
-        });
+        let name = line(Body::Bookmark { name: "a\nb\u{1b}".to_owned() });
         assert_eq!(name, r#"exit:1           bookmark      "a\nb\u{1b}""#);
     }
 
@@ -186,27 +149,15 @@ mod tests {
         let cause = EndCause::TripleFault {
             rip: 0xfff0,
             bytes: vec![0x0f, 0x0b],
-            last_exit: Box::new(crate::GeneralRegisters {
-                rax: 0xabc,
-                ..Default::default()
-            }),
+            last_exit: Box::new(crate::GeneralRegisters { rax: 0xabc, ..Default::default() }),
         };
         let text = cause.to_string();
         assert!(
             text.starts_with("triple fault at 0xfff0 (0f 0b), at the last exit: rax abc rbx 0 "),
             "{text}"
         );
-        let cause = EndCause::RefusedInstruction {
-            rip: 16,
-            bytes: vec![],
-        };
+        let cause = EndCause::RefusedInstruction { rip: 16, bytes: vec![] };
         assert_eq!(cause.to_string(), "instruction refused at 0x10 (not readable)");
-        assert_eq!(
-            EndCause::Stopped {
-                reason: StopReason::User
-            }
-            .to_string(),
-            "stopped by the user"
-        );
+        assert_eq!(EndCause::Stopped { reason: StopReason::User }.to_string(), "stopped by the user");
     }
 }

@@ -33,14 +33,7 @@ enum Last {
 
 impl SegmentEvents {
     pub(crate) fn new(segment: Segment, offset: u64, closed: bool) -> SegmentEvents {
-        SegmentEvents {
-            segment,
-            offset,
-            used: 0,
-            taken: 0,
-            last: Last::Other,
-            closed,
-        }
+        SegmentEvents { segment, offset, used: 0, taken: 0, last: Last::Other, closed }
     }
 
     /// Where the next segment starts.
@@ -65,11 +58,9 @@ impl SegmentEvents {
             }
             let decoded = codec::decode(track, &mut input).map_err(|error| match error {
                 DecodeError::Malformed(malformed) => self.corrupt(file, malformed.0),
-                DecodeError::Unknown { kind, position } => OpenError::UnknownEvent {
-                    file: file.to_owned(),
-                    kind,
-                    position,
-                },
+                DecodeError::Unknown { kind, position } => {
+                    OpenError::UnknownEvent { file: file.to_owned(), kind, position }
+                }
             })?;
             self.used = self.segment.raw.len() - input.len();
             self.taken = self.taken.saturating_add(1);
@@ -91,34 +82,19 @@ impl SegmentEvents {
     fn finish(&self, track: &Track, file: &Path) -> Result<(), OpenError> {
         let head = &self.segment.head;
         if self.taken != head.events {
-            return Err(OpenError::corrupt(
-                file,
-                self.offset,
-                "the segment's number of events is wrong",
-            ));
+            return Err(OpenError::corrupt(file, self.offset, "the segment's number of events is wrong"));
         }
         if track.exit() != head.end_exit {
-            return Err(OpenError::corrupt(
-                file,
-                self.offset,
-                "the segment does not end where it says",
-            ));
+            return Err(OpenError::corrupt(file, self.offset, "the segment does not end where it says"));
         }
         if !self.closed && self.last == Last::Other {
-            return Err(OpenError::corrupt(
-                file,
-                self.offset,
-                "the segment does not end with a checkpoint",
-            ));
+            return Err(OpenError::corrupt(file, self.offset, "the segment does not end with a checkpoint"));
         }
         Ok(())
     }
 
     fn corrupt(&self, file: &Path, what: &str) -> OpenError {
-        let what = format!(
-            "event {} of segment {}: {what}",
-            self.taken, self.segment.head.serial
-        );
+        let what = format!("event {} of segment {}: {what}", self.taken, self.segment.head.serial);
         OpenError::corrupt(file, self.offset, what)
     }
 }

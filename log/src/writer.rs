@@ -187,10 +187,7 @@ impl Writer {
     /// the writer can go on.
     pub fn append(&mut self, event: &Event) -> Result<(), WriteError> {
         if matches!(event.body, Body::Seal { .. } | Body::End(_)) {
-            return Err(WriteError::Misplaced {
-                method: "append",
-                kind: event.body.name(),
-            });
+            return Err(WriteError::Misplaced { method: "append", kind: event.body.name() });
         }
         if self.builder.raw_length() > MAX_RAW - 2 * MAX_EVENT {
             return Err(WriteError::Full);
@@ -205,10 +202,7 @@ impl Writer {
     /// If the file cannot be written: what was sealed before stays, this writer takes no more.
     pub fn seal(&mut self, event: &Event) -> Result<(), WriteError> {
         if !matches!(event.body, Body::Checkpoint { .. } | Body::Seal { .. }) {
-            return Err(WriteError::Misplaced {
-                method: "seal",
-                kind: event.body.name(),
-            });
+            return Err(WriteError::Misplaced { method: "seal", kind: event.body.name() });
         }
         self.push(event)?;
         self.write_segment()
@@ -221,10 +215,7 @@ impl Writer {
     /// If files cannot be written. If the end was sealed all events can be read, but the recording is not closed.
     pub fn close(mut self, event: &Event) -> Result<Sizes, WriteError> {
         if !matches!(event.body, Body::End(_)) {
-            return Err(WriteError::Misplaced {
-                method: "close",
-                kind: event.body.name(),
-            });
+            return Err(WriteError::Misplaced { method: "close", kind: event.body.name() });
         }
         self.push(event)?;
         self.write_segment()?;
@@ -244,24 +235,15 @@ impl Writer {
             path: incomplete,
             source,
         })?;
-        Ok(Sizes {
-            header: self.header_bytes,
-            events: canonical,
-            torn: 0,
-        })
+        Ok(Sizes { header: self.header_bytes, events: canonical, torn: 0 })
     }
 
     fn push(&mut self, event: &Event) -> Result<(), WriteError> {
         if self.events.broken {
-            return Err(WriteError::Broken {
-                path: self.dir.clone(),
-            });
+            return Err(WriteError::Broken { path: self.dir.clone() });
         }
         if event.vcpu >= self.vcpus {
-            return Err(WriteError::NoSuchVcpu {
-                vcpu: event.vcpu,
-                vcpus: self.vcpus,
-            });
+            return Err(WriteError::NoSuchVcpu { vcpu: event.vcpu, vcpus: self.vcpus });
         }
         self.builder.push(event).map_err(|error| refused(event, error))
     }
@@ -312,18 +294,10 @@ impl Writer {
 fn refused(event: &Event, error: EncodeError) -> WriteError {
     let (kind, position) = (event.body.name(), event.position);
     match error {
-        EncodeError::Backwards { last } => WriteError::Backwards {
-            kind,
-            vcpu: event.vcpu,
-            position,
-            last,
-        },
-        EncodeError::TooLong(TooLong { length, limit }) => WriteError::TooLong {
-            kind,
-            position,
-            length,
-            limit,
-        },
+        EncodeError::Backwards { last } => WriteError::Backwards { kind, vcpu: event.vcpu, position, last },
+        EncodeError::TooLong(TooLong { length, limit }) => {
+            WriteError::TooLong { kind, position, length, limit }
+        }
     }
 }
 
@@ -339,35 +313,17 @@ struct SegmentFile {
 
 impl SegmentFile {
     fn create(path: PathBuf) -> Result<SegmentFile, WriteError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&path);
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path);
         match file {
-            Ok(file) => Ok(SegmentFile {
-                file,
-                path,
-                length: 0,
-                broken: false,
-            }),
-            Err(source) => Err(WriteError::Io {
-                what: "events".to_owned(),
-                path,
-                source,
-            }),
+            Ok(file) => Ok(SegmentFile { file, path, length: 0, broken: false }),
+            Err(source) => Err(WriteError::Io { what: "events".to_owned(), path, source }),
         }
     }
 
     fn write_segment(&mut self, builder: &mut Builder) -> Result<segment::Head, WriteError> {
         let (bytes, head) = builder.finish().map_err(|source| {
             self.broken = true;
-            WriteError::Io {
-                what: "a segment".to_owned(),
-                path: self.path.clone(),
-                source,
-            }
+            WriteError::Io { what: "a segment".to_owned(), path: self.path.clone(), source }
         })?;
         self.write(&format!("exits {} to {}", head.start_exit, head.end_exit), &bytes)?;
         Ok(head)
@@ -383,11 +339,7 @@ impl SegmentFile {
                 self.broken = true;
                 // Only tidies up: a reader ignores half a segment at the end.
                 let _ = self.file.set_len(self.length);
-                Err(WriteError::Io {
-                    what: what.to_owned(),
-                    path: self.path.clone(),
-                    source,
-                })
+                Err(WriteError::Io { what: what.to_owned(), path: self.path.clone(), source })
             }
         }
     }

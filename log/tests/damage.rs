@@ -74,17 +74,11 @@ fn every_truncation_and_extension_of_a_closed_recording_is_an_error() {
             let file = dir.path().join(name);
             let bytes = fs::read(&file).unwrap();
             for length in 0..bytes.len() {
-                assert!(
-                    with(&file, &bytes[..length], || read_all(dir.path())).is_err(),
-                    "{name}, {length}"
-                );
+                assert!(with(&file, &bytes[..length], || read_all(dir.path())).is_err(), "{name}, {length}");
             }
             for extra in [&[0][..], &[0xff; 100], &bytes] {
                 let longer = [&bytes[..], extra].concat();
-                assert!(
-                    with(&file, &longer, || read_all(dir.path())).is_err(),
-                    "{name}, {extra:?}"
-                );
+                assert!(with(&file, &longer, || read_all(dir.path())).is_err(), "{name}, {extra:?}");
             }
         }
     }
@@ -99,12 +93,7 @@ fn truncation_at_a_segments_edge_is_told_from_a_crash() {
     assert!(bounds.len() > 3);
     for bound in bounds {
         let error = with(&file, &bytes[..bound], || read_all(dir.path())).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .ends_with("the file is truncated: its index is missing"),
-            "{error}"
-        );
+        assert!(error.to_string().ends_with("the file is truncated: its index is missing"), "{error}");
     }
 }
 
@@ -147,12 +136,7 @@ fn segments_of_another_recording_are_an_error() {
     writer.seal(&seal(1)).unwrap();
     fs::copy(one.path().join("events"), other.path().join("events")).unwrap();
     let error = read_all(other.path()).unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("does not belong behind the one before it"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("does not belong behind the one before it"), "{error}");
 }
 
 #[test]
@@ -173,9 +157,7 @@ fn a_killed_recording_is_read_up_to_its_last_whole_segment() {
             assert_eq!(recording.sizes().torn, (length - bounds[whole]) as u64);
             let events: Vec<Event> = recording.events().map(Result::unwrap).collect();
             assert_eq!(events, all[..whole * 3]);
-            let last = events
-                .last()
-                .map(|event| (event.position, event.body.registers().unwrap()));
+            let last = events.last().map(|event| (event.position, event.body.registers().unwrap()));
             assert_eq!(recording.sealed_end(), last);
         });
     }
@@ -207,11 +189,7 @@ fn damage_before_the_last_segment_is_no_torn_tail() {
 
 /// One event as bytes: `kind`, no flags, exit delta, payload.
 fn raw_event(kind: u8, delta: u8, payload: &[u8]) -> Vec<u8> {
-    [
-        &[kind, 0, delta, u8::try_from(payload.len()).unwrap()][..],
-        payload,
-    ]
-    .concat()
+    [&[kind, 0, delta, u8::try_from(payload.len()).unwrap()][..], payload].concat()
 }
 
 fn raw_end(delta: u8) -> Vec<u8> {
@@ -237,13 +215,8 @@ fn the_description_of_the_format_is_enough_to_write_it() {
     let events = read_forged(&[raw_event(0x81, 5, b"hi"), raw_end(2)], 7, |_| {}).unwrap();
     assert_eq!(events[0], input(5, b"hi"));
     assert_eq!(events[1].position, at(7));
-    let Body::End(end) = &events[1].body else {
-        panic!("{events:?}")
-    };
-    assert_eq!(
-        (end.registers, end.exits, end.guest_time, end.inputs),
-        (0x0807_0605_0403_0201, 9, 10, 11)
-    );
+    let Body::End(end) = &events[1].body else { panic!("{events:?}") };
+    assert_eq!((end.registers, end.exits, end.guest_time, end.inputs), (0x0807_0605_0403_0201, 9, 10, 11));
 }
 
 #[test]
@@ -253,11 +226,7 @@ fn unknown_events_are_skipped_or_refused() {
     let unknown = raw_event(0xff, 5, b"from the future");
     let error = read_forged(&[unknown, raw_end(2)], 7, |_| {}).unwrap_err();
     assert!(matches!(error, OpenError::UnknownEvent { kind: 0xff, position, .. } if position == at(5)));
-    assert!(
-        error
-            .to_string()
-            .contains("unknown event kind 0xff at exit:5: made by a newer scribe-vmm")
-    );
+    assert!(error.to_string().contains("unknown event kind 0xff at exit:5: made by a newer scribe-vmm"));
 }
 
 #[test]
@@ -274,53 +243,24 @@ fn nonsense_with_right_checksums_is_refused() {
         ("does not end where it says", ends(), 8, nothing),
         ("number of events", ends(), 7, |forged| forged.events = 3),
         ("lengths are impossible", ends(), 7, |forged| forged.events = 0),
-        ("lengths are impossible", ends(), 7, |forged| {
-            forged.raw_length = Some(1)
-        }),
+        ("lengths are impossible", ends(), 7, |forged| forged.raw_length = Some(1)),
         ("lengths are impossible", ends(), 7, |forged| {
             (forged.codec, forged.raw_length) = (1, Some(u32::MAX))
         }),
-        ("does not unpack", ends(), 7, |forged| {
-            (forged.codec, forged.raw_length) = (1, Some(1 << 24))
-        }),
+        ("does not unpack", ends(), 7, |forged| (forged.codec, forged.raw_length) = (1, Some(1 << 24))),
         ("unknown way", ends(), 7, |forged| forged.codec = 2),
         ("the end is missing", vec![hi()], 5, nothing),
         ("an event follows the end", vec![raw_end(2), hi()], 7, nothing),
-        (
-            "a seal, in a closed recording",
-            event(&raw_event(0x84, 0, &[0; 9])),
-            0,
-            nothing,
-        ),
+        ("a seal, in a closed recording", event(&raw_event(0x84, 0, &[0; 9])), 0, nothing),
         ("flags are unknown", event(&[0x81, 0x10, 0, 0]), 0, nothing),
-        (
-            "a field is written though it is 0",
-            event(&[0x81, 1, 0, 0, 0]),
-            0,
-            nothing,
-        ),
+        ("a field is written though it is 0", event(&[0x81, 1, 0, 0, 0]), 0, nothing),
         ("order at this position", event(&[0x81, 8, 0, 1, 0]), 0, nothing),
         ("order at this position", vec![hi(), raw_end(0)], 5, nothing),
-        (
-            "of vCPU 4, of 4",
-            vec![vec![0x81, 1, 4, 0, 0], raw_end(0)],
-            0,
-            nothing,
-        ),
-        (
-            "vCPU is above",
-            event(&[0x81, 1, 0xff, 0xff, 0xff, 0xff, 0x1f, 0, 0]),
-            0,
-            nothing,
-        ),
+        ("of vCPU 4, of 4", vec![vec![0x81, 1, 4, 0, 0], raw_end(0)], 0, nothing),
+        ("vCPU is above", event(&[0x81, 1, 0xff, 0xff, 0xff, 0xff, 0x1f, 0, 0]), 0, nothing),
         ("ends too early", event(&[0x81, 0, 0, 0xff, 0xff, 3]), 0, nothing),
         ("longer than it needs", event(&[0x81, 0, 0x80, 0, 0]), 0, nothing),
-        (
-            "payload is too long",
-            event(&raw_event(0x82, 0, &[1, 1])),
-            0,
-            nothing,
-        ),
+        ("payload is too long", event(&raw_event(0x82, 0, &[1, 1])), 0, nothing),
         ("not UTF-8", event(&raw_event(0x06, 0, &[0xff])), 0, nothing),
         (
             "digest is of an unknown form",
@@ -329,12 +269,7 @@ fn nonsense_with_right_checksums_is_refused() {
             nothing,
         ),
         ("cause is unknown", event(&raw_event(0x85, 0, &[7])), 0, nothing),
-        (
-            "stop reason is unknown",
-            event(&raw_event(0x85, 0, &[6, 5])),
-            0,
-            nothing,
-        ),
+        ("stop reason is unknown", event(&raw_event(0x85, 0, &[6, 5])), 0, nothing),
     ];
     for (expected, events, end_exit, change) in cases {
         let error = read_forged(&events, end_exit, change).unwrap_err();
@@ -354,10 +289,7 @@ fn a_segment_of_an_unclosed_recording_ends_with_a_checkpoint() {
     let forged = Forged::first(dir.path(), 1, 5, &raw_event(0x81, 5, b"hi"));
     fs::write(dir.path().join("events"), forged.encode()).unwrap();
     let error = read_all(dir.path()).unwrap_err();
-    assert!(
-        error.to_string().contains("does not end with a checkpoint"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("does not end with a checkpoint"), "{error}");
 }
 
 #[test]
@@ -381,17 +313,7 @@ fn a_newer_header_is_refused_by_its_version_and_an_unknown_one_by_its_field() {
     let mut newer = bytes.clone();
     newer[8] = 2;
     let error = with(&file, &newer, || read_all(dir.path())).unwrap_err();
-    assert!(
-        matches!(
-            error,
-            OpenError::TooNew {
-                found: 2,
-                supported: 1,
-                ..
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, OpenError::TooNew { found: 2, supported: 1, .. }), "{error}");
 
     let body = [b"{\"surprise\":1,", &bytes[21..]].concat();
     let mut forged = bytes[..12].to_vec();

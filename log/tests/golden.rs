@@ -15,9 +15,7 @@ use scribe_log::{EndCause, Event, Recording, State, Writer};
 use tempfile::tempdir;
 
 fn stored(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
 /// What each golden recording was made from.
@@ -52,9 +50,7 @@ fn make(name: &str, dir: &Path) {
 }
 
 fn many() -> Vec<Event> {
-    (0u8..60)
-        .map(|number| input(u64::from(number) * 10, &vec![number; 5000]))
-        .collect()
+    (0u8..60).map(|number| input(u64::from(number) * 10, &vec![number; 5000])).collect()
 }
 
 /// Writes the golden recordings that are not there: run it with `--ignored` when a new version of the format gets its own.
@@ -69,10 +65,7 @@ fn write_missing() {
 }
 
 fn lines(recording: &Recording) -> String {
-    recording
-        .events()
-        .map(|event| format!("{}\n", event.unwrap()))
-        .collect()
+    recording.events().map(|event| format!("{}\n", event.unwrap())).collect()
 }
 
 /// Writing the same again gives the same bytes.
@@ -80,10 +73,8 @@ fn assert_same_bytes(name: &str) {
     let dir = tempdir().unwrap();
     make(name, dir.path());
     for file in ["header", "events"] {
-        let (old, new) = (
-            fs::read(stored(name).join(file)).unwrap(),
-            fs::read(dir.path().join(file)).unwrap(),
-        );
+        let (old, new) =
+            (fs::read(stored(name).join(file)).unwrap(), fs::read(dir.path().join(file)).unwrap());
         assert!(old == new, "{name}/{file}: see the head of this file");
     }
 }
@@ -152,12 +143,7 @@ fn segments() {
     let index: String = recording
         .index()
         .iter()
-        .map(|entry| {
-            format!(
-                "exits {} to {}: {} events\n",
-                entry.start_exit, entry.end_exit, entry.events
-            )
-        })
+        .map(|entry| format!("exits {} to {}: {} events\n", entry.start_exit, entry.end_exit, entry.events))
         .collect();
     insta::assert_snapshot!(index, @r#"
     exits 0 to 130: 14 events

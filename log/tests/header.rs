@@ -49,8 +49,5 @@ fn a_command_of_64_kib_fits_and_a_header_has_an_end() {
     long.command = vec![vec![0xff; 64 * 1024]];
     long.encode().unwrap();
     long.command = vec![vec![0; MAX_BODY]];
-    assert!(matches!(
-        long.encode().unwrap_err(),
-        EncodeHeaderError::TooLong { .. }
-    ));
+    assert!(matches!(long.encode().unwrap_err(), EncodeHeaderError::TooLong { .. }));
 }

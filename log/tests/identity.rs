@@ -16,14 +16,12 @@ use scribe_log::{
 use tempfile::tempdir;
 
 fn full_digests() -> impl Strategy<Value = Option<FullDigest>> {
-    option::of(
-        any::<(u64, u128, u64, u64)>().prop_map(|(cpu, ram, devices, guest_time)| FullDigest {
-            cpu,
-            ram,
-            devices,
-            guest_time,
-        }),
-    )
+    option::of(any::<(u64, u128, u64, u64)>().prop_map(|(cpu, ram, devices, guest_time)| FullDigest {
+        cpu,
+        ram,
+        devices,
+        guest_time,
+    }))
 }
 
 fn bodies() -> impl Strategy<Value = Body> {
@@ -39,28 +37,7 @@ fn bodies() -> impl Strategy<Value = Body> {
 
 fn end_causes() -> impl Strategy<Value = EndCause> {
     let registers = any::<([u64; 16], u64, u64)>().prop_map(
-        |(
-            [
-                rax,
-                rbx,
-                rcx,
-                rdx,
-                rsi,
-                rdi,
-                rsp,
-                rbp,
-                r8,
-                r9,
-                r10,
-                r11,
-                r12,
-                r13,
-                r14,
-                r15,
-            ],
-            rip,
-            rflags,
-        )| {
+        |([rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp, r8, r9, r10, r11, r12, r13, r14, r15], rip, rflags)| {
             Box::new(GeneralRegisters {
                 rax,
                 rbx,
@@ -87,19 +64,12 @@ fn end_causes() -> impl Strategy<Value = EndCause> {
         any::<u8>().prop_map(|status| EndCause::PowerOff { status }),
         Just(EndCause::Reset),
         any::<String>().prop_map(|message| EndCause::Panic { message }),
-        (any::<u64>(), vec(any::<u8>(), 0..=15), registers).prop_map(|(rip, bytes, last_exit)| {
-            EndCause::TripleFault {
-                rip,
-                bytes,
-                last_exit,
-            }
-        }),
+        (any::<u64>(), vec(any::<u8>(), 0..=15), registers)
+            .prop_map(|(rip, bytes, last_exit)| { EndCause::TripleFault { rip, bytes, last_exit } }),
         (any::<u64>(), vec(any::<u8>(), 0..=15))
             .prop_map(|(rip, bytes)| EndCause::RefusedInstruction { rip, bytes }),
         Just(EndCause::HaltedForever),
-        Just(EndCause::Stopped {
-            reason: StopReason::Silence
-        }),
+        Just(EndCause::Stopped { reason: StopReason::Silence }),
     ]
 }
 
@@ -109,52 +79,19 @@ fn strides() -> impl Strategy<Value = Position> {
     prop_oneof![
         Just(Position::START),
         large.clone().prop_map(Position::exit),
-        large.clone().prop_map(|branches| Position {
-            exit: 0,
-            branches,
-            steps: 0
-        }),
-        large.clone().prop_map(|steps| Position {
-            exit: 0,
-            branches: 0,
-            steps
-        }),
-        (large.clone(), large).prop_map(|(exit, branches)| Position {
-            exit,
-            branches,
-            steps: 1
-        }),
+        large.clone().prop_map(|branches| Position { exit: 0, branches, steps: 0 }),
+        large.clone().prop_map(|steps| Position { exit: 0, branches: 0, steps }),
+        (large.clone(), large).prop_map(|(exit, branches)| Position { exit, branches, steps: 1 }),
     ]
 }
 
 fn after(last: Position, stride: Position) -> Position {
     match stride {
-        Position {
-            exit: 0,
-            branches: 0,
-            steps,
-        } => Position {
-            steps: last.steps + steps,
-            ..last
-        },
-        Position {
-            exit: 0,
-            branches,
-            steps,
-        } => Position {
-            branches: last.branches + branches,
-            steps,
-            ..last
-        },
-        Position {
-            exit,
-            branches,
-            steps,
-        } => Position {
-            exit: last.exit + exit,
-            branches,
-            steps,
-        },
+        Position { exit: 0, branches: 0, steps } => Position { steps: last.steps + steps, ..last },
+        Position { exit: 0, branches, steps } => {
+            Position { branches: last.branches + branches, steps, ..last }
+        }
+        Position { exit, branches, steps } => Position { exit: last.exit + exit, branches, steps },
     }
 }
 
@@ -170,14 +107,7 @@ fn recordings() -> impl Strategy<Value = Vec<Event>> {
             last[vcpu as usize] = position;
             events.push(Event { vcpu, position, body });
         }
-        let end = End {
-            cause,
-            registers,
-            full,
-            exits,
-            guest_time,
-            inputs,
-        };
+        let end = End { cause, registers, full, exits, guest_time, inputs };
         events.push(Event::new(last[0], Body::End(end)));
         events
     })
@@ -198,10 +128,7 @@ fn write(dir: &std::path::Path, events: &[Event], cuts: &[u8], crash: bool) {
             _ => writer.append(event).unwrap(),
         }
         if cut & 2 != 0 {
-            let body = Body::Seal {
-                registers: u64::from(cut),
-                guest_time: at as u64,
-            };
+            let body = Body::Seal { registers: u64::from(cut), guest_time: at as u64 };
             writer.seal(&Event::new(position, body)).unwrap();
         }
     }

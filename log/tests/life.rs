@@ -18,18 +18,11 @@ fn running_then_complete() {
     let dir = home.path().join("not/there/yet");
     let mut writer = Writer::create(&dir, &header(), false).unwrap();
     let recording = Recording::open(&dir).unwrap();
-    assert_eq!(
-        (recording.state(), recording.sealed_end()),
-        (State::Running, None)
-    );
+    assert_eq!((recording.state(), recording.sealed_end()), (State::Running, None));
     assert_eq!(recording.events().count(), 0);
 
     writer.append(&input(5, b"x")).unwrap();
-    assert_eq!(
-        Recording::open(&dir).unwrap().events().count(),
-        0,
-        "nothing is written before the seal"
-    );
+    assert_eq!(Recording::open(&dir).unwrap().events().count(), 0, "nothing is written before the seal");
     assert!(writer.unsealed() > 0);
     writer.seal(&seal(6)).unwrap();
     assert_eq!(writer.unsealed(), 0);
@@ -37,34 +30,19 @@ fn running_then_complete() {
     assert_eq!((running.state(), running.header()), (State::Running, &header()));
     assert_eq!(running.sealed_end(), Some((at(6), 0x2000_0000_0000_0006)));
     let sizes = running.sizes();
-    assert_eq!(
-        (sizes.header + sizes.events, sizes.torn),
-        (writer.bytes_written(), 0)
-    );
+    assert_eq!((sizes.header + sizes.events, sizes.torn), (writer.bytes_written(), 0));
 
     let last = end(7, EndCause::HaltedForever);
     let sizes = writer.close(&last).unwrap();
     let complete = Recording::open(&dir).unwrap();
-    assert_eq!(
-        (complete.state(), complete.sizes(), complete.last()),
-        (State::Complete, sizes, Some(&last))
-    );
-    assert_eq!(
-        complete.events().map(Result::unwrap).collect::<Vec<_>>(),
-        [input(5, b"x"), last]
-    );
+    assert_eq!((complete.state(), complete.sizes(), complete.last()), (State::Complete, sizes, Some(&last)));
+    assert_eq!(complete.events().map(Result::unwrap).collect::<Vec<_>>(), [input(5, b"x"), last]);
     assert_eq!(fs::metadata(dir.join("events")).unwrap().len(), sizes.events);
-    let mut names: Vec<_> = fs::read_dir(&dir)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name())
-        .collect();
+    let mut names: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
     assert_eq!(names, ["events", "header"]);
     // What was opened before keeps what it had.
-    assert_eq!(
-        running.events().map(Result::unwrap).collect::<Vec<_>>(),
-        [input(5, b"x"), seal(6)]
-    );
+    assert_eq!(running.events().map(Result::unwrap).collect::<Vec<_>>(), [input(5, b"x"), seal(6)]);
 }
 
 #[test]
@@ -97,10 +75,8 @@ fn overwriting_leaves_nothing_of_the_old_recording_and_touches_nothing_else() {
     fs::create_dir_all(dir.path().join("snapshots/1")).unwrap();
     let writer = Writer::create(dir.path(), &header(), true).unwrap();
     drop(writer);
-    let mut names: Vec<_> = fs::read_dir(dir.path())
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name())
-        .collect();
+    let mut names: Vec<_> =
+        fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
     assert_eq!(names, ["events", "header", "incomplete", "notes.txt"]);
     assert_eq!(Recording::open(dir.path()).unwrap().events().count(), 0);
@@ -109,11 +85,8 @@ fn overwriting_leaves_nothing_of_the_old_recording_and_touches_nothing_else() {
 #[test]
 fn a_directory_that_is_no_recording_is_never_written_to() {
     let dir = tempdir().unwrap();
-    let files = [
-        ("thesis.txt", "years of work"),
-        ("header", "<html>"),
-        ("incomplete", "list of things to do"),
-    ];
+    let files =
+        [("thesis.txt", "years of work"), ("header", "<html>"), ("incomplete", "list of things to do")];
     for (name, text) in files {
         let dir = dir.path().join(name);
         fs::create_dir(&dir).unwrap();
@@ -141,17 +114,11 @@ fn a_directory_that_is_no_recording_is_never_written_to() {
 fn what_is_no_recording_is_named() {
     let dir = tempdir().unwrap();
     let open = |path: &Path| Recording::open(path).unwrap_err();
-    assert!(matches!(
-        open(&dir.path().join("nothing")),
-        OpenError::Missing { .. }
-    ));
+    assert!(matches!(open(&dir.path().join("nothing")), OpenError::Missing { .. }));
     assert!(matches!(open(dir.path()), OpenError::NotARecording { .. }));
     fs::write(dir.path().join("header"), "<html>").unwrap();
     assert!(matches!(open(dir.path()), OpenError::NotARecording { .. }));
-    assert!(matches!(
-        open(&dir.path().join("header")),
-        OpenError::NotARecording { .. }
-    ));
+    assert!(matches!(open(&dir.path().join("header")), OpenError::NotARecording { .. }));
     let killed = dir.path().join("killed");
     fs::create_dir(&killed).unwrap();
     fs::write(killed.join("incomplete"), "").unwrap();
@@ -172,10 +139,7 @@ fn a_recorder_killed_between_its_end_and_its_closing_lost_nothing() {
     let error = writer.close(&last).unwrap_err();
     assert!(matches!(error, WriteError::Io { .. }), "{error}");
     let recording = Recording::open(dir.path()).unwrap();
-    assert_eq!(
-        (recording.state(), recording.last()),
-        (State::Crashed, Some(&last))
-    );
+    assert_eq!((recording.state(), recording.last()), (State::Crashed, Some(&last)));
     let all = [input(5, b"x"), seal(6), last];
     assert_eq!(recording.events().map(Result::unwrap).collect::<Vec<_>>(), all);
 
@@ -184,10 +148,7 @@ fn a_recorder_killed_between_its_end_and_its_closing_lost_nothing() {
     write_closed(other.path(), &all[..1], &all[2]);
     fs::write(other.path().join("incomplete"), "").unwrap();
     let recording = Recording::open(other.path()).unwrap();
-    assert_eq!(
-        (recording.state(), recording.last()),
-        (State::Crashed, Some(&all[2]))
-    );
+    assert_eq!((recording.state(), recording.last()), (State::Crashed, Some(&all[2])));
     assert_eq!(recording.events().count(), 2);
 }
 
@@ -201,46 +162,22 @@ fn misplaced_events_are_refused_and_change_nothing() {
     assert!(misplaced(writer.append(&end(5, EndCause::Reset)).unwrap_err()));
     assert!(misplaced(writer.seal(&input(5, b"")).unwrap_err()));
     let error = writer.append(&input(4, b"x")).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "console-input of vCPU 0 at exit:4 comes after an event at exit:5"
-    );
+    assert_eq!(error.to_string(), "console-input of vCPU 0 at exit:4 comes after an event at exit:5");
     let error = writer.append(&input(5, &[0; 65_537])).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "console-input at exit:5 holds 65537 bytes, the limit is 65536"
-    );
-    let error = writer
-        .append(&Event {
-            vcpu: 4,
-            ..input(5, b"")
-        })
-        .unwrap_err();
+    assert_eq!(error.to_string(), "console-input at exit:5 holds 65537 bytes, the limit is 65536");
+    let error = writer.append(&Event { vcpu: 4, ..input(5, b"") }).unwrap_err();
     assert_eq!(error.to_string(), "an event of vCPU 4, of 4");
     // Positions of different vCPUs are not compared.
-    let of_other = Event {
-        vcpu: 1,
-        position: Position::START,
-        body: Body::TimeAdjust { nanoseconds: 1 },
-    };
+    let of_other = Event { vcpu: 1, position: Position::START, body: Body::TimeAdjust { nanoseconds: 1 } };
     writer.append(&of_other).unwrap();
     writer.seal(&seal(5)).unwrap();
-    assert!(matches!(
-        writer.append(&input(4, b"")).unwrap_err(),
-        WriteError::Backwards { .. }
-    ));
+    assert!(matches!(writer.append(&input(4, b"")).unwrap_err(), WriteError::Backwards { .. }));
     writer.close(&end(5, EndCause::Reset)).unwrap();
-    assert_eq!(
-        read_all(dir.path()).unwrap(),
-        [input(5, b"x"), of_other, end(5, EndCause::Reset)]
-    );
+    assert_eq!(read_all(dir.path()).unwrap(), [input(5, b"x"), of_other, end(5, EndCause::Reset)]);
 
     let mut writer = Writer::create(dir.path(), &header(), true).unwrap();
     assert!(misplaced(
-        Writer::create(&dir.path().join("x"), &header(), false)
-            .unwrap()
-            .close(&seal(1))
-            .unwrap_err()
+        Writer::create(&dir.path().join("x"), &header(), false).unwrap().close(&seal(1)).unwrap_err()
     ));
     let mut appended = 0;
     let error = loop {
@@ -301,10 +238,7 @@ fn full_disk_child() {
         "{text}"
     );
     assert!(text.contains(dir.to_str().unwrap()), "{text}");
-    assert!(matches!(
-        writer.seal(&seal(1 << 40)).unwrap_err(),
-        WriteError::Broken { .. }
-    ));
+    assert!(matches!(writer.seal(&seal(1 << 40)).unwrap_err(), WriteError::Broken { .. }));
     drop(writer);
     let recording = Recording::open(dir).unwrap();
     assert_eq!((recording.state(), recording.sizes().torn), (State::Crashed, 0));

@@ -1,1 +1,16 @@
 //! scribe-vmm: a whole-VM deterministic record/replay hypervisor.
+//!
+//! A virtual machine is a pure function of its initial state and of the external inputs, each stamped with the exact
+//! place in the guest's execution where it arrived. Recording writes that list down, replay feeds it back.
+//!
+//! * [`engine`]: what executes guest instructions, behind one trait
+//! * [`machine`]: RAM, the bus and its devices, boot, guest time, digests
+//! * [`session`]: record, replay, run: the only place that knows which of them is happening
+//! * [`host`]: the host's clock, signals, terminal and event loop
+//! * [`cli`]: the program's subcommands
+
+pub mod cli;
+pub mod engine;
+pub mod host;
+pub mod machine;
+pub mod session;

@@ -1,4 +1,7 @@
 //! The `scribe-vmm` program.
-fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    scribe_vmm::cli::main()
 }

@@ -45,10 +45,7 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
     if !rest.is_empty() {
         return None;
     }
-    pairs
-        .iter()
-        .map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?))
-        .collect()
+    pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect()
 }
 
 pub(super) mod path {
@@ -66,9 +63,7 @@ pub(super) mod path {
     pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<PathBuf, D::Error> {
-        let bytes = Text::deserialize(deserializer)?
-            .into_bytes()
-            .map_err(D::Error::custom)?;
+        let bytes = Text::deserialize(deserializer)?.into_bytes().map_err(D::Error::custom)?;
         Ok(PathBuf::from(OsString::from_vec(bytes)))
     }
 }
@@ -89,10 +84,7 @@ pub(super) mod byte_strings {
         deserializer: D,
     ) -> Result<Vec<Vec<u8>>, D::Error> {
         let texts = Vec::<Text>::deserialize(deserializer)?;
-        texts
-            .into_iter()
-            .map(|text| text.into_bytes().map_err(D::Error::custom))
-            .collect()
+        texts.into_iter().map(|text| text.into_bytes().map_err(D::Error::custom)).collect()
     }
 }
 

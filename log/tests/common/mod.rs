@@ -23,22 +23,11 @@ pub fn header() -> Header {
         cpu: "scribe-v1".to_owned(),
         digest_version: 1,
         counter: None,
-        time: TimeConstants {
-            ns_per_branch: 0,
-            ns_per_exit: 2000,
-        },
+        time: TimeConstants { ns_per_branch: 0, ns_per_exit: 2000 },
         memory: 128 << 20,
         vcpus: 4,
-        image: Image {
-            path: "images/demo.img".into(),
-            size: 64 << 20,
-            blake3: [0x11; 32],
-        },
-        kernel: BootFile {
-            origin: Origin::Image,
-            path: "/boot/vmlinux".into(),
-            blake3: [0x22; 32],
-        },
+        image: Some(Image { path: "images/demo.img".into(), size: 64 << 20, blake3: [0x11; 32] }),
+        kernel: BootFile { origin: Origin::Image, path: "/boot/vmlinux".into(), blake3: [0x22; 32] },
         initrd: None,
         cmdline: "console=ttyS0 quiet".to_owned(),
         command: vec![b"sh".to_vec(), b"-c".to_vec(), b"echo \xff\x00".to_vec()],
@@ -60,12 +49,7 @@ pub fn at(exit: u64) -> Position {
 }
 
 pub fn input(exit: u64, bytes: &[u8]) -> Event {
-    Event::new(
-        at(exit),
-        Body::ConsoleInput {
-            bytes: bytes.to_vec(),
-        },
-    )
+    Event::new(at(exit), Body::ConsoleInput { bytes: bytes.to_vec() })
 }
 
 pub fn full() -> FullDigest {
@@ -78,23 +62,11 @@ pub fn full() -> FullDigest {
 }
 
 pub fn checkpoint(exit: u64, full: Option<FullDigest>) -> Event {
-    Event::new(
-        at(exit),
-        Body::Checkpoint {
-            registers: 0x1000_0000_0000_0000 | exit,
-            full,
-        },
-    )
+    Event::new(at(exit), Body::Checkpoint { registers: 0x1000_0000_0000_0000 | exit, full })
 }
 
 pub fn seal(exit: u64) -> Event {
-    Event::new(
-        at(exit),
-        Body::Seal {
-            registers: 0x2000_0000_0000_0000 | exit,
-            guest_time: exit * 2000,
-        },
-    )
+    Event::new(at(exit), Body::Seal { registers: 0x2000_0000_0000_0000 | exit, guest_time: exit * 2000 })
 }
 
 pub fn end(exit: u64, cause: EndCause) -> Event {
@@ -116,37 +88,16 @@ pub fn end(exit: u64, cause: EndCause) -> Event {
 pub fn events() -> Vec<Event> {
     vec![
         input(3, b"ls -l\n"),
-        Event::new(
-            at(3),
-            Body::TimeAdjust {
-                nanoseconds: 1_500_000_000,
-            },
-        ),
+        Event::new(at(3), Body::TimeAdjust { nanoseconds: 1_500_000_000 }),
         Event::new(at(3), Body::Interrupt { vector: 0x34, irq: 4 }),
-        Event::new(
-            Position {
-                exit: 3,
-                branches: 700,
-                steps: 0,
-            },
-            Body::Interrupt { vector: 0x30, irq: 0 },
-        ),
+        Event::new(Position { exit: 3, branches: 700, steps: 0 }, Body::Interrupt { vector: 0x30, irq: 0 }),
         Event {
             vcpu: 2,
-            position: Position {
-                exit: 9,
-                branches: 0,
-                steps: 5,
-            },
+            position: Position { exit: 9, branches: 0, steps: 5 },
             body: Body::TimeAdjust { nanoseconds: 0 },
         },
         checkpoint(1000, None),
-        Event::new(
-            at(1000),
-            Body::Bookmark {
-                name: "boot-done \u{e9}".to_owned(),
-            },
-        ),
+        Event::new(at(1000), Body::Bookmark { name: "boot-done \u{e9}".to_owned() }),
         input(70_000, &[0, 1, 0x7f, 0x80, 0xff]),
         checkpoint(131_072, Some(full())),
     ]
@@ -171,18 +122,9 @@ pub fn causes() -> Vec<EndCause> {
     let mut causes = vec![
         EndCause::PowerOff { status: 7 },
         EndCause::Reset,
-        EndCause::Panic {
-            message: "Attempted to kill init!".to_owned(),
-        },
-        EndCause::TripleFault {
-            rip: 0xfff0,
-            bytes: vec![0x0f, 0x0b],
-            last_exit: Box::new(registers),
-        },
-        EndCause::RefusedInstruction {
-            rip: 0xffff_ffff_8100_0000,
-            bytes: vec![],
-        },
+        EndCause::Panic { message: "Attempted to kill init!".to_owned() },
+        EndCause::TripleFault { rip: 0xfff0, bytes: vec![0x0f, 0x0b], last_exit: Box::new(registers) },
+        EndCause::RefusedInstruction { rip: 0xffff_ffff_8100_0000, bytes: vec![] },
         EndCause::HaltedForever,
     ];
     causes.extend(reasons.map(|reason| EndCause::Stopped { reason }));
@@ -252,16 +194,7 @@ impl Forged {
         let header = fs::read(dir.join("header")).unwrap();
         let previous = u32::from_le_bytes(header[16..20].try_into().unwrap());
         let payload = payload.to_vec();
-        Forged {
-            serial: 0,
-            start_exit: 0,
-            end_exit,
-            events,
-            raw_length: None,
-            codec: 0,
-            previous,
-            payload,
-        }
+        Forged { serial: 0, start_exit: 0, end_exit, events, raw_length: None, codec: 0, previous, payload }
     }
 
     pub fn encode(&self) -> Vec<u8> {

@@ -27,10 +27,8 @@ pub enum Format {
 /// Tiny guests find out what this KVM really does. Each check says what was found and, if it is not as it should be,
 /// why it matters and what to do. The exit code is 0 if Linux guests can be recorded and replayed here, 5 if not.
 #[derive(Debug, Clone, Args)]
-#[command(
-    after_help = "Examples:\n  scribe-vmm doctor\n  scribe-vmm doctor --format json | jq .verdict\n  \
-                  scribe-vmm doctor --selftest"
-)]
+#[command(after_help = "Examples:\n  scribe-vmm doctor\n  scribe-vmm doctor --format json | jq .verdict\n  \
+                  scribe-vmm doctor --selftest")]
 pub struct DoctorArgs {
     /// How to print the report
     #[arg(long, value_enum, default_value_t = Format::Text)]
@@ -82,9 +80,7 @@ impl<'a> Document<'a> {
 pub fn run(args: &DoctorArgs, selftest: Option<SelfTest<'_>>) -> anyhow::Result<u8> {
     let mut report = probe::probe(Scope::Full);
     if args.selftest {
-        let Some(selftest) = selftest else {
-            anyhow::bail!("this build has no self-test")
-        };
+        let Some(selftest) = selftest else { anyhow::bail!("this build has no self-test") };
         report.checks.extend(selftest(&report)?);
     }
     let text = match args.format {
@@ -92,45 +88,24 @@ pub fn run(args: &DoctorArgs, selftest: Option<SelfTest<'_>>) -> anyhow::Result<
         Format::Json => serde_json::to_string_pretty(&Document::new(&report))? + "\n",
     };
     io::stdout().lock().write_all(text.as_bytes())?;
-    Ok(if report.fit_for_linux().is_ok() {
-        0
-    } else {
-        HOST_UNSUITABLE
-    })
+    Ok(if report.fit_for_linux().is_ok() { 0 } else { HOST_UNSUITABLE })
 }
 
 /// The report for people.
 fn text(report: &Report) -> String {
     let host = &report.host;
     let mut out = String::new();
-    paragraph(
-        &mut out,
-        "processor  ",
-        &format!("{}, microcode {}", host.cpu_model, host.microcode),
-    );
+    paragraph(&mut out, "processor  ", &format!("{}, microcode {}", host.cpu_model, host.microcode));
     paragraph(&mut out, "kernel     ", &host.kernel_release);
     paragraph(&mut out, "KVM        ", &host.kvm_module);
     out.push('\n');
-    let width = report
-        .checks
-        .iter()
-        .map(|check| check.name.len())
-        .max()
-        .unwrap_or(0);
+    let width = report.checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
     let mut last_fix = "";
     for check in &report.checks {
-        paragraph(
-            &mut out,
-            &format!("{:<4}  {:<width$}  ", check.status, check.name),
-            &check.found,
-        );
+        paragraph(&mut out, &format!("{:<4}  {:<width$}  ", check.status, check.name), &check.found);
         if check.status != Status::Ok {
             paragraph(&mut out, "        why: ", check.why);
-            let fix = if check.fix == last_fix {
-                "as above"
-            } else {
-                &check.fix
-            };
+            let fix = if check.fix == last_fix { "as above" } else { &check.fix };
             paragraph(&mut out, "        fix: ", fix);
             last_fix = &check.fix;
         }
@@ -184,12 +159,7 @@ mod tests {
             },
             checks: vec![
                 check("dev-kvm", Status::Ok, "it opens", ""),
-                check(
-                    "long-name",
-                    Status::Fail,
-                    &"several words ".repeat(12),
-                    "Get another.",
-                ),
+                check("long-name", Status::Fail, &"several words ".repeat(12), "Get another."),
                 check("c", Status::Fail, "it does not", "Get another."),
                 check("d", Status::Warn, "less so", "Do nothing."),
             ],
@@ -244,10 +214,6 @@ several words (long-name); also failing: c
 
     #[test]
     fn lines_fit_the_page() {
-        assert!(
-            text(&report())
-                .lines()
-                .all(|line| line.chars().count() <= COLUMNS)
-        );
+        assert!(text(&report()).lines().all(|line| line.chars().count() <= COLUMNS));
     }
 }

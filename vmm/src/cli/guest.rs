@@ -1,0 +1,264 @@
+//! The options that `run` and `record` share.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::IsTerminal;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use scribe_log::header::{Host, Pace};
+use scribe_log::{EndCause, Store};
+
+use super::exit::{self, Failure};
+use super::parse;
+use crate::engine::probe::{self, Scope};
+use crate::host::events::ConsoleSource;
+use crate::host::terminal::RawTerminal;
+use crate::host::{clock, entropy};
+use crate::session::config::GuestConfig;
+use crate::session::console::Console;
+use crate::session::files::DigestCache;
+use crate::session::replay::describe;
+use crate::session::start::{Connections, LiveReport};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum EngineChoice {
+    /// the host's KVM
+    Auto,
+    /// the host's KVM
+    Kvm,
+    /// our own CPU: not in this version
+    Soft,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum PaceChoice {
+    /// idle guest time passes on the host too
+    Real,
+    /// idle guest time takes no host time
+    Max,
+}
+
+/// What the guest is and how it is connected.
+#[derive(Debug, Args)]
+pub(super) struct GuestArgs {
+    /// Raw ext4 disk image; never changed (the kernel is the newest /boot/vmlinux* or vmlinuz* in it)
+    #[arg(long, value_name = "FILE", required_unless_present = "kernel")]
+    image: Option<PathBuf>,
+    /// Kernel of the host to boot instead of the image's
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+    /// Initrd of the host to use instead of the image's
+    #[arg(long, value_name = "FILE")]
+    initrd: Option<PathBuf>,
+    /// Kernel arguments to add after the platform's own
+    #[arg(long, value_name = "ARGS", allow_hyphen_values = true)]
+    append: Option<String>,
+    /// Guest RAM
+    #[arg(long, value_name = "SIZE", default_value = "128M", value_parser = parse::bytes)]
+    memory: u64,
+    /// Number of vCPUs; this version has one
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    vcpus: u32,
+    /// What executes the guest
+    #[arg(long, value_enum, default_value_t = EngineChoice::Auto)]
+    engine: EngineChoice,
+    /// CPU profile that the guest sees
+    #[arg(long, value_name = "PROFILE", default_value = crate::machine::cpuid::SCRIBE_V1)]
+    cpu: String,
+    /// Whether idle time passes on the host too [default: real at a terminal, else max]
+    #[arg(long, value_enum)]
+    pace: Option<PaceChoice>,
+    /// What the guest's real-time clock shows at power-on: `host` or a UTC time
+    #[arg(long, value_name = "host|TIME", default_value = "host", value_parser = parse::rtc)]
+    rtc: parse::Rtc,
+    /// Entropy for the guest, hexadecimal [default: from the host]
+    #[arg(long, value_name = "HEX", value_parser = parse::seed)]
+    seed: Option<[u8; 32]>,
+    /// Console input from a file instead of standard input
+    #[arg(long, value_name = "FILE")]
+    input: Option<PathBuf>,
+    /// Network back end; this version has none
+    #[arg(long, value_name = "BACKEND", default_value = "none")]
+    net: String,
+    /// End the run after this much host time
+    #[arg(long = "for", value_name = "TIME", value_parser = parse::duration)]
+    host_limit: Option<u64>,
+    /// End the run at this guest time
+    #[arg(long, value_name = "TIME", value_parser = parse::duration)]
+    guest_time: Option<u64>,
+    /// End the run if the guest makes no exit for this much host time
+    #[arg(long, value_name = "TIME", value_parser = parse::duration)]
+    max_silence: Option<u64>,
+    /// Exit with the guest command's status; our own errors become 125 and above
+    #[arg(long = "return")]
+    pub(super) return_status: bool,
+    /// For tests: kick the vCPU at random intervals of so many microseconds
+    #[arg(long, value_name = "MIN..MAX", hide = true, value_parser = parse::range)]
+    perturb: Option<(u64, u64)>,
+    /// Command for the guest's init to run, and its arguments; without one there is a shell on the console
+    #[arg(last = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+/// What was asked for, checked and opened.
+pub(super) struct Prepared {
+    pub(super) guest: GuestConfig,
+    pub(super) connections: Connections,
+    pub(super) store: Store,
+    pub(super) cache: DigestCache,
+    pub(super) host: Host,
+    /// put the terminal back when this goes
+    pub(super) terminal: Option<RawTerminal>,
+}
+
+impl GuestArgs {
+    /// Checks the options and this host, and opens the inputs.
+    pub(super) fn prepare(self, digest_every: u64) -> Result<Prepared, Failure> {
+        self.check_supported()?;
+        let host = fit_host()?;
+        let mut connections = Connections {
+            host_limit: self.host_limit,
+            guest_limit: self.guest_time,
+            max_silence: self.max_silence,
+            perturb: self.perturb,
+            ..Connections::none()
+        };
+        let at_terminal = std::io::stdin().is_terminal();
+        match &self.input {
+            Some(path) => {
+                let file = File::open(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+                connections.input = Some(file);
+            }
+            None => connect_stdin(&mut connections).context("standard input")?,
+        }
+        let pace = match self.pace {
+            Some(PaceChoice::Real) => Pace::Real,
+            Some(PaceChoice::Max) => Pace::Max,
+            None if at_terminal => Pace::Real,
+            None => Pace::Max,
+        };
+        let rtc = match self.rtc {
+            parse::Rtc::Host => clock::unix_seconds(),
+            parse::Rtc::At(seconds) => seconds,
+        };
+        let seed = match self.seed {
+            Some(seed) => seed,
+            None => entropy::seed().context("/dev/urandom")?,
+        };
+        let store = store()?;
+        let guest = GuestConfig {
+            image: self.image,
+            kernel: self.kernel,
+            initrd: self.initrd,
+            append: self.append,
+            memory: self.memory,
+            command: self.command.into_iter().map(OsStringExt::into_vec).collect(),
+            seed,
+            rtc: i64::try_from(rtc).unwrap_or(i64::MAX),
+            pace,
+            digest_every,
+        };
+        let terminal = (connections.console == ConsoleSource::Terminal).then(RawTerminal::enter).flatten();
+        Ok(Prepared { guest, connections, cache: DigestCache::new(store.home()), store, host, terminal })
+    }
+
+    fn check_supported(&self) -> Result<(), Failure> {
+        let unsupported = |what: String| Err(Failure::new(exit::ERROR, anyhow::Error::msg(what)));
+        if self.vcpus != 1 {
+            return unsupported(format!("--vcpus {}: this version has one vCPU; use --vcpus 1", self.vcpus));
+        }
+        if self.engine == EngineChoice::Soft {
+            return unsupported("--engine soft: this version has no soft engine; use --engine kvm".into());
+        }
+        if self.cpu != crate::machine::cpuid::SCRIBE_V1 {
+            return unsupported(format!("--cpu {}: no such profile on KVM; use --cpu scribe-v1", self.cpu));
+        }
+        if self.net != "none" {
+            return unsupported(format!("--net {}: this version has no network; use --net none", self.net));
+        }
+        Ok(())
+    }
+}
+
+/// Standard input as the console: a terminal, a stream, or a regular file, which is the same as `--input`.
+fn connect_stdin(connections: &mut Connections) -> std::io::Result<()> {
+    let stdin = std::io::stdin();
+    if stdin.is_terminal() {
+        connections.console = ConsoleSource::Terminal;
+        return Ok(());
+    }
+    let file = File::from(stdin.as_fd().try_clone_to_owned()?);
+    if file.metadata()?.is_file() {
+        connections.input = Some(file);
+    } else {
+        connections.console = ConsoleSource::Stream;
+    }
+    Ok(())
+}
+
+/// Where recordings live.
+pub(super) fn store() -> Result<Store, Failure> {
+    Ok(Store::locate(None, |name| std::env::var_os(name))?)
+}
+
+/// Refuses a host whose KVM cannot run a Linux guest, before anything is started.
+pub(super) fn fit_host() -> Result<Host, Failure> {
+    let report = probe::probe(Scope::Quick);
+    if std::env::var_os("TMPSKIP").is_none() {
+        report.fit_for_linux().map_err(|unfit| Failure::new(exit::HOST, unfit))?;
+    }
+    Ok(Host {
+        cpu_model: report.host.cpu_model,
+        microcode: report.host.microcode,
+        kernel_release: report.host.kernel_release,
+        kvm_module: report.host.kvm_module,
+    })
+}
+
+/// Where files without a name go: a file system that can be large, if there is one.
+pub(super) fn scratch() -> PathBuf {
+    if let Some(directory) = std::env::var_os("TMPDIR") {
+        return PathBuf::from(directory);
+    }
+    let large = PathBuf::from("/var/tmp");
+    if large.is_dir() { large } else { PathBuf::from("/tmp") }
+}
+
+/// The guest's console on standard output, or nowhere.
+pub(super) fn console(quiet: bool) -> Console {
+    if quiet { Console::quiet() } else { Console::to(Box::new(std::io::stdout())) }
+}
+
+/// The program's exit code for a live machine's end.
+pub(super) fn exit_code(report: &LiveReport, return_status: bool) -> u8 {
+    match (&report.cause, return_status) {
+        (EndCause::PowerOff { status }, true) => *status,
+        (cause, false) => exit::of_end(cause),
+        (cause, true) => match exit::of_end(cause) {
+            0 => 0,
+            code => exit::under_return(code),
+        },
+    }
+}
+
+/// How the guest ended, on stderr, where that is not simply success.
+pub(super) fn tell_end(report: &LiveReport) {
+    let detail = report.fault_detail.as_ref().map_or_else(String::new, |detail| format!("; {detail}"));
+    if !matches!(report.cause, EndCause::PowerOff { status: 0 }) {
+        eprintln!("scribe-vmm: the guest {}{detail} (exit:{})", describe(&report.cause), report.exits);
+    }
+    if let EndCause::TripleFault { last_exit, .. } = &report.cause {
+        let registers: Vec<String> =
+            last_exit.named().iter().map(|(name, value)| format!("{name}={value:#x}")).collect();
+        eprintln!("scribe-vmm: registers at its last exit: {}", registers.join(" "));
+    }
+}
+
+/// A path for messages.
+pub(super) fn show(path: &Path) -> String {
+    path.display().to_string()
+}

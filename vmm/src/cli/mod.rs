@@ -1,0 +1,73 @@
+//! The command line: one file per subcommand. Names, options and exit codes are a contract (docs/interface.md).
+
+pub mod doctor;
+mod exit;
+mod guest;
+mod info;
+mod log;
+mod parse;
+mod record;
+mod replay;
+mod run;
+mod selftest;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::session::start;
+use exit::Failure;
+
+#[derive(Parser)]
+#[command(name = "scribe-vmm", version, about, long_about = None, max_term_width = 100)]
+#[command(
+    after_help = "Examples:\n  scribe-vmm doctor\n  scribe-vmm record --image guest.img -- /bin/demo\n  \
+                        scribe-vmm replay"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Run(run::RunArgs),
+    Record(record::RecordArgs),
+    Replay(replay::ReplayArgs),
+    Info(info::InfoArgs),
+    Log(log::LogArgs),
+    Doctor(doctor::DoctorArgs),
+}
+
+/// Parses the command line, does what it says, and reports on stderr.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(exit::USAGE));
+        }
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SCRIBE_VMM_LOG").unwrap_or_default();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let code_for_errors = match &cli.command {
+        Command::Run(args) => args.error_code(),
+        Command::Record(args) => args.error_code(),
+        _ => |code| code,
+    };
+    let result = start::prepare_process().map_err(Failure::from).and_then(|()| match cli.command {
+        Command::Run(args) => run::run(args),
+        Command::Record(args) => record::run(args),
+        Command::Replay(args) => replay::run(args),
+        Command::Info(args) => info::run(&args),
+        Command::Log(args) => log::run(&args),
+        Command::Doctor(args) => doctor::run(&args, Some(&selftest::run)).map_err(Failure::from),
+    });
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            eprintln!("scribe-vmm: {}", failure.message());
+            ExitCode::from(code_for_errors(failure.code()))
+        }
+    }
+}

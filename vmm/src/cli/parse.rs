@@ -1,0 +1,117 @@
+//! Parsing option values. Each error says what is wanted.
+
+use std::time::Duration;
+
+/// Bytes: a number with an optional K, M or G (powers of 1024).
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
+    let wanted = || format!("`{text}` is no size; wanted is a number with K, M or G, such as 256M");
+    let upper = text.trim().to_ascii_uppercase();
+    let upper = upper.trim_end_matches("IB").trim_end_matches('B');
+    let (digits, shift) = match upper.chars().last() {
+        Some('K') => (&upper[..upper.len() - 1], 10),
+        Some('M') => (&upper[..upper.len() - 1], 20),
+        Some('G') => (&upper[..upper.len() - 1], 30),
+        _ => (upper, 0),
+    };
+    let number: u64 = digits.parse().map_err(|_| wanted())?;
+    number.checked_mul(1 << shift).ok_or_else(wanted)
+}
+
+/// A duration such as `2.5s`, `300ms`, `1min`; in nanoseconds.
+pub(super) fn duration(text: &str) -> Result<u64, String> {
+    let wanted = || format!("`{text}` is no duration; wanted is a number and a unit, such as 2.5s or 300ms");
+    let seconds = text.strip_suffix('s').and_then(|number| number.parse::<f64>().ok());
+    let duration = match seconds {
+        Some(seconds) => Duration::try_from_secs_f64(seconds).map_err(|_| wanted())?,
+        None => humantime::parse_duration(text).map_err(|_| wanted())?,
+    };
+    u64::try_from(duration.as_nanos()).map_err(|_| wanted())
+}
+
+/// 32 bytes in hexadecimal; fewer digits are the leading ones, followed by zeros.
+pub(super) fn seed(text: &str) -> Result<[u8; 32], String> {
+    let digits = text.strip_prefix("0x").unwrap_or(text);
+    if digits.is_empty() || digits.len() > 64 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(format!("`{text}` is no seed; wanted are 1 to 64 hexadecimal digits"));
+    }
+    let mut seed = [0; 32];
+    for (i, digit) in digits.chars().enumerate() {
+        let value = u8::try_from(digit.to_digit(16).unwrap_or(0)).unwrap_or(0);
+        seed[i / 2] |= if i % 2 == 0 { value << 4 } else { value };
+    }
+    Ok(seed)
+}
+
+/// What the real-time clock shows at power-on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rtc {
+    /// the host's time
+    Host,
+    /// seconds since 1970
+    At(u64),
+}
+
+/// `host` or a UTC time such as 2026-01-31T12:00:00Z.
+pub(super) fn rtc(text: &str) -> Result<Rtc, String> {
+    if text == "host" {
+        return Ok(Rtc::Host);
+    }
+    let date_only = format!("{text}T00:00:00Z");
+    let parsed = humantime::parse_rfc3339_weak(text).or_else(|_| humantime::parse_rfc3339_weak(&date_only));
+    parsed
+        .ok()
+        .and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok())
+        .map(|since| Rtc::At(since.as_secs()))
+        .ok_or_else(|| {
+            format!("`{text}` is no time; wanted is `host` or a UTC time such as 2026-01-31T12:00:00Z")
+        })
+}
+
+/// A range of microseconds such as 500..10000.
+pub(super) fn range(text: &str) -> Result<(u64, u64), String> {
+    let parsed = text.split_once("..").and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+    parsed.filter(|(a, b)| a <= b && *a > 0).ok_or_else(|| format!("`{text}` is no range such as 500..10000"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!(bytes("128M"), Ok(128 << 20));
+        assert_eq!(bytes("1GiB"), Ok(1 << 30));
+        assert_eq!(bytes("4096"), Ok(4096));
+        assert_eq!(bytes("2k"), Ok(2048));
+        for bad in ["", "M", "12X", "-1M", "99999999999G"] {
+            assert!(bytes(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn durations() {
+        assert_eq!(duration("2.5s"), Ok(2_500_000_000));
+        assert_eq!(duration("300ms"), Ok(300_000_000));
+        assert_eq!(duration("1min"), Ok(60_000_000_000));
+        assert!(duration("5").is_err());
+        assert!(duration("-1s").is_err());
+    }
+
+    #[test]
+    fn seeds() {
+        assert_eq!(seed("a1").unwrap()[..2], [0xa1, 0]);
+        assert_eq!(seed("abc").unwrap()[..2], [0xab, 0xc0]);
+        assert!(seed("").is_err());
+        assert!(seed("xy").is_err());
+        assert!(seed(&"0".repeat(65)).is_err());
+    }
+
+    #[test]
+    fn times() {
+        assert_eq!(rtc("host"), Ok(Rtc::Host));
+        assert_eq!(rtc("2026-01-01T00:00:00Z"), Ok(Rtc::At(1_767_225_600)));
+        assert_eq!(rtc("2026-01-01"), Ok(Rtc::At(1_767_225_600)));
+        assert!(rtc("1969-01-01").is_err());
+        assert!(rtc("yesterday").is_err());
+    }
+}

@@ -1,0 +1,82 @@
+//! `scribe-vmm record`: run a guest and write down what is not determined.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::exit::{self, Failure};
+use super::guest::{self, GuestArgs};
+use crate::session::start;
+
+/// Run a guest and record it
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  scribe-vmm record --image demo.img -- /bin/demo\n  \
+                        scribe-vmm record --image demo.img -o bug -- sh -c 'for i in 1 2 3; do ./test || exit 1; done'\n  \
+                        scribe-vmm record --image demo.img --input keys.txt --rtc 2026-01-01 --seed 00")]
+pub(super) struct RecordArgs {
+    #[command(flatten)]
+    guest: GuestArgs,
+    /// Directory of the recording [default: IMAGE-N below $SCRIBE_VMM_HOME or ~/.local/share/scribe-vmm]
+    #[arg(short, long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Replace a recording that is already there
+    #[arg(long)]
+    overwrite: bool,
+    /// Exits between two digests of RAM; 0: one at the end only
+    #[arg(long, value_name = "N", default_value_t = 65_536)]
+    digest_every: u64,
+    /// Refused: a changed image could not be replayed
+    #[arg(long, hide = true)]
+    disk_commit: bool,
+}
+
+impl RecordArgs {
+    pub(super) fn error_code(&self) -> fn(u8) -> u8 {
+        if self.guest.return_status { exit::under_return } else { |code| code }
+    }
+}
+
+pub(super) fn run(args: RecordArgs) -> Result<u8, Failure> {
+    if args.disk_commit {
+        let text = "--disk-commit would change the image that the recording needs; commit with run";
+        return Err(Failure::new(exit::USAGE, anyhow::Error::msg(text)));
+    }
+    let return_status = args.guest.return_status;
+    let prepared = args.guest.prepare(args.digest_every)?;
+    let name = prepared.guest.image.clone().or_else(|| prepared.guest.kernel.clone()).unwrap_or_default();
+    let (directory, overwrite) = match args.output {
+        Some(directory) => (directory, args.overwrite),
+        None => (prepared.store.reserve(&name)?, true),
+    };
+    let reserved = directory.clone();
+    let mut console = guest::console(false);
+    let recorded = start::record(
+        &prepared.guest,
+        &prepared.cache,
+        prepared.host,
+        prepared.connections,
+        &directory,
+        overwrite,
+        &mut console,
+    );
+    drop(prepared.terminal);
+    let report = recorded.inspect_err(|_| {
+        // A reserved directory in which nothing was recorded is not worth keeping; one with content is not removed.
+        let _ = std::fs::remove_dir(&reserved);
+        if reserved.join(scribe_log::EVENTS_FILE).exists() {
+            eprintln!("scribe-vmm: what was recorded before is kept in {}", guest::show(&reserved));
+        }
+    })?;
+    prepared.store.set_latest(&directory)?;
+    guest::tell_end(&report);
+    if let Some(summary) = &report.recorded {
+        let bytes = summary.sizes.header + summary.sizes.events;
+        let (exits, inputs) = (summary.end.exits, summary.end.inputs);
+        let place = guest::show(&directory);
+        eprintln!("scribe-vmm: recorded {place}: {exits} exits, {inputs} inputs, {bytes} bytes");
+    }
+    if std::env::var_os("SCRIBE_VMM_STATS").is_some() {
+        eprintln!("scribe-vmm: {} bytes hashed, {} kicks", report.bytes_hashed, report.kicks);
+    }
+    Ok(guest::exit_code(&report, return_status))
+}

@@ -1,0 +1,63 @@
+//! `scribe-vmm replay`: run a recorded guest again, bit for bit.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::exit::{self, Failure};
+use super::{guest, parse};
+use crate::session::files::DigestCache;
+use crate::session::replay::{Outcome, describe};
+use crate::session::start;
+
+/// Run a recorded guest again, bit for bit
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  scribe-vmm replay\n  scribe-vmm replay demo-3\n  \
+                        scribe-vmm replay --quiet bug && echo same")]
+pub(super) struct ReplayArgs {
+    /// The recording: a directory, or a name below the recordings' home [default: the latest]
+    #[arg(value_name = "DIR")]
+    recording: Option<PathBuf>,
+    /// Where the recording's disk image lies now, if it was moved
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// Print neither the guest's console nor a report; only errors
+    #[arg(short, long)]
+    quiet: bool,
+    /// For tests: kick the vCPU at random intervals of so many microseconds
+    #[arg(long, value_name = "MIN..MAX", hide = true, value_parser = parse::range)]
+    perturb: Option<(u64, u64)>,
+}
+
+pub(super) fn run(args: ReplayArgs) -> Result<u8, Failure> {
+    let store = guest::store()?;
+    let directory = store.resolve(args.recording.as_deref())?;
+    scribe_log::Recording::open(&directory).map_err(|error| Failure::new(exit::RECORDING, error))?;
+    let host = guest::fit_host()?;
+    let cache = DigestCache::new(store.home());
+    let mut console = guest::console(args.quiet);
+    let image = args.image.as_deref();
+    let report =
+        start::replay(&directory, image, &cache, &host, &guest::scratch(), args.perturb, &mut console)?;
+    let (exits, checks) = (report.exits, report.checks);
+    match report.outcome {
+        Outcome::Complete(end) => {
+            if !args.quiet {
+                let how = describe(&end.cause);
+                eprintln!("scribe-vmm: replayed {exits} exits, {checks} digests equal; the guest {how}");
+            }
+            Ok(exit::of_end(&end.cause))
+        }
+        Outcome::SealedEnd(position) => {
+            eprintln!(
+                "scribe-vmm: the recording was not closed: replayed to its last sealed position, {position}, {checks} \
+                 digests equal"
+            );
+            Ok(0)
+        }
+        Outcome::Interrupted(position) => {
+            eprintln!("scribe-vmm: stopped at {position}, {checks} digests equal so far");
+            Ok(exit::ERROR)
+        }
+    }
+}

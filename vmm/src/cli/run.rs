@@ -1,0 +1,42 @@
+//! `scribe-vmm run`: the machine without a log.
+
+use clap::Args;
+
+use super::exit::{self, Failure};
+use super::guest::{self, GuestArgs};
+use crate::session::start;
+
+/// Run a guest without recording it
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  scribe-vmm run --image demo.img\n  \
+                        scribe-vmm run --image demo.img --return -- sh -c 'exit 3'")]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    guest: GuestArgs,
+    /// Write the disk's changes into the image when the guest has ended
+    #[arg(long)]
+    disk_commit: bool,
+}
+
+impl RunArgs {
+    pub(super) fn error_code(&self) -> fn(u8) -> u8 {
+        if self.guest.return_status { exit::under_return } else { |code| code }
+    }
+}
+
+pub(super) fn run(args: RunArgs) -> Result<u8, Failure> {
+    let return_status = args.guest.return_status;
+    let prepared = args.guest.prepare(0)?;
+    let mut console = guest::console(false);
+    let report = start::run(
+        &prepared.guest,
+        &prepared.cache,
+        prepared.connections,
+        &guest::scratch(),
+        &mut console,
+        args.disk_commit,
+    )?;
+    drop(prepared.terminal);
+    guest::tell_end(&report);
+    Ok(guest::exit_code(&report, return_status))
+}

@@ -1,0 +1,201 @@
+//! The `kvm` engine: one vCPU on the host's KVM, without in-kernel interrupt controllers or timers.
+//!
+//! Rules that shape it (docs/design.md, "Rules for KVM"):
+//! * KVM_INTERRUPT never refuses, so [`Kvm::inject`] checks `ready_for_interrupt_injection` itself.
+//! * An exit is unfinished until KVM_RUN has been entered again: [`Kvm::finish`] does that with `immediate_exit`.
+//! * Kicks use a signal that is blocked everywhere but inside KVM_RUN (KVM_SET_SIGNAL_MASK), so none is lost between
+//!   looking and running.
+
+mod exits;
+mod ioctls;
+mod setup;
+mod state;
+
+use exits::Pending;
+use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd, VmFd};
+
+use super::cpu::{CpuState, Registers};
+use super::{Answer, Engine, EngineError, Exit, Fault, Stop};
+use crate::host::kick;
+use crate::machine::memory::GuestRam;
+
+/// One vCPU on the host's KVM.
+pub struct Kvm {
+    vcpu: VcpuFd,
+    vm: VmFd,
+    memory: GuestRam,
+    /// the exit being served, and what its answer must be written to
+    pending: Pending,
+    /// as of the last return from KVM_RUN, or the last injection: a second one would silently replace the first
+    ready: bool,
+    registers: Registers,
+    tracking: bool,
+}
+
+fn ioctl(operation: &'static str) -> impl Fn(vmm_sys_util::errno::Error) -> EngineError {
+    move |source| EngineError::Ioctl { operation, source: source.into() }
+}
+
+impl Kvm {
+    /// Opens /dev/kvm and makes a VM with one vCPU over `memory`, CPU profile `scribe-v1`.
+    ///
+    /// # Errors
+    /// [`EngineError::Unsuitable`] names what this host lacks.
+    pub fn new(memory: &GuestRam) -> Result<Self, EngineError> {
+        let (vm, mut vcpu) = setup::create(memory)?;
+        vcpu.set_sync_valid_reg(SyncReg::Register);
+        Ok(Self {
+            vcpu,
+            vm,
+            memory: memory.clone(),
+            pending: Pending::None,
+            ready: false,
+            registers: Registers::default(),
+            tracking: false,
+        })
+    }
+
+    /// Enters KVM_RUN once. `None`: EINTR.
+    fn enter(&mut self) -> Result<Option<Stop>, EngineError> {
+        let stop = self.enter_once();
+        self.registers = state::registers(&self.vcpu.sync_regs().regs);
+        self.ready = exits::ready_for_injection(self.vcpu.get_kvm_run());
+        stop
+    }
+
+    fn enter_once(&mut self) -> Result<Option<Stop>, EngineError> {
+        let stop = match self.vcpu.run() {
+            Ok(VcpuExit::Hlt) => {
+                self.pending = Pending::Nothing;
+                Stop::Exit(Exit::Halt)
+            }
+            Ok(
+                VcpuExit::IoIn(..)
+                | VcpuExit::IoOut(..)
+                | VcpuExit::MmioRead(..)
+                | VcpuExit::MmioWrite(..)
+                | VcpuExit::X86Rdmsr(..)
+                | VcpuExit::X86Wrmsr(..),
+            ) => {
+                let (pending, exit) = exits::decode(self.vcpu.get_kvm_run());
+                self.pending = pending;
+                Stop::Exit(exit)
+            }
+            Ok(VcpuExit::IrqWindowOpen) => Stop::InterruptWindow,
+            Ok(VcpuExit::Shutdown) => Stop::Fault(Fault::TripleFault),
+            Ok(VcpuExit::InternalError) => Stop::Fault(self.refused("KVM cannot emulate it")),
+            Ok(VcpuExit::FailEntry(reason, _)) => {
+                let detail = format!("the processor refused to enter the guest (reason {reason:#x})");
+                Stop::Fault(self.refused(&detail))
+            }
+            Ok(VcpuExit::Intr) => return Ok(None),
+            Ok(other) => return Err(EngineError::Unexpected(format!("{other:?}"))),
+            Err(error) => match error.errno() {
+                libc::EINTR | libc::EAGAIN => return Ok(None),
+                _ => return Err(ioctl("KVM_RUN")(error)),
+            },
+        };
+        Ok(Some(stop))
+    }
+
+    /// Describes the instruction at RIP that the host would not execute.
+    fn refused(&mut self, detail: &str) -> Fault {
+        let rip = self.vcpu.sync_regs().regs.rip;
+        let bytes = exits::refused_bytes(self.vcpu.get_kvm_run())
+            .unwrap_or_else(|| state::instruction_bytes(&self.vcpu, &self.memory, rip));
+        let detail = format!("{detail} ({})", exits::internal_error(self.vcpu.get_kvm_run()));
+        Fault::Refused { rip, bytes, detail }
+    }
+}
+
+impl Engine for Kvm {
+    fn run(&mut self) -> Result<Stop, EngineError> {
+        if let Some(stop) = self.enter()? {
+            return Ok(stop);
+        }
+        // The kick's signal is still pending, since it is blocked outside KVM_RUN: take it, or KVM_RUN would never
+        // run the guest again.
+        kick::clear();
+        Ok(Stop::Kicked)
+    }
+
+    fn answer(&mut self, answer: Answer) {
+        exits::answer(self.vcpu.get_kvm_run(), &mut self.pending, answer);
+    }
+
+    fn finish(&mut self) -> Result<Option<Exit>, EngineError> {
+        if let Some(next) = exits::next_element(self.vcpu.get_kvm_run(), &mut self.pending) {
+            return Ok(Some(next));
+        }
+        self.pending = Pending::None;
+        self.vcpu.set_kvm_immediate_exit(1);
+        let entered = self.enter();
+        self.vcpu.set_kvm_immediate_exit(0);
+        match entered? {
+            None => Ok(None),
+            Some(Stop::Exit(exit)) => Ok(Some(exit)),
+            Some(other) => {
+                Err(EngineError::Unexpected(format!("{other:?} while an instruction was being retired")))
+            }
+        }
+    }
+
+    fn registers(&self) -> Registers {
+        self.registers
+    }
+
+    fn can_inject(&self) -> bool {
+        self.ready
+    }
+
+    fn inject(&mut self, vector: u8) -> Result<(), EngineError> {
+        if !self.can_inject() {
+            return Err(EngineError::Unexpected(format!(
+                "interrupt {vector:#x} injected where none can be taken"
+            )));
+        }
+        ioctls::interrupt(&self.vcpu, vector).map_err(ioctl("KVM_INTERRUPT"))?;
+        self.ready = false;
+        Ok(())
+    }
+
+    fn request_window(&mut self, wanted: bool) {
+        self.vcpu.get_kvm_run().request_interrupt_window = u8::from(wanted);
+    }
+
+    fn state(&self) -> Result<CpuState, EngineError> {
+        state::read(&self.vcpu)
+    }
+
+    fn set_state(&mut self, state: &CpuState) -> Result<(), EngineError> {
+        state::write(&self.vcpu, state)?;
+        self.registers = state.registers;
+        self.ready = false;
+        Ok(())
+    }
+
+    fn track_dirty_pages(&mut self) -> Result<(), EngineError> {
+        if !self.tracking {
+            setup::register_memory(&self.vm, &self.memory, true)?;
+            self.tracking = true;
+        }
+        Ok(())
+    }
+
+    fn take_dirty_pages(&mut self) -> Result<Vec<u64>, EngineError> {
+        if !self.tracking {
+            return Ok(Vec::new());
+        }
+        let mut frames = Vec::new();
+        for (slot, region) in self.memory.regions().enumerate() {
+            let slot = u32::try_from(slot).unwrap_or(u32::MAX);
+            let size = usize::try_from(region.size).map_err(|e| EngineError::Memory(e.to_string()))?;
+            let bitmap = self.vm.get_dirty_log(slot, size).map_err(ioctl("KVM_GET_DIRTY_LOG"))?;
+            let base = region.start / crate::machine::memory::PAGE_SIZE;
+            for (word, bits) in (0u64..).zip(bitmap) {
+                frames.extend((0..64).filter(|bit| bits >> bit & 1 == 1).map(|bit| base + word * 64 + bit));
+            }
+        }
+        Ok(frames)
+    }
+}

@@ -1,0 +1,226 @@
+//! The vCPU's state to and from the engine-neutral form.
+//!
+//! Order matters when loading (each KVM call may look at what an earlier one set): SREGS first, since the mode decides
+//! what else is valid; then MSRs, FPU and debug registers; general registers; pending events last, because setting
+//! registers clears them.
+
+use kvm_bindings::{KVM_VCPUEVENT_VALID_SHADOW, kvm_vcpu_events};
+use kvm_bindings::{
+    Msrs, kvm_debugregs, kvm_dtable, kvm_fpu, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs,
+};
+use kvm_ioctls::VcpuFd;
+
+use super::ioctl;
+use crate::engine::EngineError;
+use crate::engine::cpu::{CpuState, DescriptorTable, Fpu, PendingEvents, Registers, Segment};
+use crate::machine::memory::{GuestRam, PAGE_SIZE};
+use crate::machine::msr;
+
+const UNUSABLE: u32 = 1 << 16;
+
+/// From KVM's order to the processor's own numbering.
+pub(super) fn registers(r: &kvm_regs) -> Registers {
+    Registers {
+        general: [
+            r.rax, r.rcx, r.rdx, r.rbx, r.rsp, r.rbp, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13,
+            r.r14, r.r15,
+        ],
+        rip: r.rip,
+        rflags: r.rflags,
+    }
+}
+
+fn kvm_registers(r: &Registers) -> kvm_regs {
+    let [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15] = r.general;
+    kvm_regs {
+        rax,
+        rbx,
+        rcx,
+        rdx,
+        rsi,
+        rdi,
+        rsp,
+        rbp,
+        r8,
+        r9,
+        r10,
+        r11,
+        r12,
+        r13,
+        r14,
+        r15,
+        rip: r.rip,
+        rflags: r.rflags,
+    }
+}
+
+fn segment(s: &kvm_segment) -> Segment {
+    let flag = |value: u8, bit: u32| u32::from(value & 1) << bit;
+    let attributes = u32::from(s.type_ & 15)
+        | flag(s.s, 4)
+        | u32::from(s.dpl & 3) << 5
+        | flag(s.present, 7)
+        | flag(s.avl, 12)
+        | flag(s.l, 13)
+        | flag(s.db, 14)
+        | flag(s.g, 15)
+        | if s.unusable == 0 { 0 } else { UNUSABLE };
+    Segment { base: s.base, limit: s.limit, selector: s.selector, attributes }
+}
+
+fn kvm_segment(s: &Segment) -> kvm_segment {
+    let flag = |bit: u32| u8::from(s.attributes >> bit & 1 == 1);
+    let field = |shift: u32, mask: u32| u8::try_from(s.attributes >> shift & mask).unwrap_or(0);
+    kvm_segment {
+        base: s.base,
+        limit: s.limit,
+        selector: s.selector,
+        type_: field(0, 15),
+        s: flag(4),
+        dpl: field(5, 3),
+        present: flag(7),
+        avl: flag(12),
+        l: flag(13),
+        db: flag(14),
+        g: flag(15),
+        unusable: flag(16),
+        padding: 0,
+    }
+}
+
+fn table(t: &kvm_dtable) -> DescriptorTable {
+    DescriptorTable { base: t.base, limit: t.limit }
+}
+
+fn kvm_table(t: &DescriptorTable) -> kvm_dtable {
+    kvm_dtable { base: t.base, limit: t.limit, padding: [0; 3] }
+}
+
+/// Reads the whole state. The pending exit must be finished.
+pub(super) fn read(vcpu: &VcpuFd) -> Result<CpuState, EngineError> {
+    let s = vcpu.get_sregs().map_err(ioctl("KVM_GET_SREGS"))?;
+    let f = vcpu.get_fpu().map_err(ioctl("KVM_GET_FPU"))?;
+    let d = vcpu.get_debug_regs().map_err(ioctl("KVM_GET_DEBUGREGS"))?;
+    let e = vcpu.get_vcpu_events().map_err(ioctl("KVM_GET_VCPU_EVENTS"))?;
+    let entries = msr::SAVED.map(|index| kvm_msr_entry { index, ..Default::default() });
+    let mut msrs =
+        Msrs::from_entries(&entries).map_err(|e| EngineError::Unexpected(format!("MSR list: {e:?}")))?;
+    let got = vcpu.get_msrs(&mut msrs).map_err(ioctl("KVM_GET_MSRS"))?;
+    check_msr_count("KVM_GET_MSRS", got)?;
+    Ok(CpuState {
+        registers: registers(&vcpu.get_regs().map_err(ioctl("KVM_GET_REGS"))?),
+        segments: [&s.es, &s.cs, &s.ss, &s.ds, &s.fs, &s.gs, &s.ldt, &s.tr].map(segment),
+        gdt: table(&s.gdt),
+        idt: table(&s.idt),
+        cr0: s.cr0,
+        cr2: s.cr2,
+        cr3: s.cr3,
+        cr4: s.cr4,
+        cr8: s.cr8,
+        efer: s.efer,
+        debug: d.db,
+        dr6: d.dr6,
+        dr7: d.dr7,
+        fpu: Fpu { st: f.fpr, xmm: f.xmm, fcw: f.fcw, fsw: f.fsw, ftw: f.ftwx, mxcsr: f.mxcsr },
+        msrs: msrs.as_slice().iter().map(|entry| (entry.index, entry.data)).collect(),
+        events: PendingEvents {
+            interrupt: (e.interrupt.injected != 0).then_some(e.interrupt.nr),
+            exception: (e.exception.injected | e.exception.pending != 0).then(|| {
+                (e.exception.nr, (e.exception.has_error_code != 0).then_some(e.exception.error_code))
+            }),
+            shadow: e.interrupt.shadow,
+            nmi_masked: e.nmi.masked != 0,
+        },
+    })
+}
+
+/// Loads the whole state. The pending exit must be finished.
+pub(super) fn write(vcpu: &VcpuFd, state: &CpuState) -> Result<(), EngineError> {
+    let [es, cs, ss, ds, fs, gs, ldt, tr] = state.segments.each_ref().map(kvm_segment);
+    let old = vcpu.get_sregs().map_err(ioctl("KVM_GET_SREGS"))?;
+    let sregs = kvm_sregs {
+        es,
+        cs,
+        ss,
+        ds,
+        fs,
+        gs,
+        ldt,
+        tr,
+        gdt: kvm_table(&state.gdt),
+        idt: kvm_table(&state.idt),
+        cr0: state.cr0,
+        cr2: state.cr2,
+        cr3: state.cr3,
+        cr4: state.cr4,
+        cr8: state.cr8,
+        efer: state.efer,
+        apic_base: old.apic_base,
+        interrupt_bitmap: [0; 4],
+    };
+    vcpu.set_sregs(&sregs).map_err(ioctl("KVM_SET_SREGS"))?;
+    let entries: Vec<kvm_msr_entry> =
+        state.msrs.iter().map(|&(index, data)| kvm_msr_entry { index, data, ..Default::default() }).collect();
+    let msrs =
+        Msrs::from_entries(&entries).map_err(|e| EngineError::Unexpected(format!("MSR list: {e:?}")))?;
+    let set = vcpu.set_msrs(&msrs).map_err(ioctl("KVM_SET_MSRS"))?;
+    if set != entries.len() {
+        return Err(EngineError::Unexpected(format!("KVM_SET_MSRS took {set} of {} MSRs", entries.len())));
+    }
+    let fpu = kvm_fpu {
+        fpr: state.fpu.st,
+        fcw: state.fpu.fcw,
+        fsw: state.fpu.fsw,
+        ftwx: state.fpu.ftw,
+        xmm: state.fpu.xmm,
+        mxcsr: state.fpu.mxcsr,
+        ..Default::default()
+    };
+    vcpu.set_fpu(&fpu).map_err(ioctl("KVM_SET_FPU"))?;
+    let debug = kvm_debugregs { db: state.debug, dr6: state.dr6, dr7: state.dr7, ..Default::default() };
+    vcpu.set_debug_regs(&debug).map_err(ioctl("KVM_SET_DEBUGREGS"))?;
+    vcpu.set_regs(&kvm_registers(&state.registers)).map_err(ioctl("KVM_SET_REGS"))?;
+    let mut events = kvm_vcpu_events { flags: KVM_VCPUEVENT_VALID_SHADOW, ..Default::default() };
+    if let Some(vector) = state.events.interrupt {
+        events.interrupt.injected = 1;
+        events.interrupt.nr = vector;
+    }
+    events.interrupt.shadow = state.events.shadow;
+    if let Some((vector, code)) = state.events.exception {
+        events.exception.injected = 1;
+        events.exception.nr = vector;
+        events.exception.has_error_code = u8::from(code.is_some());
+        events.exception.error_code = code.unwrap_or(0);
+    }
+    events.nmi.masked = u8::from(state.events.nmi_masked);
+    vcpu.set_vcpu_events(&events).map_err(ioctl("KVM_SET_VCPU_EVENTS"))
+}
+
+fn check_msr_count(operation: &str, got: usize) -> Result<(), EngineError> {
+    if got == msr::SAVED.len() {
+        return Ok(());
+    }
+    Err(EngineError::Unsuitable(format!(
+        "{operation} stopped at MSR {:#x}",
+        msr::SAVED[got.min(msr::SAVED.len() - 1)]
+    )))
+}
+
+/// Up to 15 bytes at linear address `rip`, as far as they are mapped to RAM.
+pub(super) fn instruction_bytes(vcpu: &VcpuFd, memory: &GuestRam, rip: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for address in (0..15).map(|offset| rip.wrapping_add(offset)) {
+        let Ok(translation) = vcpu.translate_gva(address & !(PAGE_SIZE - 1)) else {
+            break;
+        };
+        if translation.valid == 0 {
+            break;
+        }
+        let mut byte = [0];
+        if memory.read(translation.physical_address | address & (PAGE_SIZE - 1), &mut byte).is_err() {
+            break;
+        }
+        bytes.push(byte[0]);
+    }
+    bytes
+}

@@ -1,0 +1,366 @@
+//! The host's event loop: one thread that waits for the terminal, signals and time, puts what happens into a queue and
+//! kicks the vCPU where waiting for the next exit is not enough.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
+use scribe_log::StopReason;
+use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::timerfd::TimerFd;
+
+use super::terminal::{Key, Keys};
+use super::{clock, kick, signals};
+
+/// Something from outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostEvent {
+    /// bytes for the console
+    Console(Vec<u8>),
+    /// no more bytes will come
+    ConsoleClosed,
+    /// the run is to end
+    Stop(StopReason),
+}
+
+/// What the two threads tell each other without a queue.
+#[derive(Debug, Default)]
+pub struct Shared {
+    /// exits served, stored by the guest's thread at sync points
+    pub exits: AtomicU64,
+    /// the guest's thread is inside the guest, not waiting on the host
+    pub running: AtomicBool,
+    /// it is time to seal what was recorded
+    pub seal_due: AtomicBool,
+    /// the guest did not reach a sync point in time after a stop was asked for: end where it last was
+    pub force_stop: AtomicBool,
+    stopping: AtomicBool,
+    quit: AtomicBool,
+}
+
+impl Shared {
+    fn stop(&self, sender: &Sender<HostEvent>, reason: StopReason) {
+        self.stopping.store(true, Ordering::Relaxed);
+        let _ = sender.send(HostEvent::Stop(reason));
+    }
+}
+
+/// Where console input comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConsoleSource {
+    /// nowhere
+    None,
+    /// standard input, a pipe or socket: every byte is the guest's
+    Stream,
+    /// standard input, a terminal in raw mode: Ctrl-A starts a command
+    Terminal,
+}
+
+/// What the event loop watches for.
+#[derive(Debug, Clone, Copy)]
+pub struct Watch {
+    /// console input
+    pub console: ConsoleSource,
+    /// end the run after this many ns of host time
+    pub host_limit: Option<u64>,
+    /// end the run if the guest makes no exit for this many ns of host time
+    pub max_silence: Option<u64>,
+}
+
+/// Host time between two seals of a recording.
+const SEAL_EVERY_NS: u64 = 250_000_000;
+const TICK: Duration = Duration::from_millis(50);
+/// A guest that computes this long without an exit is named on stderr.
+const SILENCE_NS: u64 = 2_000_000_000;
+/// How long a guest has to reach a sync point once a stop was asked for.
+const STOP_GRACE_NS: u64 = 300_000_000;
+
+/// The running event loop. Ends with the value.
+#[derive(Debug)]
+pub struct HostLoop {
+    /// what happened, in order
+    pub events: Receiver<HostEvent>,
+    /// flags and counters
+    pub shared: Arc<Shared>,
+    wake: EventFd,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl HostLoop {
+    /// Starts the loop; `target` is the guest's thread.
+    ///
+    /// # Errors
+    /// The host gave no file descriptor or thread.
+    pub fn start(watch: Watch, target: kick::Target) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let (sender, events) = channel();
+        let wake = EventFd::new(EFD_NONBLOCK)?;
+        let mut timer = TimerFd::new()?;
+        timer.reset(TICK, Some(TICK))?;
+        let mut sources = vec![
+            Source::Wake(wake.try_clone()?),
+            Source::Signals {
+                file: signals::open()?,
+                sender: sender.clone(),
+                seen: 0,
+                shared: shared.clone(),
+            },
+            Source::Timer(Box::new(Timer::new(timer, watch, sender.clone(), shared.clone(), target))),
+        ];
+        match watch.console {
+            ConsoleSource::None => {}
+            ConsoleSource::Stream | ConsoleSource::Terminal => {
+                let keys = (watch.console == ConsoleSource::Terminal).then(Keys::default);
+                sources.push(Source::Console {
+                    file: standard_input()?,
+                    keys,
+                    sender,
+                    shared: shared.clone(),
+                });
+            }
+        }
+        let thread = {
+            let shared = shared.clone();
+            std::thread::Builder::new().name("host-events".into()).spawn(move || run(sources, &shared))?
+        };
+        Ok(Self { events, shared, wake, thread: Some(thread) })
+    }
+}
+
+impl Drop for HostLoop {
+    fn drop(&mut self) {
+        self.shared.quit.store(true, Ordering::Relaxed);
+        let _ = self.wake.write(1);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A second descriptor of standard input, to be read without the buffer of `std::io::stdin`.
+fn standard_input() -> std::io::Result<File> {
+    use std::os::fd::AsFd;
+    let fd: OwnedFd = std::io::stdin().as_fd().try_clone_to_owned()?;
+    Ok(File::from(fd))
+}
+
+fn run(sources: Vec<Source>, shared: &Shared) {
+    let Ok(mut manager) = EventManager::<Source>::new() else {
+        return;
+    };
+    for source in sources {
+        manager.add_subscriber(source);
+    }
+    while !shared.quit.load(Ordering::Relaxed) {
+        if manager.run().is_err() {
+            return;
+        }
+    }
+}
+
+/// What the loop waits for.
+enum Source {
+    /// the loop's own end
+    Wake(EventFd),
+    Console {
+        file: File,
+        keys: Option<Keys>,
+        sender: Sender<HostEvent>,
+        shared: Arc<Shared>,
+    },
+    Signals {
+        file: File,
+        sender: Sender<HostEvent>,
+        seen: u32,
+        shared: Arc<Shared>,
+    },
+    Timer(Box<Timer>),
+}
+
+impl MutEventSubscriber for Source {
+    fn init(&mut self, ops: &mut EventOps) {
+        let added = match self {
+            Source::Wake(fd) => ops.add(Events::new(fd, EventSet::IN)),
+            Source::Signals { file, .. } => ops.add(Events::new(file, EventSet::IN)),
+            Source::Timer(timer) => ops.add(Events::new(&timer.fd, EventSet::IN)),
+            Source::Console { file, sender, .. } => {
+                let added = ops.add(Events::new(file, EventSet::IN));
+                if added.is_err() {
+                    // A file that cannot be waited for (such as /dev/null): nothing will come from it.
+                    let _ = sender.send(HostEvent::ConsoleClosed);
+                }
+                return;
+            }
+        };
+        if let Err(error) = added {
+            tracing::error!("event loop: {error}");
+        }
+    }
+
+    fn process(&mut self, _events: Events, ops: &mut EventOps) {
+        match self {
+            Source::Wake(fd) => {
+                let _ = fd.read();
+            }
+            Source::Signals { file, sender, seen, shared } => {
+                while signals::take(file) {
+                    *seen += 1;
+                    shared.stop(sender, StopReason::Signal);
+                    // A second signal does not wait for a sync point.
+                    if *seen > 1 {
+                        shared.force_stop.store(true, Ordering::Relaxed);
+                    }
+                }
+            }
+            Source::Timer(timer) => timer.tick(),
+            Source::Console { file, keys, sender, shared } => {
+                let mut buffer = [0; 4096];
+                match file.read(&mut buffer) {
+                    Ok(0) | Err(_) => {
+                        let _ = ops.remove(Events::new(file, EventSet::IN));
+                        let _ = sender.send(HostEvent::ConsoleClosed);
+                    }
+                    Ok(count) => {
+                        if console_bytes(&buffer[..count], keys.as_mut(), sender) {
+                            shared.stop(sender, StopReason::User);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Passes console bytes on. True if the user wants to quit.
+fn console_bytes(bytes: &[u8], keys: Option<&mut Keys>, sender: &Sender<HostEvent>) -> bool {
+    let Some(keys) = keys else {
+        let _ = sender.send(HostEvent::Console(bytes.to_vec()));
+        return false;
+    };
+    let mut typed = Vec::new();
+    let mut quit = false;
+    for byte in bytes {
+        match keys.take(*byte) {
+            Key::Byte(byte) => typed.push(byte),
+            Key::Quit => quit = true,
+            Key::Help => {
+                eprintln!("\nscribe-vmm: Ctrl-A x quits, Ctrl-A Ctrl-A sends Ctrl-A, Ctrl-A h shows this")
+            }
+            Key::Nothing => {}
+        }
+    }
+    if !typed.is_empty() {
+        let _ = sender.send(HostEvent::Console(typed));
+    }
+    quit
+}
+
+/// Seals, limits, silence, and stops that the guest does not come to.
+struct Timer {
+    fd: TimerFd,
+    watch: Watch,
+    sender: Sender<HostEvent>,
+    shared: Arc<Shared>,
+    target: kick::Target,
+    start: u64,
+    sealed: u64,
+    /// exits at the last change, when that was, and whether the silence since was named
+    progress: (u64, u64, bool),
+    limit_sent: bool,
+    stop_sent: Option<u64>,
+}
+
+impl Timer {
+    fn new(
+        fd: TimerFd,
+        watch: Watch,
+        sender: Sender<HostEvent>,
+        shared: Arc<Shared>,
+        target: kick::Target,
+    ) -> Self {
+        let now = clock::monotonic_ns();
+        Self {
+            fd,
+            watch,
+            sender,
+            shared,
+            target,
+            start: now,
+            sealed: now,
+            progress: (0, now, false),
+            limit_sent: false,
+            stop_sent: None,
+        }
+    }
+
+    fn tick(&mut self) {
+        let _ = self.fd.wait();
+        let now = clock::monotonic_ns();
+        let exits = self.shared.exits.load(Ordering::Relaxed);
+        if exits != self.progress.0 || !self.shared.running.load(Ordering::Relaxed) {
+            self.progress = (exits, now, false);
+        }
+        let silent = now - self.progress.1;
+        if now - self.sealed >= SEAL_EVERY_NS {
+            self.sealed = now;
+            self.shared.seal_due.store(true, Ordering::Relaxed);
+            if silent >= SEAL_EVERY_NS {
+                self.target.kick(); // no sync point will look at it soon
+            }
+        }
+        if silent >= SILENCE_NS && !self.progress.2 {
+            self.progress.2 = true;
+            eprintln!(
+                "scribe-vmm: the guest has made no exit for 2 s (exit:{exits}): it computes, and without a branch \
+                 counter neither time nor input reaches it until it does I/O; Ctrl-A x or Ctrl-C stops"
+            );
+        }
+        if self.watch.host_limit.is_some_and(|limit| now - self.start >= limit) {
+            self.stop(StopReason::HostTime);
+        } else if self.watch.max_silence.is_some_and(|limit| silent >= limit) {
+            self.stop(StopReason::Silence);
+        }
+        if self.shared.stopping.load(Ordering::Relaxed) {
+            self.stop_sent.get_or_insert(now);
+        }
+        if self.stop_sent.is_some_and(|at| now - at >= STOP_GRACE_NS) && silent >= STOP_GRACE_NS {
+            self.shared.force_stop.store(true, Ordering::Relaxed);
+            self.target.kick();
+        } else if self.shared.force_stop.load(Ordering::Relaxed) {
+            self.target.kick();
+        }
+    }
+
+    fn stop(&mut self, reason: StopReason) {
+        if !self.limit_sent {
+            self.limit_sent = true;
+            self.shared.stop(&self.sender, reason);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_ends_the_run_and_forces_a_silent_guest() {
+        signals::prepare().unwrap();
+        kick::prepare().unwrap();
+        let watch = Watch { console: ConsoleSource::None, host_limit: Some(1), max_silence: None };
+        let host = HostLoop::start(watch, kick::Target::current()).unwrap();
+        host.shared.running.store(true, Ordering::Relaxed);
+        let event = host.events.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert_eq!(event, HostEvent::Stop(StopReason::HostTime));
+        while !host.shared.force_stop.load(Ordering::Relaxed) {
+            clock::sleep_ns(1_000_000);
+        }
+    }
+}

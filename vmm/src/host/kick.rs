@@ -1,0 +1,53 @@
+//! Kicks: making a running vCPU return to its thread.
+//!
+//! A kick is a real-time signal that every thread blocks. Only KVM_RUN lets it in (KVM_SET_SIGNAL_MASK), so a kick
+//! sent at any moment either interrupts the guest or stays pending until the next KVM_RUN returns at once.
+#![allow(unsafe_code)] // pthread_kill, pthread_sigmask
+
+use vmm_sys_util::signal::{SIGRTMIN, block_signal, clear_signal};
+
+fn signal() -> libc::c_int {
+    SIGRTMIN() + 1
+}
+
+/// Blocks the kick's signal in this thread and those it starts. Call before anything else runs.
+///
+/// # Errors
+/// The host's error as text.
+pub fn prepare() -> Result<(), String> {
+    match block_signal(signal()) {
+        Ok(()) | Err(vmm_sys_util::signal::Error::SignalAlreadyBlocked(_)) => Ok(()),
+        Err(error) => Err(format!("blocking signal {}: {error:?}", signal())),
+    }
+}
+
+/// The signals to block while a vCPU runs, as the kernel's 64-bit set: what the thread blocks now, less the kick.
+pub(crate) fn blocked_while_running() -> u64 {
+    let blocked = vmm_sys_util::signal::get_blocked_signals().unwrap_or_default();
+    blocked.iter().filter(|&&n| n != signal() && (1..=64).contains(&n)).fold(0, |set, n| set | 1 << (n - 1))
+}
+
+/// Takes a pending kick, after KVM_RUN returned EINTR because of it.
+pub(crate) fn clear() {
+    // A failure means that none was pending: another cause of EINTR.
+    let _ = clear_signal(signal());
+}
+
+/// A thread that can be kicked: the one that runs the vCPU.
+#[derive(Debug, Clone, Copy)]
+pub struct Target(libc::pthread_t);
+
+impl Target {
+    /// The calling thread. It must outlive every use of the target.
+    pub fn current() -> Self {
+        // SAFETY: pthread_self has no preconditions.
+        Self(unsafe { libc::pthread_self() })
+    }
+
+    /// Kicks the thread.
+    pub fn kick(self) {
+        // SAFETY: the thread outlives the target (see `current`), and the signal is blocked everywhere but in KVM_RUN,
+        // so that it never kills.
+        unsafe { libc::pthread_kill(self.0, signal()) };
+    }
+}

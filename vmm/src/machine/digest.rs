@@ -1,0 +1,208 @@
+//! Digests of guest state: engine-neutral, version 1 (docs/determinism.md).
+//!
+//! The *rolling* digest covers every exit (what was accessed, what was written or read) and the registers at every
+//! sync point. The *full* digest covers the CPU's whole state, all of RAM and the devices. In RAM bits 5 and 6 of every
+//! 8-byte word are masked: where the word is a page-table entry they are A and D, which depend on TLB history.
+
+use serde::Serialize;
+use twox_hash::XxHash3_64;
+use twox_hash::XxHash3_128;
+
+use super::memory::{GuestRam, PAGE_SIZE};
+use crate::engine::cpu::Registers;
+use crate::engine::{Answer, Exit};
+
+/// The version of all of this, in recordings.
+pub const VERSION: u32 = 1;
+
+const PAGE_WORDS: usize = 512;
+/// Page-table A and D.
+const ACCESSED_DIRTY: u64 = 0b110_0000;
+
+/// Digest of all exits and of the registers at all sync points so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rolling(u64);
+
+impl Rolling {
+    /// The digest so far.
+    pub fn value(self) -> u64 {
+        self.0
+    }
+
+    fn mix<const N: usize>(&mut self, words: [u64; N]) {
+        let mut bytes = [[0; 8]; N];
+        for (to, from) in bytes.iter_mut().zip(words) {
+            *to = from.to_le_bytes();
+        }
+        self.0 = XxHash3_64::oneshot_with_seed(self.0, bytes.as_flattened());
+    }
+
+    /// Adds an exit and the answer to it.
+    pub fn exit(&mut self, exit: &Exit, answer: Answer) {
+        let (kind, address, size, written) = match *exit {
+            Exit::PortRead { port, size } => (0, u64::from(port), size, 0),
+            Exit::PortWrite { port, size, value } => (1, u64::from(port), size, u64::from(value)),
+            Exit::MmioRead { address, size } => (2, address, size, 0),
+            Exit::MmioWrite { address, size, value } => (3, address, size, value),
+            Exit::Halt => (4, 0, 0, 0),
+            Exit::MsrRead { index } => (5, u64::from(index), 8, 0),
+            Exit::MsrWrite { index, value } => (6, u64::from(index), 8, value),
+        };
+        let read = match answer {
+            Answer::Value(value) => value,
+            Answer::Done => 0,
+            Answer::GeneralProtection => u64::MAX,
+        };
+        self.mix([kind | u64::from(size) << 8, address, written, read]);
+    }
+
+    /// Adds the registers at a sync point.
+    pub fn registers(&mut self, registers: &Registers) {
+        self.mix(registers.words());
+    }
+}
+
+/// Digest of any state that serialises (devices, CPU), by its canonical encoding.
+///
+/// # Errors
+/// The state cannot be encoded.
+pub fn of_state<T: Serialize>(state: &T) -> Result<u64, postcard::Error> {
+    Ok(XxHash3_64::oneshot(&postcard::to_stdvec(state)?))
+}
+
+/// Digest of RAM, kept up to date page by page.
+#[derive(Debug, Default)]
+pub struct RamDigest {
+    /// one contribution a guest frame, in the order of the regions; 0 for a zero page
+    pages: Vec<u128>,
+    sum: u128,
+    /// bytes hashed so far, for the benchmarks
+    hashed: u64,
+}
+
+impl RamDigest {
+    /// The digest as of the last [`full`](Self::full) or [`update`](Self::update).
+    pub fn value(&self) -> u128 {
+        self.sum
+    }
+
+    /// Bytes hashed since the start.
+    pub fn bytes_hashed(&self) -> u64 {
+        self.hashed
+    }
+
+    /// True once [`full`](Self::full) has run.
+    pub fn is_started(&self) -> bool {
+        !self.pages.is_empty()
+    }
+
+    /// Hashes all of RAM. Pages that the host has never had to back are zero and are skipped.
+    pub fn full(&mut self, ram: &GuestRam) {
+        let frames: u64 = ram.size() / PAGE_SIZE;
+        self.pages = vec![0; usize::try_from(frames).unwrap_or(0)];
+        self.sum = 0;
+        for region in ram.regions() {
+            let first = region.start / PAGE_SIZE;
+            let touched = crate::host::pagemap::touched(region.host, region.size);
+            for frame in first..first + region.size / PAGE_SIZE {
+                if touched.contains(frame - first) {
+                    self.page(ram, frame);
+                }
+            }
+        }
+    }
+
+    /// Hashes the given guest frames again; frames outside RAM are ignored.
+    pub fn update(&mut self, ram: &GuestRam, frames: impl IntoIterator<Item = u64>) {
+        for frame in frames {
+            self.page(ram, frame);
+        }
+    }
+
+    fn page(&mut self, ram: &GuestRam, frame: u64) {
+        let mut bytes = [0; PAGE_WORDS * 8];
+        if ram.read(frame * PAGE_SIZE, &mut bytes).is_err() {
+            return;
+        }
+        let mut any = 0;
+        for chunk in bytes.as_chunks_mut::<8>().0 {
+            let word = u64::from_le_bytes(*chunk) & !ACCESSED_DIRTY;
+            any |= word;
+            *chunk = word.to_le_bytes();
+        }
+        self.hashed += PAGE_SIZE;
+        let new = if any == 0 { 0 } else { XxHash3_128::oneshot_with_seed(frame, &bytes) };
+        let Some(index) = index_of(ram, frame) else { return };
+        let Some(slot) = self.pages.get_mut(index) else {
+            return;
+        };
+        self.sum = self.sum.wrapping_sub(*slot).wrapping_add(new);
+        *slot = new;
+    }
+}
+
+/// Position of a guest frame among all frames of RAM.
+fn index_of(ram: &GuestRam, frame: u64) -> Option<usize> {
+    let mut before = 0;
+    for region in ram.regions() {
+        let (first, count) = (region.start / PAGE_SIZE, region.size / PAGE_SIZE);
+        if (first..first + count).contains(&frame) {
+            return usize::try_from(before + (frame - first)).ok();
+        }
+        before += count;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn incremental_equals_full_and_accessed_dirty_bits_do_not_count() {
+        let ram = GuestRam::new(4 << 20).unwrap();
+        ram.write(0x5000, b"something").unwrap();
+        let mut digest = RamDigest::default();
+        digest.full(&ram);
+        let first = digest.value();
+        assert_ne!(first, 0);
+        ram.write(0x9008, &0x1060_u64.to_le_bytes()).unwrap();
+        ram.write(0x5000, b"nothing!!").unwrap();
+        digest.update(&ram, [5, 9]);
+        let mut again = RamDigest::default();
+        again.full(&ram);
+        assert_eq!(digest.value(), again.value());
+        assert_ne!(digest.value(), first);
+        ram.write(0x9008, &0x1000_u64.to_le_bytes()).unwrap();
+        again.full(&ram);
+        assert_eq!(digest.value(), again.value());
+        ram.write(0x9008, &0x1010_u64.to_le_bytes()).unwrap();
+        again.full(&ram);
+        assert_ne!(digest.value(), again.value());
+    }
+
+    #[test]
+    fn the_same_bytes_elsewhere_are_another_digest() {
+        let digest = |address| {
+            let ram = GuestRam::new(4 << 20).unwrap();
+            ram.write(address, b"x").unwrap();
+            let mut digest = RamDigest::default();
+            digest.full(&ram);
+            digest.value()
+        };
+        assert_ne!(digest(0x1000), digest(0x2000));
+    }
+
+    #[test]
+    fn exits_and_registers_roll() {
+        let mut a = Rolling::default();
+        let mut b = Rolling::default();
+        a.exit(&Exit::PortRead { port: 0x20, size: 1 }, Answer::Value(1));
+        b.exit(&Exit::PortRead { port: 0x20, size: 1 }, Answer::Value(2));
+        assert_ne!(a, b);
+        let mut c = a;
+        a.registers(&Registers { rflags: 1 << 16 | 2, ..Default::default() });
+        c.registers(&Registers { rflags: 2, ..Default::default() });
+        assert_eq!(a, c, "RF is masked");
+    }
+}

@@ -1,0 +1,362 @@
+//! The machine: RAM, one vCPU behind an [`Engine`], the devices, guest time and digests.
+//!
+//! It steps from sync point to sync point and knows nothing of recording or replaying. One thread owns it, and it is
+//! the only writer of guest memory.
+
+pub mod boot;
+pub mod bus;
+pub mod cpuid;
+pub mod digest;
+pub mod disk;
+pub mod kernel;
+pub mod memory;
+pub mod msr;
+pub mod platform;
+pub mod time;
+pub mod trace;
+
+use scribe_devices::guest_interface::GuestRequest;
+use scribe_devices::virtio::blk::BackendError;
+use scribe_log::{EndCause, FullDigest, GeneralRegisters};
+
+use crate::engine::cpu::Registers;
+use crate::engine::{Answer, Engine, EngineError, Exit, Fault, Stop};
+use bus::{Devices, Request};
+use digest::{RamDigest, Rolling};
+use memory::{GuestRam, MemoryError, PAGE_SIZE};
+use time::GuestClock;
+use trace::Trace;
+
+/// What stops a machine from going on that is not the guest's doing.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// The engine failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// Guest memory failed.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// The host's side of the disk failed. The guest would see an I/O error that no replay could repeat.
+    #[error("the host failed the guest's disk")]
+    Disk(#[source] BackendError),
+    /// A state could not be encoded for its digest.
+    #[error("encoding state for its digest: {0}")]
+    Encode(#[from] postcard::Error),
+}
+
+/// How a [`Machine::step`] came back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// An exit was served and its instruction retired: position `(exits, 0, 0)`.
+    SyncPoint,
+    /// The host kicked; the position has not changed.
+    Kicked,
+    /// The guest ended itself. For a fault the position is the last sync point, before which nothing is known.
+    Ended(EndCause),
+}
+
+/// A whole machine.
+pub struct Machine {
+    engine: Box<dyn Engine>,
+    ram: GuestRam,
+    devices: Devices,
+    clock: GuestClock,
+    rolling: Rolling,
+    ram_digest: RamDigest,
+    /// HLT was executed and no interrupt has been injected since
+    halted: bool,
+    /// frame of the clock page, and the time last stored there
+    clock_page: Option<(u64, u64)>,
+    /// what the guest asked for during the exit being served
+    ending: Option<EndCause>,
+    bookmarks: Vec<String>,
+    /// registers at the last sync point
+    registers: Registers,
+    trace: Trace,
+    fault_detail: Option<String>,
+}
+
+impl Machine {
+    /// Puts the parts together; `engine` already holds the vCPU's start state.
+    pub fn new(engine: Box<dyn Engine>, ram: GuestRam, devices: Devices) -> Self {
+        Self {
+            engine,
+            ram,
+            devices,
+            clock: GuestClock::default(),
+            rolling: Rolling::default(),
+            ram_digest: RamDigest::default(),
+            halted: false,
+            clock_page: None,
+            ending: None,
+            bookmarks: Vec::new(),
+            registers: Registers::default(),
+            trace: Trace::default(),
+            fault_detail: None,
+        }
+    }
+
+    /// Exits served since power-on: the first part of the position.
+    pub fn exits(&self) -> u64 {
+        self.clock.exits()
+    }
+
+    /// Guest time, ns.
+    pub fn guest_time(&self) -> u64 {
+        self.clock.now()
+    }
+
+    /// Rolling digest of all exits and sync points so far.
+    pub fn rolling(&self) -> u64 {
+        self.rolling.value()
+    }
+
+    /// Registers at the last sync point.
+    pub fn registers(&self) -> &Registers {
+        &self.registers
+    }
+
+    /// The last exits served, for reports.
+    pub fn trace(&self) -> &Trace {
+        &self.trace
+    }
+
+    /// What the host said about an instruction it refused.
+    pub fn fault_detail(&self) -> Option<&str> {
+        self.fault_detail.as_deref()
+    }
+
+    /// Bytes hashed for RAM digests so far.
+    pub fn bytes_hashed(&self) -> u64 {
+        self.ram_digest.bytes_hashed()
+    }
+
+    /// True after HLT until an interrupt is injected.
+    pub fn is_halted(&self) -> bool {
+        self.halted
+    }
+
+    /// True if a halted vCPU could be woken by an interrupt at all.
+    pub fn can_wake(&self) -> bool {
+        self.registers.interrupts_enabled()
+    }
+
+    /// Console bytes the guest has sent since the last call.
+    pub fn take_output(&mut self) -> Vec<u8> {
+        self.devices.uart.take_output()
+    }
+
+    /// Names of bookmarks the guest has set since the last call.
+    pub fn take_bookmarks(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.bookmarks)
+    }
+
+    /// How many console bytes [`console_input`](Self::console_input) takes now.
+    pub fn console_room(&self) -> usize {
+        self.devices.uart.room()
+    }
+
+    /// Console bytes offered that the serial port has not taken yet.
+    pub fn console_backlog(&self) -> usize {
+        scribe_devices::uart::BACKLOG_MAX - self.devices.uart.room()
+    }
+
+    /// An input: bytes for the serial port. Only at a sync point.
+    pub fn console_input(&mut self, bytes: &[u8]) {
+        self.devices.uart.offer(bytes, self.clock.now());
+    }
+
+    /// The next guest time at which a device does something by itself.
+    pub fn next_deadline(&self) -> Option<u64> {
+        self.devices.next_deadline()
+    }
+
+    /// Moves guest time forward. Only at a sync point.
+    pub fn jump(&mut self, to: u64) {
+        self.clock.jump(to);
+    }
+
+    /// Runs the guest to the next sync point, kick or end.
+    ///
+    /// # Errors
+    /// Failures of the host.
+    pub fn step(&mut self) -> Result<Step, MachineError> {
+        loop {
+            match self.engine.run()? {
+                Stop::Exit(exit) => {
+                    self.serve(exit);
+                    while let Some(next) = self.engine.finish()? {
+                        self.serve(next);
+                    }
+                    self.registers = self.engine.registers();
+                    self.rolling.registers(&self.registers);
+                    if let Some(error) = self.devices.take_disk_error() {
+                        return Err(MachineError::Disk(error));
+                    }
+                    return Ok(match self.ending.take() {
+                        Some(cause) => Step::Ended(cause),
+                        None => Step::SyncPoint,
+                    });
+                }
+                Stop::InterruptWindow => self.deliver()?,
+                Stop::Kicked => return Ok(Step::Kicked),
+                Stop::Fault(fault) => return Ok(Step::Ended(self.fault(fault))),
+            }
+        }
+    }
+
+    /// After the inputs of a sync point: timers, clock page, interrupts.
+    ///
+    /// # Errors
+    /// Failures of the host.
+    pub fn settle(&mut self) -> Result<(), MachineError> {
+        let now = self.clock.now();
+        self.devices.advance(now);
+        self.store_clock()?;
+        self.deliver()
+    }
+
+    /// CPU, RAM and devices digested. Only at a sync point.
+    ///
+    /// # Errors
+    /// Failures of the host.
+    pub fn full_digest(&mut self) -> Result<FullDigest, MachineError> {
+        if self.ram_digest.is_started() {
+            let mut frames = self.engine.take_dirty_pages()?;
+            frames.extend(self.ram.take_written_frames());
+            frames.sort_unstable();
+            frames.dedup();
+            self.ram_digest.update(&self.ram, frames);
+        } else {
+            self.ram.take_written_frames();
+            self.ram_digest.full(&self.ram);
+        }
+        Ok(FullDigest {
+            cpu: digest::of_state(&(self.engine.state()?, self.halted))?,
+            ram: self.ram_digest.value(),
+            devices: digest::of_state(&self.devices.save())?,
+            guest_time: self.guest_time(),
+        })
+    }
+
+    /// From now on only pages written since the last [`full_digest`](Self::full_digest) are hashed again. Costs a
+    /// fault for each page's first write, so a run with one digest at its end does without.
+    ///
+    /// # Errors
+    /// Failures of the host.
+    pub fn track_dirty_pages(&mut self) -> Result<(), MachineError> {
+        Ok(self.engine.track_dirty_pages()?)
+    }
+
+    /// Takes the machine apart for its disk.
+    pub fn into_disk(self) -> Option<disk::Disk> {
+        self.devices.into_disk()
+    }
+
+    fn serve(&mut self, exit: Exit) {
+        self.clock.count_exit();
+        let now = self.clock.now();
+        let answer = match exit {
+            Exit::PortRead { port, size } => Answer::Value(self.devices.port_read(port, size, now).into()),
+            Exit::PortWrite { port, size, value } => {
+                if let Some(request) = self.devices.port_write(port, size, value, now) {
+                    self.request(request);
+                }
+                Answer::Done
+            }
+            Exit::MmioRead { address, size } => Answer::Value(self.devices.mmio_read(address, size)),
+            Exit::MmioWrite { address, size, value } => {
+                self.devices.mmio_write(address, size, value, self.ram.memory());
+                Answer::Done
+            }
+            Exit::Halt => {
+                self.halted = true;
+                Answer::Done
+            }
+            Exit::MsrRead { index } => msr::read(index).map_or(Answer::GeneralProtection, Answer::Value),
+            Exit::MsrWrite { index, .. } if msr::write(index) => Answer::Done,
+            Exit::MsrWrite { .. } => Answer::GeneralProtection,
+        };
+        self.engine.answer(answer);
+        self.rolling.exit(&exit, answer);
+        self.trace.push(self.clock.exits(), exit, answer);
+    }
+
+    fn request(&mut self, request: Request) {
+        match request {
+            Request::Reset => self.ending = Some(EndCause::Reset),
+            Request::Guest(GuestRequest::ClockPage(frame)) => {
+                let frame = frame.map(u64::from).filter(|frame| self.ram.has_frame(*frame));
+                self.clock_page = frame.map(|frame| (frame, 0));
+            }
+            Request::Guest(GuestRequest::Status(_) | GuestRequest::Sync) => {}
+            Request::Guest(GuestRequest::PowerOff { status }) => {
+                self.ending = Some(EndCause::PowerOff { status })
+            }
+            Request::Guest(GuestRequest::Bookmark(name)) => self.bookmarks.push(name),
+            Request::Guest(GuestRequest::Panic(message)) => self.ending = Some(EndCause::Panic { message }),
+        }
+    }
+
+    fn store_clock(&mut self) -> Result<(), MachineError> {
+        let now = self.clock.now();
+        if let Some((frame, stored)) = &mut self.clock_page
+            && *stored != now
+        {
+            self.ram.write(*frame * PAGE_SIZE, &now.to_le_bytes())?;
+            *stored = now;
+        }
+        Ok(())
+    }
+
+    /// Injects the interrupt that waits, if the vCPU can take one, or asks to be told when it can.
+    fn deliver(&mut self) -> Result<(), MachineError> {
+        if self.devices.pic.pending() && self.engine.can_inject() {
+            let vector = self.devices.pic.acknowledge();
+            self.engine.inject(vector)?;
+            self.halted = false;
+        }
+        self.engine.request_window(self.devices.pic.pending());
+        Ok(())
+    }
+
+    fn fault(&mut self, fault: Fault) -> EndCause {
+        match fault {
+            Fault::TripleFault => EndCause::TripleFault {
+                rip: self.registers.rip,
+                bytes: Vec::new(),
+                last_exit: Box::new(general(&self.registers)),
+            },
+            Fault::Refused { rip, bytes, detail } => {
+                self.fault_detail = Some(detail);
+                EndCause::RefusedInstruction { rip, bytes }
+            }
+        }
+    }
+}
+
+/// The registers in the log's own form.
+fn general(registers: &Registers) -> GeneralRegisters {
+    let [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15] = registers.general;
+    let Registers { rip, rflags, .. } = *registers;
+    GeneralRegisters {
+        rax,
+        rbx,
+        rcx,
+        rdx,
+        rsi,
+        rdi,
+        rsp,
+        rbp,
+        r8,
+        r9,
+        r10,
+        r11,
+        r12,
+        r13,
+        r14,
+        r15,
+        rip,
+        rflags,
+    }
+}

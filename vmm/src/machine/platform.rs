@@ -1,0 +1,36 @@
+//! Platform `scribe-pc-1`: every number of it that a guest can see. Frozen: a change is a new platform version.
+
+/// Name of the platform, in recordings.
+pub const NAME: &str = "scribe-pc-1";
+
+/// Least RAM: real-mode area, boot tables and something to run.
+pub const MINIMUM_RAM: u64 = 2 << 20;
+/// RAM below this address, if there is that much.
+pub const LOW_RAM_END: u64 = 3 << 30;
+/// RAM beyond [`LOW_RAM_END`] goes here.
+pub const HIGH_RAM_START: u64 = 4 << 30;
+
+/// virtio-mmio slots: 4 KiB each from here on.
+pub const MMIO_BASE: u64 = 0xd000_0000;
+/// bytes of one virtio-mmio slot
+pub const MMIO_SLOT: u64 = 0x1000;
+/// IRQ of slot 0, the disk; level-triggered (ELCR)
+pub const DISK_IRQ: u8 = 5;
+/// serial number of the disk (virtio GET_ID)
+pub const DISK_ID: &[u8] = b"scribe-disk-0";
+
+/// IRQ of the 8254's channel 0
+pub const TIMER_IRQ: u8 = 0;
+/// IRQ of the 16550 at 0x3f8
+pub const UART_IRQ: u8 = 4;
+/// first port of the 16550
+pub const UART_PORT: u16 = 0x3f8;
+/// first port of the guest interface (docs/guest-interface.md)
+pub const GUEST_INTERFACE_PORT: u16 = 0x5c0;
+/// ports of the guest interface
+pub const GUEST_INTERFACE_PORTS: u16 = 0x30;
+
+/// Guest nanoseconds per retired conditional branch, where there is a counter (k1).
+pub const NS_PER_BRANCH: u64 = 8;
+/// Guest nanoseconds per exit (k2).
+pub const NS_PER_EXIT: u64 = 2_000;

@@ -1,0 +1,190 @@
+//! What is written down while the machine is live: nothing (`run`), or a recording (`record`).
+
+use scribe_log::{Body, End, EndCause, Event, Position, Sizes, Writer};
+
+use super::{Place, SessionError};
+use crate::machine::Machine;
+
+/// Exits between two stored values of the rolling digest.
+pub const CHECKPOINT_EVERY: u64 = 1024;
+
+/// Where a live session notes what a replay needs.
+pub trait Journal {
+    /// At every sync point, before its inputs. `seal`: what was written so far should become safe now.
+    ///
+    /// # Errors
+    /// The recording cannot be written, or the machine not be digested.
+    fn sync_point(&mut self, machine: &mut Machine, seal: bool) -> Result<(), SessionError>;
+
+    /// An input at the machine's position.
+    ///
+    /// # Errors
+    /// The recording cannot be written.
+    fn input(&mut self, machine: &Machine, body: Body) -> Result<(), SessionError>;
+
+    /// The guest has been away from sync points for a while: make safe what there is.
+    ///
+    /// # Errors
+    /// The recording cannot be written.
+    fn seal(&mut self, machine: &Machine) -> Result<(), SessionError>;
+
+    /// The end.
+    ///
+    /// # Errors
+    /// The recording cannot be written, or the machine not be digested.
+    fn end(&mut self, machine: &mut Machine, cause: &EndCause, place: Place) -> Result<(), SessionError>;
+}
+
+/// Notes nothing: `run`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoJournal;
+
+impl Journal for NoJournal {
+    fn sync_point(&mut self, machine: &mut Machine, _seal: bool) -> Result<(), SessionError> {
+        machine.take_bookmarks();
+        Ok(())
+    }
+
+    fn input(&mut self, _machine: &Machine, _body: Body) -> Result<(), SessionError> {
+        Ok(())
+    }
+
+    fn seal(&mut self, _machine: &Machine) -> Result<(), SessionError> {
+        Ok(())
+    }
+
+    fn end(&mut self, _machine: &mut Machine, _cause: &EndCause, _place: Place) -> Result<(), SessionError> {
+        Ok(())
+    }
+}
+
+/// What a finished recording amounts to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// its end
+    pub end: End,
+    /// bytes on disk
+    pub sizes: Sizes,
+}
+
+/// Writes a recording.
+pub struct Recorder {
+    writer: Option<Writer>,
+    digest_every: u64,
+    next_checkpoint: u64,
+    next_full: u64,
+    inputs: u64,
+    /// position of the last seal, so that a guest that makes no exits is not sealed again and again
+    sealed_at: Option<u64>,
+    summary: Option<Summary>,
+}
+
+impl Recorder {
+    /// Writes to `writer`; RAM is digested every `digest_every` exits (0: only at the end).
+    pub fn new(writer: Writer, digest_every: u64) -> Self {
+        Self {
+            writer: Some(writer),
+            digest_every,
+            next_checkpoint: CHECKPOINT_EVERY,
+            next_full: if digest_every == 0 { u64::MAX } else { digest_every },
+            inputs: 0,
+            sealed_at: None,
+            summary: None,
+        }
+    }
+
+    /// What was recorded; `None` unless the recording was closed.
+    pub fn summary(&self) -> Option<&Summary> {
+        self.summary.as_ref()
+    }
+
+    fn append(&mut self, machine: &Machine, body: Body) -> Result<(), SessionError> {
+        let event = Event::new(Position::exit(machine.exits()), body);
+        if let Some(writer) = &mut self.writer {
+            writer.append(&event)?;
+        }
+        self.sealed_at = None;
+        Ok(())
+    }
+}
+
+impl Journal for Recorder {
+    fn sync_point(&mut self, machine: &mut Machine, seal: bool) -> Result<(), SessionError> {
+        for name in machine.take_bookmarks() {
+            self.append(machine, Body::Bookmark { name })?;
+        }
+        let exits = machine.exits();
+        if exits >= self.next_checkpoint || exits >= self.next_full {
+            let mut full = None;
+            if exits >= self.next_full {
+                full = Some(machine.full_digest()?);
+                machine.track_dirty_pages()?;
+                self.next_full = next_multiple(exits, self.digest_every);
+            }
+            self.next_checkpoint = next_multiple(exits, CHECKPOINT_EVERY);
+            self.append(machine, Body::Checkpoint { registers: machine.rolling(), full })?;
+        }
+        if seal {
+            self.seal(machine)?;
+        }
+        Ok(())
+    }
+
+    fn input(&mut self, machine: &Machine, body: Body) -> Result<(), SessionError> {
+        if matches!(body, Body::ConsoleInput { .. }) {
+            self.inputs += 1;
+        }
+        self.append(machine, body)
+    }
+
+    fn seal(&mut self, machine: &Machine) -> Result<(), SessionError> {
+        let exits = machine.exits();
+        if self.sealed_at == Some(exits) {
+            return Ok(());
+        }
+        let body = Body::Seal { registers: machine.rolling(), guest_time: machine.guest_time() };
+        if let Some(writer) = &mut self.writer {
+            writer.seal(&Event::new(Position::exit(exits), body))?;
+        }
+        self.sealed_at = Some(exits);
+        Ok(())
+    }
+
+    fn end(&mut self, machine: &mut Machine, cause: &EndCause, place: Place) -> Result<(), SessionError> {
+        let full = match place {
+            Place::Position => Some(machine.full_digest()?),
+            Place::Beyond => None,
+        };
+        let end = End {
+            cause: cause.clone(),
+            registers: machine.rolling(),
+            full,
+            exits: machine.exits(),
+            guest_time: machine.guest_time(),
+            inputs: self.inputs,
+        };
+        if let Some(writer) = self.writer.take() {
+            let sizes = writer.close(&Event::new(Position::exit(machine.exits()), Body::End(end.clone())))?;
+            self.summary = Some(Summary { end, sizes });
+        }
+        Ok(())
+    }
+}
+
+/// The next multiple of `step` above `value`.
+fn next_multiple(value: u64, step: u64) -> u64 {
+    (value / step).saturating_add(1).saturating_mul(step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn multiples() {
+        assert_eq!(next_multiple(0, 1024), 1024);
+        assert_eq!(next_multiple(1024, 1024), 2048);
+        assert_eq!(next_multiple(1025, 1024), 2048);
+        assert_eq!(next_multiple(u64::MAX, 2), u64::MAX);
+    }
+}

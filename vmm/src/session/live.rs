@@ -1,0 +1,247 @@
+//! A machine that takes its inputs from the host: `run` and `record`.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Read;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
+
+use scribe_log::header::Pace;
+use scribe_log::{Body, EndCause, MAX_DATA, StopReason};
+
+use super::journal::Journal;
+use super::{Flow, Place, Policy, SessionError};
+use crate::host::clock;
+use crate::host::events::{HostEvent, HostLoop};
+use crate::machine::Machine;
+
+/// Bytes of an input file that the serial port is offered at a time.
+const FILE_CHUNK: usize = 4096;
+
+/// Takes inputs from the host, stamps them, and has `J` note them.
+pub struct Live<J> {
+    journal: J,
+    host: HostLoop,
+    /// console bytes that have arrived and are not admitted yet
+    typed: VecDeque<u8>,
+    /// more may come from a terminal, pipe or socket
+    open: bool,
+    stop: Option<StopReason>,
+    file: Option<File>,
+    pace: Pace,
+    guest_limit: Option<u64>,
+    /// host time (ns) that corresponds to guest time 0
+    origin: u64,
+    /// guest time when the machine came to its position
+    arrived: u64,
+}
+
+impl<J: Journal> Live<J> {
+    /// `file`: its bytes are offered to the serial port as fast as it takes them. `open`: the host loop may deliver
+    /// console bytes. `guest_limit`: guest time (ns) at which the run ends.
+    pub fn new(
+        journal: J,
+        host: HostLoop,
+        file: Option<File>,
+        open: bool,
+        pace: Pace,
+        guest_limit: Option<u64>,
+    ) -> Self {
+        Self {
+            journal,
+            host,
+            typed: VecDeque::new(),
+            open,
+            stop: None,
+            file,
+            pace,
+            guest_limit,
+            origin: clock::monotonic_ns(),
+            arrived: 0,
+        }
+    }
+
+    /// The journal, when the run is over.
+    pub fn into_journal(self) -> J {
+        self.journal
+    }
+
+    fn take(&mut self, event: HostEvent) {
+        match event {
+            HostEvent::Console(bytes) => self.typed.extend(bytes),
+            HostEvent::ConsoleClosed => self.open = false,
+            HostEvent::Stop(reason) => self.stop = self.stop.or(Some(reason)),
+        }
+    }
+
+    fn take_all(&mut self) {
+        while let Ok(event) = self.host.events.try_recv() {
+            self.take(event);
+        }
+    }
+
+    /// Admits what has been typed, as far as the machine has room.
+    fn admit_typed(&mut self, machine: &mut Machine) -> Result<bool, SessionError> {
+        let count = self.typed.len().min(machine.console_room()).min(MAX_DATA);
+        if count == 0 {
+            return Ok(false);
+        }
+        let bytes: Vec<u8> = self.typed.drain(..count).collect();
+        self.admit(machine, bytes)?;
+        Ok(true)
+    }
+
+    fn admit(&mut self, machine: &mut Machine, bytes: Vec<u8>) -> Result<(), SessionError> {
+        machine.console_input(&bytes);
+        self.journal.input(machine, Body::ConsoleInput { bytes })
+    }
+
+    /// Offers the next part of the input file once the port has taken all but a chunk of the last. What the port has
+    /// taken depends on the guest alone, so these positions repeat.
+    fn admit_file(&mut self, machine: &mut Machine) -> Result<(), SessionError> {
+        let Some(file) = &mut self.file else { return Ok(()) };
+        if machine.console_backlog() >= FILE_CHUNK {
+            return Ok(());
+        }
+        let mut bytes = Vec::new();
+        file.take(FILE_CHUNK as u64)
+            .read_to_end(&mut bytes)
+            .map_err(|source| SessionError::Io { what: "reading the console's input file", source })?;
+        if bytes.is_empty() {
+            self.file = None; // end of file is not a stop
+            return Ok(());
+        }
+        self.admit(machine, bytes)
+    }
+
+    /// While idle: moves guest time from the position's arrival to `to` and notes it, so that what follows happens
+    /// there in replay too.
+    fn sleep_until(&mut self, machine: &mut Machine, to: u64) -> Result<(), SessionError> {
+        machine.jump(to);
+        let nanoseconds = machine.guest_time() - self.arrived;
+        self.journal.input(machine, Body::TimeAdjust { nanoseconds })
+    }
+
+    /// Guest time that corresponds to the host's now.
+    fn host_now(&self) -> u64 {
+        clock::monotonic_ns().saturating_sub(self.origin)
+    }
+
+    /// Ends the idle guest, if that was asked for.
+    fn idle_stop(&mut self, machine: &mut Machine) -> Result<Option<Flow>, SessionError> {
+        let Some(reason) = self.stop else { return Ok(None) };
+        self.sleep_until(machine, machine.guest_time())?;
+        Ok(Some(Flow::End(EndCause::Stopped { reason })))
+    }
+
+    /// Waits for the host, at most until `guest_time` on the host's clock. True if it waited to the end.
+    fn wait(&mut self, guest_time: Option<u64>) -> bool {
+        let Some(guest_time) = guest_time else {
+            match self.host.events.recv() {
+                Ok(event) => self.take(event),
+                Err(_) => self.open = false,
+            }
+            return false;
+        };
+        let left = guest_time.saturating_sub(self.host_now());
+        match self.host.events.recv_timeout(Duration::from_nanos(left)) {
+            Ok(event) => self.take(event),
+            Err(RecvTimeoutError::Timeout) => return true,
+            Err(RecvTimeoutError::Disconnected) => self.open = false,
+        }
+        false
+    }
+
+    fn idle_while_waiting(
+        &mut self,
+        machine: &mut Machine,
+        deadline: Option<u64>,
+    ) -> Result<Flow, SessionError> {
+        loop {
+            self.take_all();
+            if let Some(flow) = self.idle_stop(machine)? {
+                return Ok(flow);
+            }
+            if !self.typed.is_empty() && machine.console_room() > 0 {
+                // Before the deadline, so that replay has one order of the two.
+                let latest = deadline.map_or(u64::MAX, |deadline| deadline.saturating_sub(1));
+                let now = machine.guest_time();
+                self.sleep_until(machine, self.host_now().min(latest).max(now))?;
+                self.admit_typed(machine)?;
+                return Ok(Flow::Continue);
+            }
+            if let (Some(limit), true) =
+                (self.guest_limit, deadline.is_none_or(|d| Some(d) >= self.guest_limit))
+            {
+                // The limit comes before anything else can happen, unless an input does.
+                if !self.paced() || self.wait(Some(limit)) {
+                    self.sleep_until(machine, limit)?;
+                    return Ok(Flow::End(EndCause::Stopped { reason: StopReason::GuestTime }));
+                }
+                continue;
+            }
+            match deadline {
+                None if !self.open => return Ok(Flow::End(EndCause::HaltedForever)),
+                None => {
+                    self.wait(None);
+                }
+                Some(deadline) => {
+                    if !self.paced() || self.wait(Some(deadline)) {
+                        machine.jump(deadline);
+                        return Ok(Flow::Continue);
+                    }
+                }
+            }
+        }
+    }
+
+    /// True if recorded time must not run ahead of the host's.
+    fn paced(&self) -> bool {
+        self.pace == Pace::Real || self.open
+    }
+}
+
+impl<J: Journal> Policy for Live<J> {
+    fn at_sync_point(&mut self, machine: &mut Machine) -> Result<Flow, SessionError> {
+        let shared = &self.host.shared;
+        shared.exits.store(machine.exits(), Ordering::Relaxed);
+        shared.running.store(true, Ordering::Relaxed);
+        let seal = shared.seal_due.load(Ordering::Relaxed) && shared.seal_due.swap(false, Ordering::Relaxed);
+        self.arrived = machine.guest_time();
+        self.journal.sync_point(machine, seal)?;
+        self.take_all();
+        if let Some(reason) = self.stop {
+            return Ok(Flow::End(EndCause::Stopped { reason }));
+        }
+        if self.guest_limit.is_some_and(|limit| self.arrived >= limit) {
+            return Ok(Flow::End(EndCause::Stopped { reason: StopReason::GuestTime }));
+        }
+        self.admit_file(machine)?;
+        self.admit_typed(machine)?;
+        Ok(Flow::Continue)
+    }
+
+    fn idle(&mut self, machine: &mut Machine, deadline: Option<u64>) -> Result<Flow, SessionError> {
+        self.host.shared.running.store(false, Ordering::Relaxed);
+        let flow = self.idle_while_waiting(machine, deadline)?;
+        self.host.shared.running.store(true, Ordering::Relaxed);
+        Ok(flow)
+    }
+
+    fn kicked(&mut self, machine: &mut Machine) -> Result<Flow, SessionError> {
+        if self.host.shared.seal_due.swap(false, Ordering::Relaxed) {
+            self.journal.seal(machine)?;
+        }
+        if self.host.shared.force_stop.load(Ordering::Relaxed) {
+            self.take_all();
+            let reason = self.stop.unwrap_or(StopReason::Signal);
+            return Ok(Flow::End(EndCause::Stopped { reason }));
+        }
+        Ok(Flow::Continue)
+    }
+
+    fn finish(&mut self, machine: &mut Machine, cause: &EndCause, place: Place) -> Result<(), SessionError> {
+        self.journal.end(machine, cause, place)
+    }
+}

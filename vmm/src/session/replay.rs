@@ -1,0 +1,308 @@
+//! A machine that takes its inputs from a recording, and is compared with it all the way.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+
+use scribe_log::{Body, End, EndCause, Event, Events, FullDigest, Position, State, StopReason};
+
+use super::divergence::Divergence;
+use super::{Flow, Place, Policy, SessionError};
+use crate::host::events::{HostEvent, HostLoop};
+use crate::machine::Machine;
+
+/// Log events kept for reports.
+const KEPT: usize = 8;
+
+/// What a replay came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// it reached the recording's end, and everything compared was equal
+    Complete(End),
+    /// the recorder was killed: it reached the last sealed position, and everything compared was equal
+    SealedEnd(Position),
+    /// it was stopped from outside before the end; so far everything compared was equal
+    Interrupted(Position),
+}
+
+/// Feeds a recording back.
+pub struct Replay {
+    events: std::iter::Peekable<Events>,
+    state: State,
+    host: HostLoop,
+    recent: VecDeque<Event>,
+    /// position of the last check that was equal
+    agreed: u64,
+    /// guest time when the machine came to its position
+    arrived: u64,
+    checks: u64,
+    outcome: Option<Outcome>,
+    stopped: bool,
+}
+
+impl Replay {
+    /// Replays `events` of a recording in state `state`; `host` delivers the wish to stop.
+    pub fn new(events: Events, state: State, host: HostLoop) -> Self {
+        Self {
+            events: events.peekable(),
+            state,
+            host,
+            recent: VecDeque::new(),
+            agreed: 0,
+            arrived: 0,
+            checks: 0,
+            outcome: None,
+            stopped: false,
+        }
+    }
+
+    /// What it came to; `None` before the end.
+    pub fn outcome(&self) -> Option<&Outcome> {
+        self.outcome.as_ref()
+    }
+
+    /// Digests compared so far.
+    pub fn checks(&self) -> u64 {
+        self.checks
+    }
+
+    /// The next event, if it is at the machine's position. An event at an earlier position was missed.
+    fn peek(&mut self, machine: &Machine) -> Result<Option<Body>, SessionError> {
+        let here = Position::exit(machine.exits());
+        match self.events.peek() {
+            None => Ok(None),
+            Some(Err(_)) => match self.events.next() {
+                Some(Err(error)) => Err(error.into()),
+                _ => Ok(None),
+            },
+            Some(Ok(event)) if event.position > here => Ok(None),
+            Some(Ok(event)) if event.position == here => Ok(Some(event.body.clone())),
+            Some(Ok(event)) => {
+                let expected = format!("{event}");
+                Err(self.diverged(
+                    machine,
+                    "an event that the replay did not come to",
+                    expected,
+                    "nothing there",
+                ))
+            }
+        }
+    }
+
+    fn next(&mut self) {
+        if let Some(Ok(event)) = self.events.next() {
+            if self.recent.len() == KEPT {
+                self.recent.pop_front();
+            }
+            self.recent.push_back(event);
+        }
+    }
+
+    fn diverged(
+        &self,
+        machine: &Machine,
+        what: impl Into<String>,
+        expected: impl Into<String>,
+        found: impl Into<String>,
+    ) -> SessionError {
+        let recent = self.recent.iter().cloned();
+        SessionError::Diverged(Box::new(Divergence::new(machine, self.agreed, recent, what, expected, found)))
+    }
+
+    fn check_rolling(&mut self, machine: &Machine, expected: u64) -> Result<(), SessionError> {
+        let found = machine.rolling();
+        if expected != found {
+            let what = "the rolling digest of exits and registers";
+            return Err(self.diverged(machine, what, format!("{expected:016x}"), format!("{found:016x}")));
+        }
+        self.checks += 1;
+        Ok(())
+    }
+
+    fn check_full(
+        &mut self,
+        machine: &mut Machine,
+        expected: Option<FullDigest>,
+    ) -> Result<(), SessionError> {
+        let Some(expected) = expected else { return Ok(()) };
+        let found = machine.full_digest()?;
+        let differs = [
+            ("guest time", expected.guest_time.to_string(), found.guest_time.to_string()),
+            ("the CPU's state", format!("{:016x}", expected.cpu), format!("{:016x}", found.cpu)),
+            ("the devices' state", format!("{:016x}", expected.devices), format!("{:016x}", found.devices)),
+            ("RAM", format!("{:032x}", expected.ram), format!("{:032x}", found.ram)),
+        ];
+        if let Some((what, expected, found)) =
+            differs.into_iter().find(|(_, expected, found)| expected != found)
+        {
+            return Err(self.diverged(machine, what, expected, found));
+        }
+        self.checks += 1;
+        Ok(())
+    }
+
+    /// Takes the events at the machine's position, up to a sleep or the end.
+    fn take_events(&mut self, machine: &mut Machine) -> Result<Flow, SessionError> {
+        while let Some(body) = self.peek(machine)? {
+            match body {
+                Body::TimeAdjust { .. } => return Ok(Flow::Continue),
+                Body::ConsoleInput { bytes } => machine.console_input(&bytes),
+                Body::Checkpoint { registers, full } => {
+                    self.check_rolling(machine, registers)?;
+                    if full.is_some() {
+                        self.check_full(machine, full)?;
+                        machine.track_dirty_pages()?;
+                    }
+                    self.agreed = machine.exits();
+                }
+                Body::Seal { registers, .. } => {
+                    self.check_rolling(machine, registers)?;
+                    self.agreed = machine.exits();
+                }
+                Body::Bookmark { name } => {
+                    let set = machine.take_bookmarks();
+                    if !set.contains(&name) {
+                        return Err(self.diverged(machine, "a bookmark", name, set.join(", ")));
+                    }
+                }
+                Body::Interrupt { .. } => {}
+                Body::End(end) => {
+                    // The guest's own ends come out of the machine; this one came from outside.
+                    return Ok(match end.cause {
+                        EndCause::Stopped { .. } => Flow::End(end.cause),
+                        _ => Flow::Continue,
+                    });
+                }
+            }
+            self.next();
+        }
+        Ok(self.at_end_of_log(machine))
+    }
+
+    /// A killed recording just ends.
+    fn at_end_of_log(&mut self, machine: &Machine) -> Flow {
+        if self.events.peek().is_some() || self.state == State::Complete {
+            return Flow::Continue;
+        }
+        self.outcome = Some(Outcome::SealedEnd(Position::exit(machine.exits())));
+        Flow::End(EndCause::Stopped { reason: StopReason::Signal })
+    }
+
+    fn stop_requested(&mut self) -> bool {
+        while let Ok(event) = self.host.events.try_recv() {
+            self.stopped |= matches!(event, HostEvent::Stop(_));
+        }
+        self.stopped
+    }
+
+    fn interrupt(&mut self, machine: &Machine) -> Flow {
+        self.outcome = Some(Outcome::Interrupted(Position::exit(machine.exits())));
+        Flow::End(EndCause::Stopped { reason: StopReason::User })
+    }
+}
+
+impl Policy for Replay {
+    fn at_sync_point(&mut self, machine: &mut Machine) -> Result<Flow, SessionError> {
+        self.host.shared.exits.store(machine.exits(), Ordering::Relaxed);
+        self.arrived = machine.guest_time();
+        if self.stop_requested() {
+            return Ok(self.interrupt(machine));
+        }
+        let flow = self.take_events(machine)?;
+        machine.take_bookmarks();
+        Ok(flow)
+    }
+
+    fn idle(&mut self, machine: &mut Machine, deadline: Option<u64>) -> Result<Flow, SessionError> {
+        if self.stop_requested() {
+            return Ok(self.interrupt(machine));
+        }
+        if let Some(Body::TimeAdjust { nanoseconds }) = self.peek(machine)? {
+            let until = self.arrived.saturating_add(nanoseconds);
+            if deadline.is_none_or(|deadline| deadline > until) {
+                self.next();
+                machine.jump(until);
+                return self.take_events(machine);
+            }
+        }
+        let Some(deadline) = deadline else {
+            return Ok(Flow::End(EndCause::HaltedForever));
+        };
+        machine.jump(deadline);
+        Ok(Flow::Continue)
+    }
+
+    fn kicked(&mut self, machine: &mut Machine) -> Result<Flow, SessionError> {
+        if self.host.shared.force_stop.load(Ordering::Relaxed) {
+            return Ok(self.interrupt(machine));
+        }
+        Ok(Flow::Continue)
+    }
+
+    fn finish(&mut self, machine: &mut Machine, cause: &EndCause, place: Place) -> Result<(), SessionError> {
+        if self.outcome.is_some() {
+            return Ok(());
+        }
+        let end = match self.events.next() {
+            Some(Ok(Event { body: Body::End(end), position, .. }))
+                if position == Position::exit(machine.exits()) =>
+            {
+                end
+            }
+            Some(Ok(event)) => {
+                let what = "the end of the guest";
+                return Err(self.diverged(machine, what, format!("it goes on to {event}"), describe(cause)));
+            }
+            Some(Err(error)) => return Err(error.into()),
+            None => {
+                self.outcome = Some(Outcome::SealedEnd(Position::exit(machine.exits())));
+                return Ok(());
+            }
+        };
+        if end.cause != *cause {
+            return Err(self.diverged(
+                machine,
+                "the end of the guest",
+                describe(&end.cause),
+                describe(cause),
+            ));
+        }
+        self.check_rolling(machine, end.registers)?;
+        if place == Place::Position {
+            self.check_full(machine, end.full)?;
+        }
+        let counted = (machine.exits(), machine.guest_time());
+        if (end.exits, end.guest_time) != counted {
+            let text = |(exits, time): (u64, u64)| format!("{exits} exits, {time} ns");
+            let expected = text((end.exits, end.guest_time));
+            return Err(self.diverged(machine, "the end's count", expected, text(counted)));
+        }
+        // Reads past the end, so that what follows it is checked too.
+        if let Some(Err(error)) = self.events.next() {
+            return Err(SessionError::Read(error));
+        }
+        self.outcome = Some(Outcome::Complete(end));
+        Ok(())
+    }
+}
+
+/// An end for people, on one line.
+pub fn describe(cause: &EndCause) -> String {
+    match cause {
+        EndCause::PowerOff { status } => format!("powered off with status {status}"),
+        EndCause::Reset => "reset by the guest".into(),
+        EndCause::Panic { message } => format!("kernel panic: {}", message.trim()),
+        EndCause::TripleFault { rip, .. } => format!("triple fault; last exit at rip {rip:#x}"),
+        EndCause::RefusedInstruction { rip, bytes, .. } => {
+            let bytes: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("the host's KVM refused the instruction at rip {rip:#x} ({})", bytes.join(" "))
+        }
+        EndCause::HaltedForever => "halted, and nothing can wake it".into(),
+        EndCause::Stopped { reason } => match reason {
+            StopReason::User => "stopped by the user".into(),
+            StopReason::HostTime => "stopped: the limit on host time".into(),
+            StopReason::GuestTime => "stopped: the limit on guest time".into(),
+            StopReason::Silence => "stopped: no exit for too long".into(),
+            StopReason::Signal => "stopped by a signal".into(),
+        },
+    }
+}
