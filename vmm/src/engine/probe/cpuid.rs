@@ -8,24 +8,13 @@ use super::guest::ProbeError;
 use crate::machine::cpuid::{Leaf, SCRIBE_V1_TABLE};
 
 fn to_kvm(entries: &[kvm_cpuid_entry2]) -> Result<CpuId, ProbeError> {
-    let too_many = |_| ProbeError::Kvm {
-        call: "KVM_SET_CPUID2",
-        source: errno::Error::new(libc::E2BIG),
-    };
+    let too_many = |_| ProbeError::Kvm { call: "KVM_SET_CPUID2", source: errno::Error::new(libc::E2BIG) };
     CpuId::from_entries(entries).map_err(too_many)
 }
 
 fn entry(leaf: &Leaf) -> kvm_cpuid_entry2 {
     let [eax, ebx, ecx, edx] = leaf.result;
-    kvm_cpuid_entry2 {
-        function: leaf.function,
-        index: leaf.index,
-        eax,
-        ebx,
-        ecx,
-        edx,
-        ..Default::default()
-    }
+    kvm_cpuid_entry2 { function: leaf.function, index: leaf.index, eax, ebx, ecx, edx, ..Default::default() }
 }
 
 /// The profile that guests get.

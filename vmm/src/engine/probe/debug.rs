@@ -55,10 +55,7 @@ fn single_step(guest: &mut Guest) -> Result<Finding, ProbeError> {
             match exit {
                 Exit::Debug { pc, .. } if pc == expected => continue,
                 Exit::Debug { pc, .. } => {
-                    bad.push(format!(
-                        "at CPL {} step {step} ends at {pc:#x}, not {expected:#x}",
-                        ring.cpl()
-                    ));
+                    bad.push(format!("at CPL {} step {step} ends at {pc:#x}, not {expected:#x}", ring.cpl()));
                 }
                 Exit::Vector(1) | Exit::Shutdown => {
                     bad.push(format!("at CPL {} the step goes to the guest as #DB", ring.cpl()));
@@ -80,10 +77,8 @@ fn breakpoints(guest: &mut Guest) -> Result<Finding, ProbeError> {
     for ring in [Ring::Kernel, Ring::User] {
         let target = ring.at(ring.code()) + 3 * STEPS;
         load(guest, ring)?;
-        let mut how = kvm_guest_debug {
-            control: KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP,
-            ..Default::default()
-        };
+        let mut how =
+            kvm_guest_debug { control: KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP, ..Default::default() };
         how.arch.debugreg[0] = target;
         how.arch.debugreg[7] = 0x403; // L0, G0, and the bit that is always set
         guest.debug(&how)?;

@@ -52,28 +52,17 @@ impl Exit {
                 Err(_) => Self::Other(kvm_bindings::KVM_EXIT_IO),
             },
             VcpuExit::IoIn(port, _) => Self::In(*port),
-            VcpuExit::MmioRead(address, _) => Self::Mmio {
-                address: *address,
-                write: false,
-            },
-            VcpuExit::MmioWrite(address, _) => Self::Mmio {
-                address: *address,
-                write: true,
-            },
+            VcpuExit::MmioRead(address, _) => Self::Mmio { address: *address, write: false },
+            VcpuExit::MmioWrite(address, _) => Self::Mmio { address: *address, write: true },
             VcpuExit::Hlt => Self::Halt,
             VcpuExit::IrqWindowOpen => Self::InterruptWindow,
-            VcpuExit::Debug(debug) => Self::Debug {
-                pc: debug.pc,
-                dr6: debug.dr6,
-            },
-            VcpuExit::X86Rdmsr(msr) => Self::ReadMsr {
-                index: msr.index,
-                filtered: msr.reason == MsrExitReason::Filter,
-            },
-            VcpuExit::X86Wrmsr(msr) => Self::WriteMsr {
-                index: msr.index,
-                filtered: msr.reason == MsrExitReason::Filter,
-            },
+            VcpuExit::Debug(debug) => Self::Debug { pc: debug.pc, dr6: debug.dr6 },
+            VcpuExit::X86Rdmsr(msr) => {
+                Self::ReadMsr { index: msr.index, filtered: msr.reason == MsrExitReason::Filter }
+            }
+            VcpuExit::X86Wrmsr(msr) => {
+                Self::WriteMsr { index: msr.index, filtered: msr.reason == MsrExitReason::Filter }
+            }
             VcpuExit::Shutdown => Self::Shutdown,
             VcpuExit::InternalError => Self::InternalError { suberror },
             VcpuExit::FailEntry(reason, _) => Self::FailEntry { reason: *reason },
@@ -138,26 +127,15 @@ impl fmt::Display for Exit {
             Self::Vector(vector) => write!(f, "it raised {} (vector {vector})", exception(*vector)),
             Self::In(port) => write!(f, "it read port {port:#x}"),
             Self::Mmio { address, write: true } => write!(f, "MMIO write at {address:#x}"),
-            Self::Mmio {
-                address,
-                write: false,
-            } => write!(f, "MMIO read at {address:#x}"),
+            Self::Mmio { address, write: false } => write!(f, "MMIO read at {address:#x}"),
             Self::Halt => write!(f, "it halted"),
             Self::InterruptWindow => write!(f, "interrupt window"),
             Self::Debug { pc, dr6 } => write!(f, "debug exit at {pc:#x}, DR6 {dr6:#x}"),
             Self::ReadMsr { index, filtered } => {
-                write!(
-                    f,
-                    "RDMSR {index:#x} exit ({})",
-                    if *filtered { "filtered" } else { "not filtered" }
-                )
+                write!(f, "RDMSR {index:#x} exit ({})", if *filtered { "filtered" } else { "not filtered" })
             }
             Self::WriteMsr { index, filtered } => {
-                write!(
-                    f,
-                    "WRMSR {index:#x} exit ({})",
-                    if *filtered { "filtered" } else { "not filtered" }
-                )
+                write!(f, "WRMSR {index:#x} exit ({})", if *filtered { "filtered" } else { "not filtered" })
             }
             Self::Shutdown => write!(f, "triple fault"),
             Self::InternalError { suberror: 1 } => write!(f, "KVM could not emulate the instruction"),

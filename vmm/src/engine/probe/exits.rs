@@ -64,23 +64,15 @@ fn exits(guest: &mut Guest) -> Result<Finding, ProbeError> {
     let expected = [
         Exit::Mark(MARK),
         Exit::In(0x30),
-        Exit::Mmio {
-            address: HOLE,
-            write: true,
-        },
-        Exit::Mmio {
-            address: HOLE + 4,
-            write: false,
-        },
+        Exit::Mmio { address: HOLE, write: true },
+        Exit::Mmio { address: HOLE + 4, write: false },
         Exit::Halt,
         Exit::Mark(MARK + 1),
     ];
     for expected in expected {
         let exit = guest.run()?;
         if exit != expected {
-            return Ok(Finding::fail(format!(
-                "instead of this exit: '{expected}', {exit}"
-            )));
+            return Ok(Finding::fail(format!("instead of this exit: '{expected}', {exit}")));
         }
         answer(guest, exit);
     }
@@ -92,9 +84,7 @@ fn exits(guest: &mut Guest) -> Result<Finding, ProbeError> {
             regs.rcx
         )));
     }
-    Ok(Finding::ok(
-        "port reads and writes, memory reads and writes and HLT arrive, answers get back",
-    ))
+    Ok(Finding::ok("port reads and writes, memory reads and writes and HLT arrive, answers get back"))
 }
 
 /// Puts the answer to a read where KVM looks for it: 0x5a for a port, 0xa5 in every byte of memory.
@@ -143,9 +133,7 @@ fn interrupts(guest: &mut Guest) -> Result<Finding, ProbeError> {
         let cpl = ring.cpl();
         let exit = guest.run()?;
         if exit != Exit::InterruptWindow {
-            return Ok(Finding::fail(format!(
-                "no interrupt window opens at CPL {cpl}: {exit}"
-            )));
+            return Ok(Finding::fail(format!("no interrupt window opens at CPL {cpl}: {exit}")));
         }
         guest.vcpu().get_kvm_run().request_interrupt_window = 0;
         guest.interrupt(IRQ_VECTOR)?;
@@ -157,20 +145,14 @@ fn interrupts(guest: &mut Guest) -> Result<Finding, ProbeError> {
         }
         let (handler_cpl, _) = guest.cpl_and_cr2()?;
         if handler_cpl != 0 {
-            return Ok(Finding::fail(format!(
-                "the handler of an interrupt runs at CPL {handler_cpl}"
-            )));
+            return Ok(Finding::fail(format!("the handler of an interrupt runs at CPL {handler_cpl}")));
         }
         let exit = guest.run()?;
         if exit != Exit::Mark(MARK) {
-            return Ok(Finding::fail(format!(
-                "no return from an interrupt at CPL {cpl}: {exit}"
-            )));
+            return Ok(Finding::fail(format!("no return from an interrupt at CPL {cpl}: {exit}")));
         }
     }
-    Ok(Finding::ok(
-        "window opens, KVM_INTERRUPT delivers and IRET returns, at CPL 0 and 3",
-    ))
+    Ok(Finding::ok("window opens, KVM_INTERRUPT delivers and IRET returns, at CPL 0 and 3"))
 }
 
 fn kick(guest: &mut Guest) -> Result<Finding, ProbeError> {
@@ -229,9 +211,7 @@ fn msr_filter(guest: &mut Guest) -> Result<Finding, ProbeError> {
     })?;
     let exit = guest.run()?;
     if !matches!(exit, Exit::ReadMsr { index: TSC, .. }) {
-        return Ok(Finding::fail(format!(
-            "RDMSR of the TSC does not arrive at the VMM: {exit}"
-        )));
+        return Ok(Finding::fail(format!("RDMSR of the TSC does not arrive at the VMM: {exit}")));
     }
     set_msr_answer(guest, 0x1122_3344_5566_7788);
     let exit = guest.run()?;
@@ -244,9 +224,7 @@ fn msr_filter(guest: &mut Guest) -> Result<Finding, ProbeError> {
     }
     let exit = guest.run()?;
     if !matches!(exit, Exit::WriteMsr { index: UNKNOWN, .. }) {
-        return Ok(Finding::fail(format!(
-            "WRMSR of an unknown MSR does not arrive at the VMM: {exit}"
-        )));
+        return Ok(Finding::fail(format!("WRMSR of an unknown MSR does not arrive at the VMM: {exit}")));
     }
     Ok(Finding::ok("denied and unknown MSRs exit, FS_BASE does not"))
 }
@@ -268,10 +246,7 @@ fn dirty_log(guest: &mut Guest) -> Result<Finding, ProbeError> {
         guest
             .vm()
             .get_dirty_log(LOGGED_SLOT, LOGGED_BYTES)
-            .map_err(|source| ProbeError::Kvm {
-                call: "KVM_GET_DIRTY_LOG",
-                source,
-            })
+            .map_err(|source| ProbeError::Kvm { call: "KVM_GET_DIRTY_LOG", source })
     };
     harvest(guest)?;
     guest.start(Ring::Kernel, |a| {
@@ -286,9 +261,7 @@ fn dirty_log(guest: &mut Guest) -> Result<Finding, ProbeError> {
     }
     let dirty = harvest(guest)?;
     if dirty.first() != Some(&(1 << PAGE)) {
-        return Ok(Finding::fail(format!(
-            "after a write to page {PAGE} the dirty log says {dirty:x?}"
-        )));
+        return Ok(Finding::fail(format!("after a write to page {PAGE} the dirty log says {dirty:x?}")));
     }
     if harvest(guest)?.iter().any(|word| *word != 0) {
         return Ok(Finding::fail("the dirty log is not cleared by reading it"));

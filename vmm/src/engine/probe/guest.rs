@@ -42,10 +42,7 @@ pub(super) const LOGGED_SLOT: u32 = 1;
 pub(super) enum ProbeError {
     /// A KVM call failed.
     #[error("{call} failed: {source}")]
-    Kvm {
-        call: &'static str,
-        source: errno::Error,
-    },
+    Kvm { call: &'static str, source: errno::Error },
     /// Guest RAM could not be allocated.
     #[error("cannot allocate guest RAM: {0}")]
     Allocate(vm_memory::mmap::FromRangesError),
@@ -84,11 +81,7 @@ pub(super) struct Start {
 
 impl From<Ring> for Start {
     fn from(ring: Ring) -> Self {
-        Self {
-            ring,
-            table: Table::Profile,
-            cr4: 0,
-        }
+        Self { ring, table: Table::Profile, cr4: 0 }
     }
 }
 
@@ -121,17 +114,10 @@ impl Guest {
         layout::write(&ram)?;
         let slots = [
             (0, 0, layout::RAM_BYTES, 0),
-            (
-                LOGGED_SLOT,
-                layout::LOGGED,
-                layout::LOGGED_BYTES,
-                KVM_MEM_LOG_DIRTY_PAGES,
-            ),
+            (LOGGED_SLOT, layout::LOGGED, layout::LOGGED_BYTES, KVM_MEM_LOG_DIRTY_PAGES),
         ];
         for (slot, start, bytes, flags) in slots {
-            let host = ram
-                .get_host_address(GuestAddress(start))
-                .map_err(ProbeError::Memory)?;
+            let host = ram.get_host_address(GuestAddress(start)).map_err(ProbeError::Memory)?;
             let region = kvm_userspace_memory_region {
                 slot,
                 flags,
@@ -205,31 +191,19 @@ impl Guest {
         let mut sregs = vcpu.get_sregs().map_err(kvm("KVM_GET_SREGS"))?;
         how.ring.system_registers(&mut sregs, how.cr4);
         vcpu.set_sregs(&sregs).map_err(kvm("KVM_SET_SREGS"))?;
-        vcpu.set_regs(&how.ring.registers())
-            .map_err(kvm("KVM_SET_REGS"))?;
+        vcpu.set_regs(&how.ring.registers()).map_err(kvm("KVM_SET_REGS"))?;
         // Nothing may be left pending of the previous probe.
-        vcpu.set_vcpu_events(&kvm_vcpu_events::default())
-            .map_err(kvm("KVM_SET_VCPU_EVENTS"))?;
-        let entry = |index, data| kvm_msr_entry {
-            index,
-            data,
-            ..Default::default()
-        };
+        vcpu.set_vcpu_events(&kvm_vcpu_events::default()).map_err(kvm("KVM_SET_VCPU_EVENTS"))?;
+        let entry = |index, data| kvm_msr_entry { index, data, ..Default::default() };
         let msrs = Msrs::from_entries(&[
             entry(0xc000_0081, layout::STAR),
             entry(0xc000_0082, Ring::Kernel.at(layout::SYSCALL_ENTRY)),
             entry(0xc000_0084, layout::FMASK),
         ])
-        .map_err(|_| ProbeError::Kvm {
-            call: "KVM_SET_MSRS",
-            source: errno::Error::new(libc::EINVAL),
-        })?;
+        .map_err(|_| ProbeError::Kvm { call: "KVM_SET_MSRS", source: errno::Error::new(libc::EINVAL) })?;
         match vcpu.set_msrs(&msrs).map_err(kvm("KVM_SET_MSRS"))? {
             3 => Ok(()),
-            _ => Err(ProbeError::Kvm {
-                call: "KVM_SET_MSRS",
-                source: errno::Error::new(libc::EINVAL),
-            }),
+            _ => Err(ProbeError::Kvm { call: "KVM_SET_MSRS", source: errno::Error::new(libc::EINVAL) }),
         }
     }
 
@@ -248,11 +222,7 @@ impl Guest {
         &mut self,
         emit: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
     ) -> Result<(), ProbeError> {
-        self.assemble(
-            layout::SYSCALL_ENTRY,
-            Ring::Kernel.at(layout::SYSCALL_ENTRY),
-            emit,
-        )
+        self.assemble(layout::SYSCALL_ENTRY, Ring::Kernel.at(layout::SYSCALL_ENTRY), emit)
     }
 
     /// Runs to the next exit, at most 200 ms.
@@ -285,9 +255,7 @@ impl Guest {
                 // Some other signal: go on until the limit.
                 Err(e) if e.errno() == libc::EINTR || e.errno() == libc::EAGAIN => {
                     if monotonic_ns().saturating_sub(start) >= limit {
-                        break Ok(Exit::DidNotComeBack {
-                            after_ms: limit / 1_000_000,
-                        });
+                        break Ok(Exit::DidNotComeBack { after_ms: limit / 1_000_000 });
                     }
                 }
                 Err(e) => break Err(kvm("KVM_RUN")(e)),
@@ -295,9 +263,9 @@ impl Guest {
         };
         self.watchdog.disarm().map_err(ProbeError::Alarm)?;
         Ok(match result? {
-            Exit::InternalError { .. } => Exit::InternalError {
-                suberror: exit::suberror(self.vcpu().get_kvm_run()),
-            },
+            Exit::InternalError { .. } => {
+                Exit::InternalError { suberror: exit::suberror(self.vcpu().get_kvm_run()) }
+            }
             exit => exit,
         })
     }
@@ -323,27 +291,19 @@ impl Guest {
     pub(super) fn edit_regs(&mut self, edit: impl FnOnce(&mut kvm_regs)) -> Result<(), ProbeError> {
         let mut regs = self.regs()?;
         edit(&mut regs);
-        self.vcpus[self.current]
-            .set_regs(&regs)
-            .map_err(kvm("KVM_SET_REGS"))
+        self.vcpus[self.current].set_regs(&regs).map_err(kvm("KVM_SET_REGS"))
     }
 
     /// The current privilege level (the DPL of SS) and CR2.
     pub(super) fn cpl_and_cr2(&self) -> Result<(u8, u64), ProbeError> {
-        let sregs = self.vcpus[self.current]
-            .get_sregs()
-            .map_err(kvm("KVM_GET_SREGS"))?;
+        let sregs = self.vcpus[self.current].get_sregs().map_err(kvm("KVM_GET_SREGS"))?;
         Ok((sregs.ss.dpl, sregs.cr2))
     }
 
     /// In a default handler: the exception's error code (0 if its vector has none) and the RIP it pushed.
     pub(super) fn pushed(&self, vector: u8) -> Result<(u64, u64), ProbeError> {
         let stack = self.regs()?.rsp.wrapping_sub(Ring::Kernel.at(0));
-        let word = |at: u64| {
-            self.ram
-                .read_obj::<u64>(GuestAddress(at))
-                .map_err(ProbeError::Memory)
-        };
+        let word = |at: u64| self.ram.read_obj::<u64>(GuestAddress(at)).map_err(ProbeError::Memory);
         match vector {
             8 | 10..=14 | 17 => Ok((word(stack)?, word(stack + 8)?)),
             _ => Ok((0, word(stack)?)),
@@ -352,30 +312,20 @@ impl Guest {
 
     /// Injects an external interrupt.
     pub(super) fn interrupt(&mut self, vector: u8) -> Result<(), ProbeError> {
-        let interrupt = kvm_interrupt {
-            irq: u32::from(vector),
-        };
+        let interrupt = kvm_interrupt { irq: u32::from(vector) };
         // SAFETY: a vCPU file descriptor and the structure this ioctl reads.
         let result = unsafe { ioctl_with_ref(&self.vcpus[self.current], KVM_INTERRUPT(), &interrupt) };
-        if result == 0 {
-            Ok(())
-        } else {
-            Err(kvm("KVM_INTERRUPT")(errno::Error::last()))
-        }
+        if result == 0 { Ok(()) } else { Err(kvm("KVM_INTERRUPT")(errno::Error::last())) }
     }
 
     /// Sets up single-stepping or breakpoints until the next start.
     pub(super) fn debug(&mut self, how: &kvm_guest_debug) -> Result<(), ProbeError> {
         self.debugging = true;
-        self.vcpus[self.current]
-            .set_guest_debug(how)
-            .map_err(kvm("KVM_SET_GUEST_DEBUG"))
+        self.vcpus[self.current].set_guest_debug(how).map_err(kvm("KVM_SET_GUEST_DEBUG"))
     }
 
     fn write(&self, address: u64, bytes: &[u8]) -> Result<(), ProbeError> {
-        self.ram
-            .write_slice(bytes, GuestAddress(address))
-            .map_err(ProbeError::Memory)
+        self.ram.write_slice(bytes, GuestAddress(address)).map_err(ProbeError::Memory)
     }
 
     fn assemble(

@@ -64,9 +64,7 @@ fn cpuinfo_field<'a>(cpuinfo: &'a str, key: &str) -> &'a str {
 /// The vendor module that is loaded (or built in): `kvm` itself only registers it.
 fn kvm_module() -> String {
     let modules = ["kvm_amd", "kvm_intel", "kvm_pvm"];
-    let found = modules
-        .into_iter()
-        .filter(|name| Path::new("/sys/module").join(name).exists());
+    let found = modules.into_iter().filter(|name| Path::new("/sys/module").join(name).exists());
     let names = found.collect::<Vec<_>>().join(", ");
     if names.is_empty() { "none".into() } else { names }
 }
@@ -115,10 +113,7 @@ pub(super) fn open() -> (Check, Option<Kvm>) {
                 return (check(found, String::new()), Some(kvm));
             }
             let found = Finding::fail(format!("{DEVICE} has API version {version}, not {API_VERSION}"));
-            return (
-                check(found, "Use a host kernel with the stable KVM API.".into()),
-                None,
-            );
+            return (check(found, "Use a host kernel with the stable KVM API.".into()), None);
         }
         Err(e) => std::io::Error::from_raw_os_error(e.errno()),
     };
@@ -183,11 +178,7 @@ pub(super) fn capabilities(kvm: &Kvm) -> Check {
         });
     }
     let (status, found, fix) = if !missing.is_empty() {
-        (
-            Status::Fail,
-            format!("missing: {}", missing.join(", ")),
-            "Use a newer host kernel.".into(),
-        )
+        (Status::Fail, format!("missing: {}", missing.join(", ")), "Use a newer host kernel.".into())
     } else if !wanted.is_empty() {
         (
             Status::Warn,
@@ -197,10 +188,7 @@ pub(super) fn capabilities(kvm: &Kvm) -> Check {
     } else {
         (
             Status::Ok,
-            format!(
-                "all {} needed, and those for debugging and quirks",
-                NEEDED.len() + 1
-            ),
+            format!("all {} needed, and those for debugging and quirks", NEEDED.len() + 1),
             String::new(),
         )
     };
@@ -230,10 +218,7 @@ fn feature(function: u32, register: usize, bit: u32) -> String {
         (0x8000_0001, 3, 29) => "long mode",
         (0x8000_0001, 2, 0) => "LAHF",
         _ => {
-            return format!(
-                "CPUID {function:#x} {} bit {bit}",
-                ["EAX", "EBX", "ECX", "EDX"][register]
-            );
+            return format!("CPUID {function:#x} {} bit {bit}", ["EAX", "EBX", "ECX", "EDX"][register]);
         }
     };
     name.to_owned()
@@ -257,10 +242,7 @@ pub(super) fn processor(kvm: &Kvm) -> Check {
     };
     let mut missing = Vec::new();
     for (function, register, bits) in REQUIRED {
-        let entry = supported
-            .as_slice()
-            .iter()
-            .find(|e| e.function == function && e.index == 0);
+        let entry = supported.as_slice().iter().find(|e| e.function == function && e.index == 0);
         let have = entry.map_or(0, |e| [e.eax, e.ebx, e.ecx, e.edx][register]);
         let absent = (0..32).filter(|bit| bits & !have & 1 << bit != 0);
         missing.extend(absent.map(|bit| feature(function, register, bit)));
@@ -274,13 +256,7 @@ pub(super) fn processor(kvm: &Kvm) -> Check {
             "Use a processor with SSE4.2, POPCNT, SMEP and SMAP: Intel Broadwell, AMD Zen or newer.".into(),
         )
     };
-    Check {
-        name: "cpu-features",
-        status,
-        found,
-        why,
-        fix,
-    }
+    Check { name: "cpu-features", status, found, why, fix }
 }
 
 #[cfg(test)]

@@ -317,11 +317,7 @@ fn instructions(guest: &mut Guest) -> Result<Finding, ProbeError> {
     }
     let mut found = Vec::new();
     if !refused.is_empty() {
-        found.push(format!(
-            "KVM refuses {} of {run} at CPL 0: {}",
-            refused.len(),
-            refused.join(", ")
-        ));
+        found.push(format!("KVM refuses {} of {run} at CPL 0: {}", refused.len(), refused.join(", ")));
     }
     found.extend(odd);
     Ok(Finding::fail(found.join("; ")))

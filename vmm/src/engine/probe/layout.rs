@@ -159,10 +159,7 @@ impl Ring {
             present: 1,
             ..Default::default()
         };
-        sregs.ldt = kvm_segment {
-            unusable: 1,
-            ..Default::default()
-        };
+        sregs.ldt = kvm_segment { unusable: 1, ..Default::default() };
         sregs.gdt.base = KERNEL_BASE + GDT;
         sregs.gdt.limit = GDT_LIMIT;
         sregs.idt.base = KERNEL_BASE + IDT;
@@ -189,10 +186,8 @@ pub(super) fn default_stub(vector: u8) -> [u8; 3] {
 
 /// Writes page tables, GDT, TSS, IDT and the default handlers.
 pub(super) fn write(ram: &GuestMemoryMmap<()>) -> Result<(), ProbeError> {
-    let put = |address: u64, value: u64| {
-        ram.write_obj(value, GuestAddress(address))
-            .map_err(ProbeError::Memory)
-    };
+    let put =
+        |address: u64, value: u64| ram.write_obj(value, GuestAddress(address)).map_err(ProbeError::Memory);
     let page_table_user = 7; // present, writable, user
     let page_table_kernel = 3;
     let large = 0x80;
@@ -218,8 +213,7 @@ pub(super) fn write(ram: &GuestMemoryMmap<()>) -> Result<(), ProbeError> {
     put(TSS + 0x68 + 32, 0xff)?; // and its end
 
     for vector in 0..0x80u8 {
-        ram.write_slice(&default_stub(vector), GuestAddress(stub(vector)))
-            .map_err(ProbeError::Memory)?;
+        ram.write_slice(&default_stub(vector), GuestAddress(stub(vector))).map_err(ProbeError::Memory)?;
         let handler = KERNEL_BASE + stub(vector);
         let dpl = if vector == INT_VECTOR { 3 } else { 0 };
         let kind: u64 = 0x8e | dpl << 5; // present interrupt gate

@@ -68,11 +68,7 @@ fn cpuid_honoured(guest: &mut Guest) -> Result<Finding, ProbeError> {
     let entries = cpuid::made_up_entries();
     let mut leaks = Vec::new();
     for ring in [Ring::Kernel, Ring::User] {
-        let start = Start {
-            ring,
-            table: Table::MadeUp,
-            cr4: 0,
-        };
+        let start = Start { ring, table: Table::MadeUp, cr4: 0 };
         guest.start(start, |a| {
             for entry in &entries {
                 a.mov(eax, entry.function)?;
@@ -108,10 +104,9 @@ fn cpuid_honoured(guest: &mut Guest) -> Result<Finding, ProbeError> {
     Ok(match leaks.as_slice() {
         [] => Finding::ok("the guest sees the table it was given, at CPL 0 and 3"),
         [first] => Finding::fail(first.clone()),
-        [first, .., last] => Finding::fail(format!(
-            "{} values of the host are seen: {first}; ... {last}",
-            leaks.len()
-        )),
+        [first, .., last] => {
+            Finding::fail(format!("{} values of the host are seen: {first}; ... {last}", leaks.len()))
+        }
     })
 }
 
@@ -157,11 +152,7 @@ fn one(
 }
 
 fn tsc_user(guest: &mut Guest) -> Result<Finding, ProbeError> {
-    let start = Start {
-        ring: Ring::User,
-        table: Table::Profile,
-        cr4: CR4_TSD,
-    };
+    let start = Start { ring: Ring::User, table: Table::Profile, cr4: CR4_TSD };
     Ok(match one(guest, start, |a| a.rdtsc())? {
         Outcome::Raises(GP) => Finding::ok("RDTSC at CPL 3 with CR4.TSD raises #GP"),
         Outcome::Runs => Finding::fail("RDTSC at CPL 3 reads the host's TSC in spite of CR4.TSD"),
@@ -170,11 +161,7 @@ fn tsc_user(guest: &mut Guest) -> Result<Finding, ProbeError> {
 }
 
 fn tsc_kernel(guest: &mut Guest) -> Result<Finding, ProbeError> {
-    let start = Start {
-        ring: Ring::Kernel,
-        table: Table::Profile,
-        cr4: CR4_TSD,
-    };
+    let start = Start { ring: Ring::Kernel, table: Table::Profile, cr4: CR4_TSD };
     Ok(match one(guest, start, |a| a.rdtsc())? {
         Outcome::Runs => Finding::warn("RDTSC at CPL 0 reads a running clock and cannot be trapped"),
         other => Finding::ok(format!("RDTSC at CPL 0 does not read the host's clock: {other}")),
@@ -183,21 +170,14 @@ fn tsc_kernel(guest: &mut Guest) -> Result<Finding, ProbeError> {
 
 fn hidden(guest: &mut Guest) -> Result<Finding, ProbeError> {
     type Emit = fn(&mut CodeAssembler) -> Result<(), IcedError>;
-    const HIDDEN: [(&str, Emit); 3] = [
-        ("RDRAND", |a| a.rdrand(rax)),
-        ("RDSEED", |a| a.rdseed(rax)),
-        ("RDTSCP", |a| a.rdtscp()),
-    ];
+    const HIDDEN: [(&str, Emit); 3] =
+        [("RDRAND", |a| a.rdrand(rax)), ("RDSEED", |a| a.rdseed(rax)), ("RDTSCP", |a| a.rdtscp())];
     let mut executed = Vec::new();
     let mut odd = Vec::new();
     for (name, emit) in HIDDEN {
         let mut levels = Vec::new();
         for ring in [Ring::Kernel, Ring::User] {
-            let start = Start {
-                ring,
-                table: Table::Profile,
-                cr4: CR4_TSD,
-            };
+            let start = Start { ring, table: Table::Profile, cr4: CR4_TSD };
             match one(guest, start, emit)? {
                 Outcome::Runs => levels.push(ring.cpl().to_string()),
                 Outcome::Raises(UD | GP) => {}
@@ -212,10 +192,7 @@ fn hidden(guest: &mut Guest) -> Result<Finding, ProbeError> {
     Ok(if !odd.is_empty() {
         Finding::warn(odd.join("; "))
     } else if !executed.is_empty() {
-        Finding::warn(format!(
-            "still execute with their CPUID bits clear: {}",
-            executed.join(", ")
-        ))
+        Finding::warn(format!("still execute with their CPUID bits clear: {}", executed.join(", ")))
     } else {
         Finding::ok("RDRAND, RDSEED and RDTSCP fault, as CPUID says")
     })
@@ -232,10 +209,7 @@ fn tzcnt(guest: &mut Guest) -> Result<Finding, ProbeError> {
             a.lzcnt(rdx, rax) // of 1: 63; as BSR: 0
         })?;
         if outcome != Outcome::Runs {
-            return Ok(Finding::fail(format!(
-                "TZCNT or LZCNT at CPL {}: {outcome}",
-                ring.cpl()
-            )));
+            return Ok(Finding::fail(format!("TZCNT or LZCNT at CPL {}: {outcome}", ring.cpl())));
         }
         let regs = guest.regs()?;
         if regs.rcx != 64 {

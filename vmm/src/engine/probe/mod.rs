@@ -107,11 +107,8 @@ impl Report {
         let Some(first) = failed.next() else { return Ok(()) };
         let others: Vec<&str> = failed.map(|check| check.name).collect();
         let first = format!("{} ({})", first.found, first.name);
-        let reasons = if others.is_empty() {
-            first
-        } else {
-            format!("{first}; also failing: {}", others.join(", "))
-        };
+        let reasons =
+            if others.is_empty() { first } else { format!("{first}; also failing: {}", others.join(", ")) };
         Err(Unfit { reasons })
     }
 }
@@ -125,24 +122,15 @@ struct Finding {
 
 impl Finding {
     fn ok(found: impl Into<String>) -> Self {
-        Self {
-            status: Status::Ok,
-            found: found.into(),
-        }
+        Self { status: Status::Ok, found: found.into() }
     }
 
     fn warn(found: impl Into<String>) -> Self {
-        Self {
-            status: Status::Warn,
-            found: found.into(),
-        }
+        Self { status: Status::Warn, found: found.into() }
     }
 
     fn fail(found: impl Into<String>) -> Self {
-        Self {
-            status: Status::Fail,
-            found: found.into(),
-        }
+        Self { status: Status::Fail, found: found.into() }
     }
 }
 
@@ -193,18 +181,8 @@ impl Probe {
             Scope::Quick => finding.status,
             Scope::Full => finding.status.min(Status::Warn),
         };
-        let fix = if status == Status::Ok {
-            String::new()
-        } else {
-            self.fix.into()
-        };
-        Check {
-            name: self.name,
-            status,
-            found: finding.found,
-            why: self.why,
-            fix,
-        }
+        let fix = if status == Status::Ok { String::new() } else { self.fix.into() };
+        Check { name: self.name, status, found: finding.found, why: self.why, fix }
     }
 }
 
@@ -215,10 +193,7 @@ pub fn probe(scope: Scope) -> Report {
     if scope == Scope::Full {
         checks.push(pmu::check());
     }
-    Report {
-        host: HostFacts::read(),
-        checks,
-    }
+    Report { host: HostFacts::read(), checks }
 }
 
 fn run_checks(scope: Scope, checks: &mut Vec<Check>) {
@@ -232,10 +207,9 @@ fn run_checks(scope: Scope, checks: &mut Vec<Check>) {
         return; // the probe guests need them too
     }
     let (guest, vm) = match Guest::new(&kvm) {
-        Ok(guest) => (
-            Some(guest),
-            Finding::ok("a VM and vCPUs without an in-kernel interrupt controller are created"),
-        ),
+        Ok(guest) => {
+            (Some(guest), Finding::ok("a VM and vCPUs without an in-kernel interrupt controller are created"))
+        }
         Err(e) => (None, Finding::fail(e.to_string())),
     };
     let fix = match vm.status {
@@ -245,13 +219,7 @@ fn run_checks(scope: Scope, checks: &mut Vec<Check>) {
         }
     };
     let why = "Every recording runs in a VM of its own.";
-    checks.push(Check {
-        name: "vm",
-        status: vm.status,
-        found: vm.found,
-        why,
-        fix,
-    });
+    checks.push(Check { name: "vm", status: vm.status, found: vm.found, why, fix });
     let Some(mut guest) = guest else { return };
     for probe in &PROBES {
         if scope == Scope::Full || probe.scope == Scope::Quick {

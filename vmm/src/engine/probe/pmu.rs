@@ -32,14 +32,7 @@ fn open_counter() -> io::Result<OwnedFd> {
     ];
     // SAFETY: the attributes are `size` valid bytes that the kernel reads; this thread, any processor, no group.
     let result = unsafe {
-        libc::syscall(
-            libc::SYS_perf_event_open,
-            attributes.as_ptr(),
-            0,
-            -1,
-            -1,
-            PERF_FLAG_FD_CLOEXEC,
-        )
+        libc::syscall(libc::SYS_perf_event_open, attributes.as_ptr(), 0, -1, -1, PERF_FLAG_FD_CLOEXEC)
     };
     match i32::try_from(result) {
         // SAFETY: a descriptor that the kernel has just given to us alone.
@@ -51,30 +44,19 @@ fn open_counter() -> io::Result<OwnedFd> {
 /// The check.
 pub(super) fn check() -> Check {
     let (status, found, fix) = match open_counter() {
-        Ok(_) => (
-            Status::Ok,
-            "a counter for guest instructions opens".into(),
-            String::new(),
-        ),
+        Ok(_) => (Status::Ok, "a counter for guest instructions opens".into(), String::new()),
         Err(e) if matches!(e.raw_os_error(), Some(libc::EACCES | libc::EPERM)) => (
             Status::Warn,
             format!("a counter for guest instructions may not be opened: {e}"),
             "Allow it: sudo sysctl kernel.perf_event_paranoid=1 (inside a container also CAP_PERFMON)."
                 .into(),
         ),
-        Err(e)
-            if matches!(
-                e.raw_os_error(),
-                Some(libc::ENOENT | libc::EOPNOTSUPP | libc::ENODEV)
-            ) =>
-        {
-            (
-                Status::Warn,
-                "no hardware counter".into(),
-                "In a virtual machine, turn on its PMU if the provider offers one. Recording works without."
-                    .into(),
-            )
-        }
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::EOPNOTSUPP | libc::ENODEV)) => (
+            Status::Warn,
+            "no hardware counter".into(),
+            "In a virtual machine, turn on its PMU if the provider offers one. Recording works without."
+                .into(),
+        ),
         Err(e) => (
             Status::Warn,
             format!("a counter for guest instructions does not open: {e}"),

@@ -46,10 +46,7 @@ fn returns_to(guest: &mut Guest, ring: Ring, by: &str) -> Result<Option<Finding>
     }
     let (cpl, _) = guest.cpl_and_cr2()?;
     if cpl != ring.cpl() {
-        return Ok(Some(Finding::fail(format!(
-            "{by} returned to CPL {cpl} instead of {}",
-            ring.cpl()
-        ))));
+        return Ok(Some(Finding::fail(format!("{by} returned to CPL {cpl} instead of {}", ring.cpl()))));
     }
     Ok(None)
 }
@@ -71,15 +68,11 @@ fn syscall(guest: &mut Guest) -> Result<Finding, ProbeError> {
         // The kernel's page may not be executed at CPL 3.
         Exit::Vector(14) => address == Ring::Kernel.at(SYSCALL_ENTRY) && guest.pushed(14)?.0 & PF_USER != 0,
         _ => {
-            return Ok(Finding::fail(format!(
-                "SYSCALL at CPL 3 does not reach the kernel: {exit}"
-            )));
+            return Ok(Finding::fail(format!("SYSCALL at CPL 3 does not reach the kernel: {exit}")));
         }
     };
     if stays {
-        return Ok(Finding::fail(
-            "SYSCALL at CPL 3 jumps to LSTAR but stays at CPL 3",
-        ));
+        return Ok(Finding::fail("SYSCALL at CPL 3 jumps to LSTAR but stays at CPL 3"));
     }
     if exit != Exit::Mark(ENTERED) {
         return Ok(Finding::fail(format!(
@@ -89,9 +82,7 @@ fn syscall(guest: &mut Guest) -> Result<Finding, ProbeError> {
     let saved = guest.regs()?.rcx;
     let expected = Ring::User.at(Ring::User.code()) + 2;
     if saved != expected {
-        return Ok(Finding::fail(format!(
-            "SYSCALL leaves {saved:#x} in RCX instead of {expected:#x}"
-        )));
+        return Ok(Finding::fail(format!("SYSCALL leaves {saved:#x} in RCX instead of {expected:#x}")));
     }
     Ok(returns_to(guest, Ring::User, "SYSRET")?
         .unwrap_or_else(|| Finding::ok("SYSCALL at CPL 3 reaches CPL 0, SYSRET returns to CPL 3")))
@@ -109,9 +100,7 @@ fn int_n(guest: &mut Guest) -> Result<Finding, ProbeError> {
     })?;
     let exit = guest.run()?;
     if exit != Exit::Mark(ENTERED) {
-        return Ok(Finding::fail(format!(
-            "INT n at CPL 3 does not reach its handler: {exit}"
-        )));
+        return Ok(Finding::fail(format!("INT n at CPL 3 does not reach its handler: {exit}")));
     }
     let (cpl, _) = guest.cpl_and_cr2()?;
     if cpl != 0 {
@@ -130,9 +119,7 @@ fn exceptions(guest: &mut Guest) -> Result<Finding, ProbeError> {
             return Ok(failed);
         }
     }
-    Ok(Finding::ok(
-        "#UD and #PF reach CPL 0 from CPL 3 and CPL 0, IRET returns",
-    ))
+    Ok(Finding::ok("#UD and #PF reach CPL 0 from CPL 3 and CPL 0, IRET returns"))
 }
 
 fn invalid_opcode(guest: &mut Guest, ring: Ring) -> Result<Option<Finding>, ProbeError> {
@@ -170,18 +157,14 @@ fn page_fault(guest: &mut Guest, ring: Ring) -> Result<Option<Finding>, ProbeErr
     }
     let (_, address) = guest.cpl_and_cr2()?;
     if address != UNMAPPED {
-        return Ok(Some(Finding::fail(format!(
-            "#PF leaves {address:#x} in CR2 instead of {UNMAPPED:#x}"
-        ))));
+        return Ok(Some(Finding::fail(format!("#PF leaves {address:#x} in CR2 instead of {UNMAPPED:#x}"))));
     }
     if let Some(failed) = returns_to(guest, ring, "IRET")? {
         return Ok(Some(failed));
     }
     let (code, expected) = (guest.regs()?.rax, if ring == Ring::User { 4 } else { 0 });
     if code != expected {
-        return Ok(Some(Finding::fail(format!(
-            "#PF pushes error code {code:#x} instead of {expected:#x}"
-        ))));
+        return Ok(Some(Finding::fail(format!("#PF pushes error code {code:#x} instead of {expected:#x}"))));
     }
     Ok(None)
 }

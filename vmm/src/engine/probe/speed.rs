@@ -42,11 +42,7 @@ fn time_loop(guest: &mut Guest, ring: Ring, instructions: u64) -> Result<Result<
     let start = monotonic_ns();
     let exit = guest.run()?;
     let took = monotonic_ns().saturating_sub(start).max(1);
-    Ok(if exit == Exit::Mark(MARK) {
-        Ok(took)
-    } else {
-        Err(exit)
-    })
+    Ok(if exit == Exit::Mark(MARK) { Ok(took) } else { Err(exit) })
 }
 
 /// Instructions per second: longer and longer loops until one takes long enough.
@@ -79,10 +75,7 @@ fn speed(guest: &mut Guest) -> Result<Finding, ProbeError> {
         Ok(per_second) => format!(", {} at CPL 3", rate(per_second)),
         Err(_) => String::new(),
     };
-    Ok(Finding::fail(format!(
-        "{} instructions/s at CPL 0{user}: CPL 0 is emulated",
-        rate(best)
-    )))
+    Ok(Finding::fail(format!("{} instructions/s at CPL 0{user}: CPL 0 is emulated", rate(best))))
 }
 
 /// `1.06 M`, `3.20 G`.

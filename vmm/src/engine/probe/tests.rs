@@ -23,10 +23,7 @@ fn made_up(checks: &[(&'static str, Status, &str)]) -> Report {
         why: "Because.",
         fix: String::new(),
     };
-    Report {
-        host: host(),
-        checks: checks.iter().map(check).collect(),
-    }
+    Report { host: host(), checks: checks.iter().map(check).collect() }
 }
 
 #[test]
@@ -45,10 +42,7 @@ fn unfit_is_one_line_with_the_first_reason_and_all_names() {
         ("e", Status::Fail, "nor this"),
     ]);
     let unfit = report.fit_for_linux().unwrap_err().to_string();
-    assert_eq!(
-        unfit,
-        "this host's KVM cannot run a Linux guest: it does not (b); also failing: d, e"
-    );
+    assert_eq!(unfit, "this host's KVM cannot run a Linux guest: it does not (b); also failing: d, e");
 }
 
 #[test]
@@ -56,11 +50,7 @@ fn every_probe_has_its_own_name_and_texts() {
     let names: BTreeSet<_> = PROBES.iter().map(|probe| probe.name).collect();
     assert_eq!(names.len(), PROBES.len());
     for probe in &PROBES {
-        assert!(
-            probe.why.ends_with('.') && probe.fix.ends_with('.'),
-            "{}",
-            probe.name
-        );
+        assert!(probe.why.ends_with('.') && probe.fix.ends_with('.'), "{}", probe.name);
     }
 }
 
@@ -78,10 +68,7 @@ fn probe_here(scope: Scope) -> Option<Report> {
     let names: BTreeSet<_> = report.checks.iter().map(|check| check.name).collect();
     assert_eq!(names.len(), report.checks.len(), "a name appears twice");
     for check in &report.checks {
-        assert!(
-            !check.name.is_empty() && !check.found.is_empty() && !check.why.is_empty(),
-            "{check:?}"
-        );
+        assert!(!check.name.is_empty() && !check.found.is_empty() && !check.why.is_empty(), "{check:?}");
         assert_eq!(check.status == Status::Ok, check.fix.is_empty(), "{check:?}");
         assert!(!check.found.contains('\n'), "{check:?}");
     }
@@ -93,16 +80,10 @@ fn full_probe_comes_back_with_consistent_answers() {
     let Some(report) = probe_here(Scope::Full) else {
         return;
     };
-    let advisory = PROBES
-        .iter()
-        .filter(|probe| probe.scope == Scope::Full)
-        .map(|probe| probe.name);
+    let advisory = PROBES.iter().filter(|probe| probe.scope == Scope::Full).map(|probe| probe.name);
     let advisory: BTreeSet<_> = advisory.chain(["pmu"]).collect();
     for check in &report.checks {
-        assert!(
-            check.status != Status::Fail || !advisory.contains(check.name),
-            "{check:?}"
-        );
+        assert!(check.status != Status::Fail || !advisory.contains(check.name), "{check:?}");
     }
     if report.host.kvm_module == "kvm_pvm" && report.checks.len() > 2 {
         assert!(report.fit_for_linux().is_err());
@@ -123,12 +104,7 @@ fn quick_probe_agrees_with_the_full_one() {
         return;
     };
     let failing = |report: &Report| -> BTreeSet<&'static str> {
-        report
-            .checks
-            .iter()
-            .filter(|check| check.status == Status::Fail)
-            .map(|check| check.name)
-            .collect()
+        report.checks.iter().filter(|check| check.status == Status::Fail).map(|check| check.name).collect()
     };
     assert_eq!(failing(&quick), failing(&full));
     assert!(quick.checks.len() < full.checks.len() || full.checks.len() <= 3);
@@ -141,13 +117,9 @@ fn probes_in_several_threads_do_not_disturb_each_other() {
         return;
     }
     let verdicts: Vec<bool> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..3)
-            .map(|_| scope.spawn(|| probe(Scope::Quick).fit_for_linux().is_ok()))
-            .collect();
+        let threads: Vec<_> =
+            (0..3).map(|_| scope.spawn(|| probe(Scope::Quick).fit_for_linux().is_ok())).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
-    assert!(
-        verdicts.iter().all(|verdict| *verdict == verdicts[0]),
-        "{verdicts:?}"
-    );
+    assert!(verdicts.iter().all(|verdict| *verdict == verdicts[0]), "{verdicts:?}");
 }

@@ -40,11 +40,7 @@ fn install_handler() -> io::Result<()> {
             action.sa_sigaction = arrived as extern "C" fn(libc::c_int) as libc::sighandler_t;
             libc::sigaction(signal(), &action, ptr::null_mut()) != 0
         };
-        if failed {
-            Err(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EINVAL))
-        } else {
-            Ok(())
-        }
+        if failed { Err(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EINVAL)) } else { Ok(()) }
     });
     installed.map_err(io::Error::from_raw_os_error)
 }
@@ -82,27 +78,15 @@ impl Watchdog {
     pub(super) fn arm(&self, after_ns: u64) -> io::Result<()> {
         let after = i64::try_from(after_ns.max(1)).unwrap_or(i64::MAX);
         self.set(libc::itimerspec {
-            it_value: libc::timespec {
-                tv_sec: after / 1_000_000_000,
-                tv_nsec: after % 1_000_000_000,
-            },
-            it_interval: libc::timespec {
-                tv_sec: 0,
-                tv_nsec: REPEAT_NS,
-            },
+            it_value: libc::timespec { tv_sec: after / 1_000_000_000, tv_nsec: after % 1_000_000_000 },
+            it_interval: libc::timespec { tv_sec: 0, tv_nsec: REPEAT_NS },
         })
     }
 
     /// No alarm from now on.
     pub(super) fn disarm(&self) -> io::Result<()> {
-        let never = libc::timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        self.set(libc::itimerspec {
-            it_value: never,
-            it_interval: never,
-        })
+        let never = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        self.set(libc::itimerspec { it_value: never, it_interval: never })
     }
 
     fn set(&self, when: libc::itimerspec) -> io::Result<()> {
