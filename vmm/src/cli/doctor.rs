@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -33,9 +35,12 @@ pub struct DoctorArgs {
     /// How to print the report
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
-    /// Also record a built-in guest, replay it and compare
+    /// Also record the demo guest, replay it ten times and compare: a report to send back from a new kind of host
     #[arg(long)]
     pub selftest: bool,
+    /// The demo guest of the self-test
+    #[arg(long, value_name = "FILE", default_value = "target/guest/demo.img")]
+    pub image: PathBuf,
 }
 
 /// What `--selftest` runs: given the report so far, further checks to add to it.

@@ -14,7 +14,7 @@ use scribe_log::{EndCause, Store};
 
 use super::exit::{self, Failure};
 use super::parse;
-use crate::engine::probe::{self, Scope};
+use crate::engine::probe::{self, HostFacts, Scope};
 use crate::host::events::ConsoleSource;
 use crate::host::terminal::RawTerminal;
 use crate::host::{clock, entropy};
@@ -208,15 +208,18 @@ pub(super) fn store() -> Result<Store, Failure> {
 /// Refuses a host whose KVM cannot run a Linux guest, before anything is started.
 pub(super) fn fit_host() -> Result<Host, Failure> {
     let report = probe::probe(Scope::Quick);
-    if std::env::var_os("TMPSKIP").is_none() {
-        report.fit_for_linux().map_err(|unfit| Failure::new(exit::HOST, unfit))?;
+    report.fit_for_linux().map_err(|unfit| Failure::new(exit::HOST, unfit))?;
+    Ok(facts(report.host))
+}
+
+/// The probe's facts in the recording's form.
+pub(super) fn facts(host: HostFacts) -> Host {
+    Host {
+        cpu_model: host.cpu_model,
+        microcode: host.microcode,
+        kernel_release: host.kernel_release,
+        kvm_module: host.kvm_module,
     }
-    Ok(Host {
-        cpu_model: report.host.cpu_model,
-        microcode: report.host.microcode,
-        kernel_release: report.host.kernel_release,
-        kvm_module: report.host.kvm_module,
-    })
 }
 
 /// Where files without a name go: a file system that can be large, if there is one.

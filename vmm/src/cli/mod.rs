@@ -61,7 +61,10 @@ pub fn main() -> ExitCode {
         Command::Replay(args) => replay::run(args),
         Command::Info(args) => info::run(&args),
         Command::Log(args) => log::run(&args),
-        Command::Doctor(args) => doctor::run(&args, Some(&selftest::run)).map_err(Failure::from),
+        Command::Doctor(args) => {
+            let selftest = |report: &_| selftest::run(&args.image, report);
+            doctor::run(&args, Some(&selftest)).map_err(Failure::from)
+        }
     });
     match result {
         Ok(code) => ExitCode::from(code),

@@ -12,7 +12,8 @@ use scribe_devices::virtio::blk::{BlockBackend, BlockError, SECTOR_SIZE as SECTO
 
 const SECTOR_SIZE: u64 = SECTOR_BYTES as u64;
 /// Unit of copy-on-write, bytes.
-const CLUSTER: u64 = 4096;
+const CLUSTER: u64 = CLUSTER_BYTES as u64;
+const CLUSTER_BYTES: usize = 4096;
 
 /// Why a disk image cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -92,7 +93,7 @@ impl Disk {
         self.image.unlock().map_err(error)?;
         let target = File::options().write(true).open(&self.path).map_err(error)?;
         target.try_lock().map_err(|_| DiskError::Locked(self.path.clone()))?;
-        let mut bytes = [0; CLUSTER as usize];
+        let mut bytes = [0; CLUSTER_BYTES];
         for &cluster in &self.written {
             let used = usize::try_from((self.size - cluster * CLUSTER).min(CLUSTER)).unwrap_or(0);
             self.overlay.read_exact_at(&mut bytes[..used], cluster * CLUSTER).map_err(error)?;
@@ -128,7 +129,7 @@ impl Disk {
                 let start = cluster * CLUSTER;
                 let used = usize::try_from((self.size - start).min(CLUSTER)).unwrap_or(0);
                 if range.len() < used {
-                    let mut bytes = [0; CLUSTER as usize];
+                    let mut bytes = [0; CLUSTER_BYTES];
                     self.image.read_exact_at(&mut bytes[..used], start)?;
                     self.overlay.write_all_at(&bytes[..used], start)?;
                 }
