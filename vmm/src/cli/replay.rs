@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::exit::{self, Failure};
 use super::{guest, parse};
+use crate::session::config::Moved;
 use crate::session::files::DigestCache;
 use crate::session::replay::{Outcome, describe};
 use crate::session::start;
@@ -21,6 +22,12 @@ pub(super) struct ReplayArgs {
     /// Where the recording's disk image lies now, if it was moved
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
+    /// Where the kernel given with --kernel lies now, if it was moved
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+    /// Where the initrd given with --initrd lies now, if it was moved
+    #[arg(long, value_name = "FILE")]
+    initrd: Option<PathBuf>,
     /// Print neither the guest's console nor a report; only errors
     #[arg(short, long)]
     quiet: bool,
@@ -36,9 +43,9 @@ pub(super) fn run(args: ReplayArgs) -> Result<u8, Failure> {
     let host = guest::fit_host()?;
     let cache = DigestCache::new(store.home());
     let mut console = guest::console(args.quiet);
-    let image = args.image.as_deref();
+    let moved = Moved { image: args.image, kernel: args.kernel, initrd: args.initrd };
     let report =
-        start::replay(&directory, image, &cache, &host, &guest::scratch(), args.perturb, &mut console)?;
+        start::replay(&directory, &moved, &cache, &host, &guest::scratch(), args.perturb, &mut console)?;
     let (exits, checks) = (report.exits, report.checks);
     match report.outcome {
         Outcome::Complete(end) => {

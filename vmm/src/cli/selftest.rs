@@ -115,7 +115,7 @@ fn replays(home: &Path, cache: &DigestCache, host: &Host) -> Result<String, Stri
         let perturb = (number % 2 == 0).then_some(KICKS);
         let report = start::replay(
             &home.join("a"),
-            None,
+            &Moved::default(),
             cache,
             host,
             &super::guest::scratch(),

@@ -175,19 +175,48 @@ fn check_note(kernel: &Blob) -> Result<(), ConfigError> {
     }
 }
 
-/// Finds the files of a recording again and checks that they are the same; `image` overrides where the image lies.
+/// Where a recording's files lie now, as far as they were moved.
+#[derive(Debug, Clone, Default)]
+pub struct Moved {
+    /// the disk image
+    pub image: Option<PathBuf>,
+    /// the kernel; only if it did not come out of the image
+    pub kernel: Option<PathBuf>,
+    /// the initrd; only if it did not come out of the image
+    pub initrd: Option<PathBuf>,
+}
+
+impl Moved {
+    fn apply(&self, header: &mut Header) -> Result<(), ConfigError> {
+        if let (Some(recorded), Some(path)) = (&mut header.image, &self.image) {
+            recorded.path.clone_from(path);
+        }
+        for (recorded, moved) in
+            [(Some(&mut header.kernel), &self.kernel), (header.initrd.as_mut(), &self.initrd)]
+        {
+            let Some(path) = moved else { continue };
+            match recorded {
+                Some(file) if file.origin == Origin::Host => file.path.clone_from(path),
+                _ => {
+                    let path = path.clone();
+                    return Err(ConfigError::Changed {
+                        path,
+                        what: "no such file of the host was used".into(),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Finds the files of a recording again and checks that they are the same.
 ///
 /// # Errors
 /// A file is gone or has changed, or the recording needs what this program does not have.
-pub fn find_again(
-    header: &mut Header,
-    image: Option<&Path>,
-    cache: &DigestCache,
-) -> Result<BootFiles, ConfigError> {
+pub fn find_again(header: &mut Header, moved: &Moved, cache: &DigestCache) -> Result<BootFiles, ConfigError> {
     check_supported(header)?;
-    if let (Some(recorded), Some(path)) = (&mut header.image, image) {
-        recorded.path = path.to_owned();
-    }
+    moved.apply(header)?;
     if let Some(recorded) = &header.image {
         let path = recorded.path.clone();
         let read_error = |source| ConfigError::Read { path: path.clone(), source };

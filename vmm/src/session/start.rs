@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use scribe_log::header::{Header, Host, Pace};
 use scribe_log::{EndCause, OpenError, Recording, WriteError, Writer};
 
-use super::config::{self, ConfigError, GuestConfig};
+use super::config::{self, ConfigError, GuestConfig, Moved};
 use super::console::Console;
 use super::files::DigestCache;
 use super::journal::{Journal, NoJournal, Recorder, Summary};
@@ -196,13 +196,13 @@ fn live<J: Journal>(
     Ok((report, policy.into_journal()))
 }
 
-/// Replays the recording in `directory`; `image` is where its image lies now, if it was moved.
+/// Replays the recording in `directory`; `moved` says where its files lie now.
 ///
 /// # Errors
 /// One line that says what failed, or the divergence.
 pub fn replay(
     directory: &Path,
-    image: Option<&Path>,
+    moved: &Moved,
     cache: &DigestCache,
     host_facts: &Host,
     scratch: &Path,
@@ -211,7 +211,7 @@ pub fn replay(
 ) -> Result<ReplayReport, StartError> {
     let recording = Recording::open(directory)?;
     let mut header = recording.header().clone();
-    let files = config::find_again(&mut header, image, cache)?;
+    let files = config::find_again(&mut header, moved, cache)?;
     let mut machine = config::assemble(&header, &files, scratch)?;
     let host = host_loop(Watch { console: ConsoleSource::None, host_limit: None, max_silence: None })?;
     let perturbation = perturbation(perturb);
