@@ -8,7 +8,7 @@ use scribe_log::header::{Host, Pace};
 
 use crate::engine::probe::{Check, Report, Status};
 use crate::host::clock;
-use crate::session::config::GuestConfig;
+use crate::session::config::{GuestConfig, Moved};
 use crate::session::console::Console;
 use crate::session::files::DigestCache;
 use crate::session::replay::{Outcome, describe};

@@ -1,0 +1,50 @@
+# Two commands on a fresh Debian 12 (root, Rust toolchain): make demo, make test. All targets: docs/interface.md.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+
+PROGRAM := target/release/scribe-vmm
+export CMD
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s $$'\t'
+
+.PHONY: setup
+setup: ## install the Debian packages that are missing
+	scripts/setup.sh
+
+.PHONY: build
+build: ## target/release/scribe-vmm
+	cargo build --release --locked --package scribe-vmm
+
+.PHONY: image
+image: setup ## target/guest/vmlinux and target/guest/demo.img (the kernel takes about 4 minutes, once)
+	guest-kernel/build.sh
+	images/build-demo.sh
+
+.PHONY: demo
+demo: image build ## record a guest, replay it, print a table
+	scripts/demo.sh
+
+.PHONY: lab
+lab: image build ## run CMD in the lab: make lab CMD='target/release/scribe-vmm doctor'
+	tests/lab/run.sh "$$CMD"
+
+.PHONY: test
+test: image build ## every test, with its own set-up
+	scripts/test.sh
+
+.PHONY: check
+check: ## fmt, clippy, docs, deny, duplicate crates, shellcheck
+	scripts/check.sh
+
+.PHONY: show-replay soak-replay
+show-replay: image build ## what record and replay must show, in short
+	tests/soak/replay.sh show
+soak-replay: image build ## the same with full counts; figures go to docs/results.md
+	tests/soak/replay.sh soak
+
+.PHONY: clean
+clean: ## remove everything built
+	cargo clean
