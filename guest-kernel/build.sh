@@ -23,7 +23,7 @@ log=$work/build.log
 products=(vmlinux bzImage System.map)
 
 # How many lines of a complete build say that a file is made: only for the percentage.
-expected_objects=1340
+expected_objects=1500
 
 # Instructions through which a kernel would see the host's clocks, random numbers, counters or the state of its context
 # switches, and hypercalls, which some hypervisors answer by themselves.
