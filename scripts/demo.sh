@@ -14,7 +14,7 @@ if [[ ${1-} != here ]]; then
   fi
   echo "demo: this host's KVM cannot run Linux guests (target/release/scribe-vmm doctor says why): using the lab," >&2
   echo "demo: a machine whose processor is emulated; it is some 20 times slower than real hardware" >&2
-  exec tests/lab/run.sh 'scripts/demo.sh here'
+  LAB_FILES=scripts/demo.sh exec tests/lab/run.sh 'scripts/demo.sh here'
 fi
 
 work=$(mktemp -d)
