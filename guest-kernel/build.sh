@@ -162,6 +162,8 @@ build() {
 	done
 
 	export KBUILD_BUILD_TIMESTAMP='2026-01-01 00:00:00 UTC' KBUILD_BUILD_USER=scribe KBUILD_BUILD_HOST=scribe KBUILD_BUILD_VERSION=1
+	# Set, though empty: else a tree that is a git repository gets a "+" in its version.
+	export LOCALVERSION=
 	cd "$tree"
 	{
 		make tinyconfig
