@@ -64,7 +64,7 @@ compile() {
 }
 compile init/init.c init
 compile init/scribe-bookmark.c bookmark
-workloads=(clock entropy floats forks signals spin writer)
+workloads=(clock entropy floats forks refuse signals spin writer)
 for name in "${workloads[@]}"; do
   compile "workloads/$name.c" "$name"
 done
