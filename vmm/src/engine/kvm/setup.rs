@@ -2,8 +2,9 @@
 #![allow(unsafe_code)] // registering guest memory with KVM
 
 use kvm_bindings::{
-    CpuId, KVM_CAP_DISABLE_QUIRKS2, KVM_CAP_X86_USER_SPACE_MSR, KVM_MEM_LOG_DIRTY_PAGES,
-    KVM_X86_QUIRK_FIX_HYPERCALL_INSN, kvm_cpuid_entry2, kvm_enable_cap, kvm_userspace_memory_region,
+    CpuId, KVM_CAP_DISABLE_QUIRKS2, KVM_CAP_EXIT_ON_EMULATION_FAILURE, KVM_CAP_X86_USER_SPACE_MSR,
+    KVM_MEM_LOG_DIRTY_PAGES, KVM_X86_QUIRK_FIX_HYPERCALL_INSN, kvm_cpuid_entry2, kvm_enable_cap,
+    kvm_userspace_memory_region,
 };
 use kvm_ioctls::{
     Cap, Kvm, MsrExitReason, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VcpuFd, VmFd,
@@ -35,6 +36,7 @@ pub(super) fn create(memory: &GuestRam) -> Result<(VmFd, VcpuFd), EngineError> {
     }
     let vm = kvm.create_vm().map_err(ioctl("KVM_CREATE_VM"))?;
     disable_hypercall_patching(&vm)?;
+    exit_on_refused_instructions(&vm)?;
     filter_msrs(&vm)?;
     register_memory(&vm, memory, false)?;
     let vcpu = vm.create_vcpu(0).map_err(ioctl("KVM_CREATE_VCPU"))?;
@@ -70,6 +72,17 @@ fn disable_hypercall_patching(vm: &VmFd) -> Result<(), EngineError> {
     }
     let cap = kvm_enable_cap { cap: KVM_CAP_DISABLE_QUIRKS2, args: [quirk, 0, 0, 0], ..Default::default() };
     vm.enable_cap(&cap).map_err(ioctl("KVM_ENABLE_CAP(KVM_CAP_DISABLE_QUIRKS2)"))
+}
+
+/// Otherwise KVM gives a guest's user program #UD for an instruction that its emulator does not know, which a real
+/// processor would not; with this it exits, as it does for the kernel, and says what the instruction was.
+fn exit_on_refused_instructions(vm: &VmFd) -> Result<(), EngineError> {
+    if vm.check_extension_raw(KVM_CAP_EXIT_ON_EMULATION_FAILURE.into()) <= 0 {
+        return Ok(()); // Linux before 5.14
+    }
+    let cap =
+        kvm_enable_cap { cap: KVM_CAP_EXIT_ON_EMULATION_FAILURE, args: [1, 0, 0, 0], ..Default::default() };
+    vm.enable_cap(&cap).map_err(ioctl("KVM_ENABLE_CAP(KVM_CAP_EXIT_ON_EMULATION_FAILURE)"))
 }
 
 /// Default deny: everything but the native MSRs exits, also what KVM does not know or refuses.
