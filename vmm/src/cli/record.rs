@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::exit::{self, Failure};
 use super::guest::{self, GuestArgs};
-use crate::session::start;
+use crate::session::start::{self, StartError, Target};
 
 /// Run a guest and record it
 #[derive(Debug, Args)]
@@ -48,26 +48,18 @@ pub(super) fn run(args: RecordArgs) -> Result<u8, Failure> {
         Some(directory) => (directory, args.overwrite),
         None => (prepared.store.reserve(&name)?, true),
     };
-    let reserved = directory.clone();
+    let target = Target { directory: &directory, overwrite, store: Some(&prepared.store) };
     let mut console = guest::console(false);
-    let recorded = start::record(
-        &prepared.guest,
-        &prepared.cache,
-        prepared.host,
-        prepared.connections,
-        &directory,
-        overwrite,
-        &mut console,
-    );
+    let (host, connections) = (prepared.host, prepared.connections);
+    let recorded = start::record(&prepared.guest, &prepared.cache, host, connections, &target, &mut console);
     drop(prepared.terminal);
-    let report = recorded.inspect_err(|_| {
-        // A reserved directory in which nothing was recorded is not worth keeping; one with content is not removed.
-        let _ = std::fs::remove_dir(&reserved);
-        if reserved.join(scribe_log::EVENTS_FILE).exists() {
-            eprintln!("scribe-vmm: what was recorded before is kept in {}", guest::show(&reserved));
+    let report = recorded.inspect_err(|error| {
+        // A reserved directory in which nothing was recorded is not worth keeping; this removes only an empty one.
+        let _ = std::fs::remove_dir(&directory);
+        if matches!(error, StartError::Session(_)) && directory.exists() {
+            eprintln!("scribe-vmm: what was sealed before is kept in {}", guest::show(&directory));
         }
     })?;
-    prepared.store.set_latest(&directory)?;
     guest::tell_end(&report);
     if let Some(summary) = &report.recorded {
         let bytes = summary.sizes.header + summary.sizes.events;

@@ -6,10 +6,11 @@ use clap::Args;
 
 use super::exit::{self, Failure};
 use super::{guest, parse};
+use crate::session::config::ConfigError;
 use crate::session::config::Moved;
 use crate::session::files::DigestCache;
 use crate::session::replay::{Outcome, describe};
-use crate::session::start;
+use crate::session::start::{self, StartError};
 
 /// Run a recorded guest again, bit for bit
 #[derive(Debug, Args)]
@@ -45,7 +46,8 @@ pub(super) fn run(args: ReplayArgs) -> Result<u8, Failure> {
     let mut console = guest::console(args.quiet);
     let moved = Moved { image: args.image, kernel: args.kernel, initrd: args.initrd };
     let report =
-        start::replay(&directory, &moved, &cache, &host, &guest::scratch(), args.perturb, &mut console)?;
+        start::replay(&directory, &moved, &cache, &host, &guest::scratch(), args.perturb, &mut console)
+            .map_err(failure)?;
     let (exits, checks) = (report.exits, report.checks);
     match report.outcome {
         Outcome::Complete(end) => {
@@ -66,5 +68,19 @@ pub(super) fn run(args: ReplayArgs) -> Result<u8, Failure> {
             eprintln!("scribe-vmm: stopped at {position}, {checks} digests equal so far");
             Ok(exit::ERROR)
         }
+    }
+}
+
+/// In replay a file that is missing or is not what it was is the recording's trouble, whatever else it might be.
+fn failure(error: StartError) -> Failure {
+    match error {
+        StartError::Config(
+            ConfigError::Read { .. }
+            | ConfigError::Kernel(_)
+            | ConfigError::Disk(_)
+            | ConfigError::Changed { .. }
+            | ConfigError::Unsupported(_),
+        ) => Failure::new(exit::RECORDING, error),
+        other => Failure::from(other),
     }
 }

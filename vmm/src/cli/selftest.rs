@@ -12,7 +12,7 @@ use crate::session::config::{GuestConfig, Moved};
 use crate::session::console::Console;
 use crate::session::files::DigestCache;
 use crate::session::replay::{Outcome, describe};
-use crate::session::start::{self, Connections, LiveReport};
+use crate::session::start::{self, Connections, LiveReport, Target};
 
 const REPLAYS: u32 = 10;
 /// Half of the replays are kicked at intervals of so many microseconds.
@@ -48,15 +48,9 @@ pub(super) fn run(image: &Path, report: &Report) -> anyhow::Result<Vec<Check>> {
         let begun = clock::monotonic_ns();
         let directory = home.path().join(name);
         let connections = Connections::none();
-        let report = start::record(
-            &guest,
-            &cache,
-            host.clone(),
-            connections,
-            &directory,
-            false,
-            &mut Console::quiet(),
-        )?;
+        let target = Target { directory: &directory, overwrite: false, store: None };
+        let report =
+            start::record(&guest, &cache, host.clone(), connections, &target, &mut Console::quiet())?;
         Ok((report, seconds_since(begun)))
     };
     let (first, seconds) = record("a")?;

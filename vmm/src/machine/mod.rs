@@ -316,7 +316,14 @@ impl Machine {
             self.engine.inject(vector)?;
             self.halted = false;
         }
-        self.engine.request_window(self.devices.pic.pending());
+        let pending = self.devices.pic.pending();
+        if pending && self.halted && self.can_wake() {
+            // HLT leaves no interrupt shadow; an engine that says otherwise would make the guest sleep through this.
+            return Err(
+                EngineError::Unexpected("a halted vCPU with IF set cannot take an interrupt".into()).into()
+            );
+        }
+        self.engine.request_window(pending);
         Ok(())
     }
 

@@ -19,6 +19,10 @@ use crate::machine::Machine;
 /// Bytes of an input file that the serial port is offered at a time.
 const FILE_CHUNK: usize = 4096;
 
+/// How far (ns) guest time may fall behind the host's before the difference is forgotten: a guest that lags catches up on
+/// short delays, and one that has computed for long does not sleep too short ever after.
+const MOST_LAG: u64 = 100_000_000;
+
 /// Takes inputs from the host, stamps them, and has `J` note them.
 pub struct Live<J> {
     journal: J,
@@ -123,6 +127,12 @@ impl<J: Journal> Live<J> {
         self.journal.input(machine, Body::TimeAdjust { nanoseconds })
     }
 
+    /// Forgets what the guest lags behind the host beyond [`MOST_LAG`].
+    fn limit_lag(&mut self, guest_time: u64) {
+        let lag = self.host_now().saturating_sub(guest_time);
+        self.origin += lag.saturating_sub(MOST_LAG);
+    }
+
     /// Guest time that corresponds to the host's now.
     fn host_now(&self) -> u64 {
         clock::monotonic_ns().saturating_sub(self.origin)
@@ -224,6 +234,7 @@ impl<J: Journal> Policy for Live<J> {
 
     fn idle(&mut self, machine: &mut Machine, deadline: Option<u64>) -> Result<Flow, SessionError> {
         self.host.shared.running.store(false, Ordering::Relaxed);
+        self.limit_lag(machine.guest_time());
         let flow = self.idle_while_waiting(machine, deadline)?;
         self.host.shared.running.store(true, Ordering::Relaxed);
         Ok(flow)

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use scribe_log::header::{Header, Host, Pace};
-use scribe_log::{EndCause, OpenError, Recording, WriteError, Writer};
+use scribe_log::{EndCause, OpenError, Recording, Store, StoreError, WriteError, Writer};
 
 use super::config::{self, ConfigError, GuestConfig, Moved};
 use super::console::Console;
@@ -34,6 +34,9 @@ pub enum StartError {
     /// The recording could not be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The recording could not be made the latest.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The disk's changes could not be committed.
     #[error(transparent)]
     Commit(#[from] DiskError),
@@ -143,7 +146,18 @@ pub fn run(
     Ok(report)
 }
 
-/// Records a guest into `directory`.
+/// Where a recording goes.
+#[derive(Debug)]
+pub struct Target<'a> {
+    /// its directory
+    pub directory: &'a Path,
+    /// a recording that is already there may be replaced
+    pub overwrite: bool,
+    /// where it becomes the latest
+    pub store: Option<&'a Store>,
+}
+
+/// Records a guest into `target`.
 ///
 /// # Errors
 /// One line that says what failed. What was sealed by then stays in the directory.
@@ -152,14 +166,16 @@ pub fn record(
     cache: &DigestCache,
     host: Host,
     connections: Connections,
-    directory: &Path,
-    overwrite: bool,
+    target: &Target,
     console: &mut Console,
 ) -> Result<LiveReport, StartError> {
     let (header, files) = config::describe(guest, cache, host)?;
-    let scratch = existing_ancestor(directory);
+    let scratch = existing_ancestor(target.directory);
     let mut machine = config::assemble(&header, &files, &scratch)?;
-    let writer = Writer::create(directory, &header, overwrite)?;
+    let writer = Writer::create(target.directory, &header, target.overwrite)?;
+    if let Some(store) = target.store {
+        store.set_latest(target.directory)?;
+    }
     let recorder = Recorder::new(writer, guest.digest_every);
     let (mut report, recorder) = live(&mut machine, recorder, connections, guest.pace, console)?;
     report.recorded = recorder.summary().cloned();

@@ -29,6 +29,8 @@ pub struct Kvm {
     /// as of the last return from KVM_RUN, or the last injection: a second one would silently replace the first
     ready: bool,
     registers: Registers,
+    /// what came up while an instruction was being retired, for the next run to report
+    deferred: Option<Stop>,
     tracking: bool,
 }
 
@@ -51,6 +53,7 @@ impl Kvm {
             pending: Pending::None,
             ready: false,
             registers: Registers::default(),
+            deferred: None,
             tracking: false,
         })
     }
@@ -110,6 +113,9 @@ impl Kvm {
 
 impl Engine for Kvm {
     fn run(&mut self) -> Result<Stop, EngineError> {
+        if let Some(stop) = self.deferred.take() {
+            return Ok(stop);
+        }
         if let Some(stop) = self.enter()? {
             return Ok(stop);
         }
@@ -134,6 +140,11 @@ impl Engine for Kvm {
         match entered? {
             None => Ok(None),
             Some(Stop::Exit(exit)) => Ok(Some(exit)),
+            // KVM's emulator gave up half way, or the instruction faulted for good: the guest ends behind this exit.
+            Some(fault @ Stop::Fault(_)) => {
+                self.deferred = Some(fault);
+                Ok(None)
+            }
             Some(other) => {
                 Err(EngineError::Unexpected(format!("{other:?} while an instruction was being retired")))
             }
