@@ -134,6 +134,16 @@ impl HostLoop {
     }
 }
 
+#[cfg(test)]
+impl HostLoop {
+    /// A loop without a thread: what happens comes from the test.
+    pub(crate) fn by_hand() -> (Self, Sender<HostEvent>) {
+        let (sender, events) = channel();
+        let wake = EventFd::new(EFD_NONBLOCK).unwrap();
+        (Self { events, shared: Arc::new(Shared::default()), wake, thread: None }, sender)
+    }
+}
+
 impl Drop for HostLoop {
     fn drop(&mut self) {
         self.shared.quit.store(true, Ordering::Relaxed);

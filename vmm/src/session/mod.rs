@@ -11,6 +11,8 @@ pub mod journal;
 pub mod live;
 pub mod replay;
 pub mod start;
+#[cfg(test)]
+mod tests;
 
 use scribe_log::{EndCause, OpenError, WriteError};
 

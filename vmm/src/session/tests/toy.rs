@@ -1,0 +1,175 @@
+//! A made-up processor: a list of operations, one interrupt handler, and everything an [`Engine`] must do.
+
+use crate::engine::cpu::{CpuState, Registers};
+use crate::engine::{Answer, Engine, EngineError, Exit, Stop};
+
+/// What a toy guest can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Op {
+    /// write a byte to a port
+    Out(u16, u8),
+    /// write the accumulator to a port
+    OutAccumulator(u16),
+    /// read a byte from a port into the accumulator
+    In(u16),
+    /// write 32 bits to a port
+    Out32(u16, u32),
+    Halt,
+    Sti,
+    Cli,
+    /// go to an operation of the program
+    Jump(usize),
+    /// skip the next operation unless the accumulator has this value
+    IfEqual(u8),
+    /// leave the handler
+    Return,
+    /// compute for ever: only a kick comes out
+    Spin,
+}
+
+/// The toy.
+pub(super) struct Toy {
+    /// program, then handler
+    ops: Vec<Op>,
+    handler: usize,
+    at: usize,
+    accumulator: u8,
+    interrupts: bool,
+    /// where the handler returns to
+    back: Option<usize>,
+    window: bool,
+    reading: bool,
+}
+
+impl Toy {
+    pub(super) fn new(program: &[Op], handler: &[Op]) -> Self {
+        Self {
+            ops: [program, handler].concat(),
+            handler: program.len(),
+            at: 0,
+            accumulator: 0,
+            interrupts: false,
+            back: None,
+            window: false,
+            reading: false,
+        }
+    }
+}
+
+impl Engine for Toy {
+    fn run(&mut self) -> Result<Stop, EngineError> {
+        loop {
+            if self.window && self.can_inject() {
+                return Ok(Stop::InterruptWindow);
+            }
+            let op = self.ops[self.at];
+            self.at += 1;
+            match op {
+                Op::Out(port, value) => {
+                    return Ok(Stop::Exit(Exit::PortWrite { port, size: 1, value: value.into() }));
+                }
+                Op::OutAccumulator(port) => {
+                    let value = self.accumulator.into();
+                    return Ok(Stop::Exit(Exit::PortWrite { port, size: 1, value }));
+                }
+                Op::Out32(port, value) => return Ok(Stop::Exit(Exit::PortWrite { port, size: 4, value })),
+                Op::In(port) => {
+                    self.reading = true;
+                    return Ok(Stop::Exit(Exit::PortRead { port, size: 1 }));
+                }
+                Op::Halt => return Ok(Stop::Exit(Exit::Halt)),
+                Op::Sti => self.interrupts = true,
+                Op::Cli => self.interrupts = false,
+                Op::Jump(to) => self.at = to,
+                Op::IfEqual(value) => self.at += usize::from(self.accumulator != value),
+                Op::Return => {
+                    self.at = self.back.take().unwrap();
+                    self.interrupts = true;
+                }
+                Op::Spin => {
+                    self.at -= 1;
+                    return Ok(Stop::Kicked);
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, answer: Answer) {
+        if let (true, Answer::Value(value)) = (std::mem::take(&mut self.reading), answer) {
+            self.accumulator = value.to_le_bytes()[0];
+        }
+    }
+
+    fn finish(&mut self) -> Result<Option<Exit>, EngineError> {
+        Ok(None)
+    }
+
+    fn registers(&self) -> Registers {
+        let mut registers = Registers { rip: self.at as u64, rflags: 2, ..Registers::default() };
+        registers.general[0] = self.accumulator.into();
+        registers.rflags |= if self.interrupts { Registers::IF } else { 0 };
+        registers
+    }
+
+    fn can_inject(&self) -> bool {
+        self.interrupts
+    }
+
+    fn inject(&mut self, _vector: u8) -> Result<(), EngineError> {
+        assert!(self.can_inject());
+        self.back = Some(self.at);
+        self.at = self.handler;
+        self.interrupts = false;
+        Ok(())
+    }
+
+    fn request_window(&mut self, wanted: bool) {
+        self.window = wanted;
+    }
+
+    fn state(&self) -> Result<CpuState, EngineError> {
+        Ok(CpuState { registers: self.registers(), ..CpuState::default() })
+    }
+
+    fn set_state(&mut self, _state: &CpuState) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    fn track_dirty_pages(&mut self) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    fn take_dirty_pages(&mut self) -> Result<Vec<u64>, EngineError> {
+        Ok(Vec::new())
+    }
+}
+
+const UART: u16 = 0x3f8;
+const STATUS: u16 = 0x5c0 + 0x14;
+const POWER_OFF: u16 = 0x5c0 + 0x18;
+
+/// Sets up the interrupt controllers and the serial port, then sleeps; `q` powers off with status 7.
+pub(super) fn echo_program() -> Vec<Op> {
+    let mut program: Vec<Op> =
+        [(0x20, 0x11), (0x21, 0x20), (0x21, 0x04), (0x21, 0x01), (0x21, 0xef), (UART + 1, 1)]
+            .map(|(port, value)| Op::Out(port, value))
+            .to_vec();
+    // IRQ 4 is an edge: MCR.OUT2, as a PC's driver sets it
+    program.push(Op::Out(UART + 4, 0x08));
+    program.push(Op::Sti);
+    let sleep = program.len();
+    program.extend([
+        Op::Halt,
+        Op::IfEqual(b'q'),
+        Op::Jump(sleep + 4),
+        Op::Jump(sleep),
+        Op::Out32(STATUS, 7),
+        Op::Out32(POWER_OFF, 1),
+    ]);
+    program
+}
+
+/// Takes a byte, sends it back, ends the interrupt.
+pub(super) fn echo_handler() -> Vec<Op> {
+    vec![Op::In(UART), Op::OutAccumulator(UART), Op::Out(0x20, 0x20), Op::Return]
+}
