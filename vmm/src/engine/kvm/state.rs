@@ -17,6 +17,8 @@ use crate::machine::memory::{GuestRam, PAGE_SIZE};
 use crate::machine::msr;
 
 const UNUSABLE: u32 = 1 << 16;
+/// RFLAGS.RF: no part of the engine-neutral state.
+const RF: u64 = 1 << 16;
 
 /// From KVM's order to the processor's own numbering.
 pub(super) fn registers(r: &kvm_regs) -> Registers {
@@ -107,8 +109,9 @@ pub(super) fn read(vcpu: &VcpuFd) -> Result<CpuState, EngineError> {
         Msrs::from_entries(&entries).map_err(|e| EngineError::Unexpected(format!("MSR list: {e:?}")))?;
     let got = vcpu.get_msrs(&mut msrs).map_err(ioctl("KVM_GET_MSRS"))?;
     check_msr_count("KVM_GET_MSRS", got)?;
+    let general = registers(&vcpu.get_regs().map_err(ioctl("KVM_GET_REGS"))?);
     Ok(CpuState {
-        registers: registers(&vcpu.get_regs().map_err(ioctl("KVM_GET_REGS"))?),
+        registers: Registers { rflags: general.rflags & !RF, ..general },
         segments: [&s.es, &s.cs, &s.ss, &s.ds, &s.fs, &s.gs, &s.ldt, &s.tr].map(segment),
         gdt: table(&s.gdt),
         idt: table(&s.idt),
@@ -179,7 +182,14 @@ pub(super) fn write(vcpu: &VcpuFd, state: &CpuState) -> Result<(), EngineError> 
     vcpu.set_fpu(&fpu).map_err(ioctl("KVM_SET_FPU"))?;
     let debug = kvm_debugregs { db: state.debug, dr6: state.dr6, dr7: state.dr7, ..Default::default() };
     vcpu.set_debug_regs(&debug).map_err(ioctl("KVM_SET_DEBUGREGS"))?;
-    vcpu.set_regs(&kvm_registers(&state.registers)).map_err(ioctl("KVM_SET_REGS"))?;
+    let mut general = kvm_registers(&state.registers);
+    if let Some((vector, _)) = state.events.exception
+        && is_fault(vector)
+    {
+        // KVM pushes RF with a pending fault. The fault is loaded as an injected one, with which it pushes what there is.
+        general.rflags |= RF;
+    }
+    vcpu.set_regs(&general).map_err(ioctl("KVM_SET_REGS"))?;
     let mut events = kvm_vcpu_events { flags: KVM_VCPUEVENT_VALID_SHADOW, ..Default::default() };
     if let Some(vector) = state.events.interrupt {
         events.interrupt.injected = 1;
@@ -194,6 +204,12 @@ pub(super) fn write(vcpu: &VcpuFd, state: &CpuState) -> Result<(), EngineError> 
     }
     events.nmi.masked = u8::from(state.events.nmi_masked);
     vcpu.set_vcpu_events(&events).map_err(ioctl("KVM_SET_VCPU_EVENTS"))
+}
+
+/// True for exceptions that push RFLAGS.RF as 1 (Intel SDM vol. 3, 18.3.1.1): not #DB, the traps #BP and #OF, and the
+/// aborts #DF and #MC.
+fn is_fault(vector: u8) -> bool {
+    !matches!(vector, 1 | 3 | 4 | 8 | 18)
 }
 
 fn check_msr_count(operation: &str, got: usize) -> Result<(), EngineError> {
