@@ -2,7 +2,7 @@
 
 use scribe_vmm::engine::cpu::{CpuState, Registers};
 use scribe_vmm::engine::kvm::Kvm;
-use scribe_vmm::engine::{Answer, Engine, Exit, Stop};
+use scribe_vmm::engine::{Answer, Engine, Exit, Fault, Stop};
 use scribe_vmm::host::kick::Target;
 use scribe_vmm::machine::boot::{self, SEED_BYTES};
 use scribe_vmm::machine::kernel::{Blob, BootFiles};
@@ -137,4 +137,18 @@ impl Vcpu {
 pub fn mark(a: &mut CodeAssembler, value: u8) -> Emitted {
     a.mov(iced_x86::code_asm::al, u32::from(value))?;
     a.out(0x80, iced_x86::code_asm::al)
+}
+
+/// True if this host's KVM runs CPL 0 in its instruction emulator, which has no POPCNT. It does so many instructions at a
+/// time, and between these looks neither for signals nor for interrupt windows.
+pub fn emulates_kernels() -> bool {
+    let mut vcpu = Vcpu::new(|a| {
+        a.popcnt(iced_x86::code_asm::rax, iced_x86::code_asm::rbx)?;
+        a.hlt()
+    });
+    match vcpu.run() {
+        Stop::Exit(Exit::Halt) => false,
+        Stop::Fault(Fault::Refused { rip: tiny::CODE, .. }) => true,
+        other => panic!("{other:?} at {}", vcpu.registers()),
+    }
 }

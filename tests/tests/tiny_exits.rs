@@ -52,12 +52,9 @@ fn port_writes_have_their_size_and_value() {
         a.out(0x70, al)?;
         a.hlt()
     });
-    for (port, size, value, behind) in [
-        (0xfffc, 1, 0x11, 16),
-        (0xfffc, 2, 0x2211, 18),
-        (0xfffc, 4, 0x4433_2211, 19),
-        (0x70, 1, 0x11, 21),
-    ] {
+    for (port, size, value, behind) in
+        [(0xfffc, 1, 0x11, 16), (0xfffc, 2, 0x2211, 18), (0xfffc, 4, 0x4433_2211, 19), (0x70, 1, 0x11, 21)]
+    {
         vcpu.expect(Exit::PortWrite { port, size, value }, Answer::Done);
         assert_eq!(vcpu.offset(), behind, "RIP is behind the instruction");
         assert_eq!(vcpu.general(general::RAX), PATTERN);
