@@ -26,10 +26,10 @@ pub enum Body {
         /// The bytes, at most [`MAX_DATA`].
         bytes: Vec<u8>,
     },
-    /// Guest time moved on by more than execution accounts for: an input woke an idle guest, or time jumped.
-    /// Must be understood.
+    /// While the guest idled at the position, guest time moved on: to an input that arrived before the next deadline, or
+    /// to a stop. What follows at the position happens then. Must be understood.
     TimeAdjust {
-        /// Added to guest time at the position.
+        /// Nanoseconds since the guest came to the position, deadlines that passed meanwhile included.
         nanoseconds: u64,
     },
     /// Digests to compare with those of a replay. Must be understood.

@@ -231,7 +231,7 @@ const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 
 /// The kernel's arguments on this platform; `--append` comes after them.
 pub fn default_command_line(has_disk: bool) -> String {
-    let mut line = "console=ttyS0 quiet panic=-1 reboot=k nolapic noapic lpj=4000000".to_owned();
+    let mut line = "console=ttyS0 quiet panic=-1 reboot=k".to_owned();
     if has_disk {
         let (base, irq) = (platform::MMIO_BASE, platform::DISK_IRQ);
         line += &format!(" virtio_mmio.device=4K@{base:#x}:{irq} root=/dev/vda rw");
