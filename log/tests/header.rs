@@ -28,7 +28,7 @@ proptest! {
         soft: bool,
     ) {
         let mut written = header();
-        written.image.path = OsString::from_vec(path.clone()).into();
+        written.image.as_mut().unwrap().path = OsString::from_vec(path.clone()).into();
         let file = BootFile { origin: Origin::Host, path: OsString::from_vec(path).into(), blake3: seed };
         written.initrd = Some(file);
         (written.command, written.cmdline, written.seed, written.rtc, written.memory) = (command, cmdline, seed, rtc, memory);
