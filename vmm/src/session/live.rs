@@ -182,9 +182,10 @@ impl<J: Journal> Live<J> {
                 return Ok(Flow::Continue);
             }
             if let (Some(limit), true) =
-                (self.guest_limit, deadline.is_none_or(|d| Some(d) >= self.guest_limit))
+                (self.guest_limit, deadline.is_none_or(|d| Some(d) > self.guest_limit))
             {
-                // The limit comes before anything else can happen, unless an input does.
+                // The limit comes before anything else can happen, unless an input does. A deadline at the same time
+                // comes first, as it does in replay.
                 if !self.paced() || self.wait(Some(limit)) {
                     self.sleep_until(machine, limit)?;
                     return Ok(Flow::End(EndCause::Stopped { reason: StopReason::GuestTime }));
