@@ -1,0 +1,206 @@
+//! Recording and replaying hand-made guests through the library, each in a folder of its own.
+
+use std::cell::RefCell;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use iced_x86::code_asm::CodeAssembler;
+use scribe_log::header::{Host, Pace};
+use scribe_log::{EVENTS_FILE, Event, HEADER_FILE, Recording};
+use scribe_vmm::session::config::{GuestConfig, Moved};
+use scribe_vmm::session::console::Console;
+use scribe_vmm::session::files::DigestCache;
+use scribe_vmm::session::replay::Outcome;
+use scribe_vmm::session::start::{self, Connections, LiveReport, ReplayReport, StartError, Target};
+
+use crate::tiny::{self, Emitted};
+
+/// Kicks at intervals of so many microseconds.
+pub const KICKS: (u64, u64) = (500, 3000);
+
+/// A folder with guests and recordings. It belongs to the calling thread.
+pub struct Bench {
+    dir: tempfile::TempDir,
+    cache: DigestCache,
+}
+
+/// What was recorded.
+#[derive(Debug)]
+pub struct Recorded {
+    /// how it ended
+    pub report: LiveReport,
+    /// the guest's console
+    pub output: Vec<u8>,
+}
+
+/// What was replayed.
+#[derive(Debug)]
+pub struct Replayed {
+    /// how it ended
+    pub report: ReplayReport,
+    /// the guest's console
+    pub output: Vec<u8>,
+}
+
+impl Bench {
+    /// An empty one.
+    #[expect(clippy::new_without_default, reason = "it makes a folder and blocks signals")]
+    pub fn new() -> Self {
+        start::prepare_process().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let cache = DigestCache::new(dir.path());
+        Self { dir, cache }
+    }
+
+    /// A path in it.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Writes a file and gives its path.
+    pub fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.path(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    /// The configuration of a guest made of what `emit` assembles, in file `kernel`.
+    pub fn guest(&self, emit: impl FnOnce(&mut CodeAssembler) -> Emitted) -> GuestConfig {
+        config(self.file("kernel", &tiny::kernel(emit)))
+    }
+
+    /// Records into `name`.
+    pub fn record(&self, name: &str, guest: &GuestConfig, connections: Connections) -> Recorded {
+        self.try_record(name, guest, connections).unwrap()
+    }
+
+    /// As [`record`](Self::record).
+    ///
+    /// # Errors
+    /// The library's.
+    pub fn try_record(
+        &self,
+        name: &str,
+        guest: &GuestConfig,
+        connections: Connections,
+    ) -> Result<Recorded, StartError> {
+        let (mut console, output) = console();
+        let directory = self.path(name);
+        let target = Target { directory: &directory, overwrite: false, store: None };
+        let host = made_up_host();
+        let report = start::record(guest, &self.cache, host, connections, &target, &mut console)?;
+        Ok(Recorded { report, output: output.take() })
+    }
+
+    /// Replays `name`.
+    ///
+    /// # Errors
+    /// The library's: among them a divergence.
+    pub fn replay(&self, name: &str, perturb: Option<(u64, u64)>) -> Result<Replayed, StartError> {
+        self.replay_moved(&self.path(name), &Moved::default(), perturb)
+    }
+
+    /// Replays the recording in `directory`, whose files were moved.
+    ///
+    /// # Errors
+    /// As [`replay`](Self::replay).
+    pub fn replay_moved(
+        &self,
+        directory: &Path,
+        moved: &Moved,
+        perturb: Option<(u64, u64)>,
+    ) -> Result<Replayed, StartError> {
+        let (mut console, output) = console();
+        let report = start::replay(
+            directory,
+            moved,
+            &self.cache,
+            &made_up_host(),
+            self.dir.path(),
+            perturb,
+            &mut console,
+        )?;
+        Ok(Replayed { report, output: output.take() })
+    }
+
+    /// Replays `name` `times` times, every other time under kicks: each must come to the recorded end with the recorded
+    /// output. Gives the kicks sent.
+    #[track_caller]
+    pub fn replay_equal(&self, name: &str, recorded: &Recorded, times: u32) -> u64 {
+        let end = &recorded.report.recorded.as_ref().unwrap().end;
+        let mut kicks = 0;
+        for time in 0..times {
+            let replayed = self.replay(name, (time % 2 == 1).then_some(KICKS)).unwrap();
+            assert_eq!(replayed.report.outcome, Outcome::Complete(end.clone()), "replay {time}");
+            assert_eq!(replayed.report.exits, recorded.report.exits, "replay {time}");
+            assert!(replayed.report.checks >= 1, "replay {time}: nothing was compared");
+            assert!(replayed.output == recorded.output, "replay {time}: another output");
+            kicks += replayed.report.kicks;
+        }
+        kicks
+    }
+
+    /// The recording's files, header and events.
+    pub fn bytes(&self, name: &str) -> [Vec<u8>; 2] {
+        [HEADER_FILE, EVENTS_FILE].map(|file| std::fs::read(self.path(name).join(file)).unwrap())
+    }
+
+    /// All events of a recording.
+    pub fn events(&self, name: &str) -> Vec<Event> {
+        let recording = Recording::open(&self.path(name)).unwrap();
+        recording.events().map(Result::unwrap).collect()
+    }
+}
+
+/// A guest of kernel file `kernel`, everything else fixed.
+pub fn config(kernel: PathBuf) -> GuestConfig {
+    GuestConfig {
+        image: None,
+        kernel: Some(kernel),
+        initrd: None,
+        append: None,
+        memory: tiny::RAM,
+        command: Vec::new(),
+        seed: [0x5a; 32],
+        rtc: 1_767_225_600, // 2026-01-01
+        pace: Pace::Max,
+        digest_every: 0,
+    }
+}
+
+/// Host facts that are no host's.
+pub fn made_up_host() -> Host {
+    Host {
+        cpu_model: "no processor".into(),
+        microcode: "0x0".into(),
+        kernel_release: "0.0.0".into(),
+        kvm_module: "none".into(),
+    }
+}
+
+/// A console that keeps what it is given.
+#[derive(Clone, Default)]
+struct Kept(Rc<RefCell<Vec<u8>>>);
+
+impl Kept {
+    fn take(&self) -> Vec<u8> {
+        self.0.take()
+    }
+}
+
+impl Write for Kept {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.borrow_mut().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn console() -> (Console, Kept) {
+    let kept = Kept::default();
+    (Console::to(Box::new(kept.clone())), kept)
+}
