@@ -1,5 +1,7 @@
 //! Helpers for the tests that need guests: hand-made ones on this host's KVM, whole ones in the lab.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests' helpers: a failure here is a failed test")]
 
+pub mod bench;
+pub mod guests;
 pub mod tiny;
 pub mod vcpu;
