@@ -3,5 +3,6 @@
 
 pub mod bench;
 pub mod guests;
+pub mod lab;
 pub mod tiny;
 pub mod vcpu;

@@ -1,0 +1,363 @@
+//! Whole machines in the lab: the real program, called as a user calls it, on the real image.
+//!
+//! Outside the lab (tests/lab/README.md) there is no KVM that could run them: [`Lab::enter`] says so and gives nothing.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::JoinHandle;
+
+use scribe_log::{Body, End, Event, Recording};
+use scribe_vmm::host::clock;
+
+/// Seconds that one call of the program may take.
+const LIMIT_S: u64 = 180;
+/// Where images' digests are remembered (vmm/src/session/files.rs), in a home of recordings.
+const DIGESTS: &str = "image-digests.json";
+/// What most guests of the tests do not need more of; less RAM is less to hash.
+pub const MEMORY: &str = "--memory=64M";
+
+/// A path in the checkout, which is the same inside and outside the lab.
+pub fn in_checkout(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(path)
+}
+
+/// The demo image.
+pub fn image() -> PathBuf {
+    in_checkout("target/guest/demo.img")
+}
+
+/// A test's own place in the lab: a folder, removed at its end, with a home for recordings.
+#[derive(Debug)]
+pub struct Lab {
+    folder: tempfile::TempDir,
+}
+
+impl Lab {
+    /// A place for `test`, or `None` outside the lab, which is said loudly.
+    pub fn enter(test: &str) -> Option<Self> {
+        if std::env::var_os("SCRIBE_LAB").is_none() {
+            // Around libtest, which swallows what a passing test prints.
+            let _ = writeln!(std::io::stderr(), "SKIPPED (not in the lab): {test}");
+            return None;
+        }
+        let lab = Self::new();
+        // The image is hashed once for all tests, not once for each home.
+        static WARM: OnceLock<Vec<u8>> = OnceLock::new();
+        let digests = WARM.get_or_init(|| {
+            lab.call(&["run", MEMORY, "--image", text(&image()), "--", "true"]).finish().ends_with(0);
+            std::fs::read(lab.path("home").join(DIGESTS)).unwrap()
+        });
+        std::fs::create_dir_all(lab.path("home")).unwrap();
+        std::fs::write(lab.path("home").join(DIGESTS), digests).unwrap();
+        Some(lab)
+    }
+
+    fn new() -> Self {
+        // On the lab's disk: /tmp is in RAM, and a test may copy the image.
+        let parent = std::env::var_os("HOME").unwrap();
+        Self { folder: tempfile::tempdir_in(parent).unwrap() }
+    }
+
+    /// A path in this test's folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A call of the program with these arguments, and nothing on its standard input.
+    pub fn call(&self, arguments: &[&str]) -> Call {
+        let mut command = Command::new(in_checkout("target/release/scribe-vmm"));
+        command.args(arguments).current_dir(self.folder.path()).env("SCRIBE_VMM_HOME", self.path("home"));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Call { title: arguments.join(" "), command }
+    }
+
+    /// Records `guest` (options, `--`, command) of the demo image as `name`. Everything a recording depends on is fixed.
+    pub fn recorder(&self, name: &str, guest: &[&str]) -> Call {
+        let image = image();
+        let mut arguments = vec!["record", "--image", text(&image), "--rtc", "2026-01-01", "--seed", "5c"];
+        arguments.extend(["-o", name]);
+        arguments.extend(guest);
+        self.call(&arguments)
+    }
+
+    /// Records as [`recorder`](Self::recorder) and expects exit code 0.
+    pub fn record(&self, name: &str, guest: &[&str]) -> Outcome {
+        self.recorder(name, guest).finish().ends_with(0)
+    }
+
+    /// Replays recording `name` with further options.
+    pub fn replay(&self, name: &str, options: &[&str]) -> Outcome {
+        let mut arguments = vec!["replay"];
+        arguments.extend(options);
+        arguments.push(name);
+        self.call(&arguments).finish()
+    }
+
+    /// Replays recording `name` twice, once with host kicks, and expects the code and output that recording it gave.
+    pub fn replays_equal(&self, name: &str, recorded: &Outcome) {
+        for options in [&[][..], &["--perturb", "500..10000"]] {
+            let replayed = self.replay(name, options).ends_with(recorded.code);
+            assert!(
+                replayed.stdout == recorded.stdout,
+                "the console differs\n{recorded}\n{replayed}\nfirst difference at byte {}",
+                first_difference(&replayed.stdout, &recorded.stdout)
+            );
+            replayed.says("digests equal");
+        }
+    }
+
+    /// The recording `name`, read by the library.
+    pub fn recording(&self, name: &str) -> Recording {
+        Recording::open(&self.path(name)).unwrap()
+    }
+
+    /// All events of recording `name`.
+    pub fn events(&self, name: &str) -> Vec<Event> {
+        self.recording(name).events().map(Result::unwrap).collect()
+    }
+
+    /// The end of recording `name`.
+    pub fn end(&self, name: &str) -> End {
+        match self.recording(name).last() {
+            Some(Event { body: Body::End(end), .. }) => end.clone(),
+            other => panic!("{name} does not end with an end: {other:?}"),
+        }
+    }
+
+    /// Copies the files of recording `from` to `to`.
+    pub fn copy_recording(&self, from: &str, to: &str) {
+        std::fs::create_dir_all(self.path(to)).unwrap();
+        for entry in std::fs::read_dir(self.path(from)).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), self.path(to).join(entry.file_name())).unwrap();
+        }
+    }
+}
+
+/// A path as an argument; paths in the lab are UTF-8.
+pub fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// Where two byte strings begin to differ.
+pub fn first_difference(a: &[u8], b: &[u8]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
+/// Polls `done` until it is true or `seconds` have passed; tells which.
+pub fn wait_until(seconds: u64, mut done: impl FnMut() -> bool) -> bool {
+    let deadline = clock::monotonic_ns() + seconds * 1_000_000_000;
+    loop {
+        if done() {
+            return true;
+        }
+        if clock::monotonic_ns() > deadline {
+            return false;
+        }
+        clock::sleep_ns(10_000_000);
+    }
+}
+
+/// A call of the program that has not begun.
+#[derive(Debug)]
+pub struct Call {
+    title: String,
+    command: Command,
+}
+
+impl Call {
+    /// Its standard input is this file.
+    pub fn input(mut self, path: &Path) -> Self {
+        self.command.stdin(File::open(path).unwrap());
+        self
+    }
+
+    /// Its standard input is a pipe that [`Running::types`] writes to.
+    pub fn typed(mut self) -> Self {
+        self.command.stdin(Stdio::piped());
+        self
+    }
+
+    /// With an environment variable.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    /// Starts the program.
+    pub fn start(mut self) -> Running {
+        let mut child = self.command.spawn().unwrap();
+        let (stdout, reads_stdout) = collect(child.stdout.take().unwrap());
+        let (stderr, reads_stderr) = collect(child.stderr.take().unwrap());
+        let stdin = child.stdin.take();
+        Running { title: self.title, child, stdin, stdout, stderr, readers: [reads_stdout, reads_stderr] }
+    }
+
+    /// Starts the program and waits for its end.
+    pub fn finish(self) -> Outcome {
+        self.start().finish()
+    }
+}
+
+type Bytes = Arc<Mutex<Vec<u8>>>;
+
+fn collect(mut from: impl Read + Send + 'static) -> (Bytes, JoinHandle<()>) {
+    let bytes = Bytes::default();
+    let sink = bytes.clone();
+    let reader = std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) = from.read(&mut buffer) {
+            sink.lock().unwrap().extend_from_slice(&buffer[..count]);
+        }
+    });
+    (bytes, reader)
+}
+
+/// The program at work.
+#[derive(Debug)]
+pub struct Running {
+    title: String,
+    child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: Bytes,
+    stderr: Bytes,
+    readers: [JoinHandle<()>; 2],
+}
+
+impl Running {
+    /// Types on its standard input.
+    pub fn types(&mut self, bytes: &[u8]) {
+        let stdin = self.stdin.as_mut().unwrap();
+        // A program that has ended reads no more; its outcome says why.
+        let _ = stdin.write_all(bytes).and_then(|()| stdin.flush());
+    }
+
+    /// Waits until its standard output contains `words`.
+    pub fn waits_for(&self, words: &str) {
+        self.wait(&self.stdout, words);
+    }
+
+    /// Waits until its standard error contains `words`.
+    pub fn waits_for_message(&self, words: &str) {
+        self.wait(&self.stderr, words);
+    }
+
+    fn wait(&self, bytes: &Bytes, words: &str) {
+        let contains = || String::from_utf8_lossy(&bytes.lock().unwrap()).contains(words);
+        assert!(wait_until(LIMIT_S, contains), "no {words:?} from {}:\n{}", self.title, self.so_far());
+    }
+
+    fn so_far(&self) -> String {
+        let part = |bytes: &Bytes| String::from_utf8_lossy(&bytes.lock().unwrap()).into_owned();
+        format!("--- stdout\n{}\n--- stderr\n{}", part(&self.stdout), part(&self.stderr))
+    }
+
+    /// Sends it a signal: `INT`, `TERM`, `KILL`.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
+        assert!(status.unwrap().success());
+    }
+
+    /// Waits for its end.
+    pub fn finish(mut self) -> Outcome {
+        drop(self.stdin.take());
+        let mut status = None;
+        let ended = wait_until(LIMIT_S, || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        if !ended {
+            let _ = self.child.kill();
+            panic!("{} took more than {LIMIT_S} s\n{}", self.title, self.so_far());
+        }
+        for reader in self.readers {
+            reader.join().unwrap();
+        }
+        let take = |bytes: &Bytes| std::mem::take(&mut *bytes.lock().unwrap());
+        Outcome {
+            title: self.title,
+            code: status.unwrap().code().unwrap_or(-1),
+            stdout: take(&self.stdout),
+            stderr: String::from_utf8_lossy(&take(&self.stderr)).into_owned(),
+        }
+    }
+}
+
+/// How a call of the program ended.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    title: String,
+    /// exit code; -1 after a signal
+    pub code: i32,
+    /// the guest's console, or the data asked for
+    pub stdout: Vec<u8>,
+    /// what the program said
+    pub stderr: String,
+}
+
+impl Outcome {
+    /// Expects this exit code.
+    pub fn ends_with(self, code: i32) -> Self {
+        assert!(self.code == code, "exit code {} instead of {code}: {self}", self.code);
+        self
+    }
+
+    /// Expects these words on standard error.
+    pub fn says(self, words: &str) -> Self {
+        assert!(self.stderr.contains(words), "stderr does not say {words:?}: {self}");
+        self
+    }
+
+    /// Expects these words on standard output.
+    pub fn shows(self, words: &str) -> Self {
+        assert!(self.console().contains(words), "stdout does not contain {words:?}: {self}");
+        self
+    }
+
+    /// Expects one line on standard error, from us, that names a cause: `scribe-vmm: ...`.
+    pub fn says_one_line(self) -> Self {
+        let ours = self.stderr.lines().count() == 1 && self.stderr.starts_with("scribe-vmm: ");
+        assert!(ours && self.stderr.len() < 400, "not one clear line: {self}");
+        self
+    }
+
+    /// Standard output as text.
+    pub fn console(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { title, code, stderr, .. } = self;
+        write!(f, "`{title}` [{code}]\n--- stdout\n{}\n--- stderr\n{stderr}", self.console())
+    }
+}
+
+/// Random numbers for moments and places. The seed goes into the test's output, so that a failure can be repeated.
+#[derive(Debug)]
+pub struct Chance(u64);
+
+impl Chance {
+    /// Seeded by $SCRIBE_TEST_SEED or else the clock.
+    pub fn new(test: &str) -> Self {
+        let given = std::env::var("SCRIBE_TEST_SEED").ok().map(|seed| seed.parse().unwrap());
+        let seed = given.unwrap_or_else(|| {
+            (clock::unix_seconds() << 20) ^ u64::from(std::process::id()) ^ test.len() as u64
+        });
+        println!("{test}: SCRIBE_TEST_SEED={seed}");
+        Self(seed | 1)
+    }
+
+    /// A number below `limit`.
+    pub fn below(&mut self, limit: usize) -> usize {
+        // xorshift64 (Marsaglia 2003)
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 16).unwrap() % limit
+    }
+}

@@ -1,0 +1,112 @@
+//! Whole machines: what was recorded is replayed, and what is recorded twice is the same.
+#![allow(clippy::unwrap_used, reason = "tests, also outside of test functions")]
+
+use std::process::{Command, Stdio};
+
+use scribe_log::{Body, EndCause};
+use scribe_tests::lab::{Lab, MEMORY};
+
+/// Most bytes of header and events of a boot, the demo and power-off.
+const MOST_LOG: u64 = 64 * 1024;
+
+#[test]
+fn the_demo_replays_every_time() {
+    let Some(lab) = Lab::enter("the_demo_replays_every_time") else { return };
+    let recorded = lab.record("demo", &["--pace", "max", "--", "/bin/demo"]).shows("demo: ok");
+    let end = lab.end("demo");
+    assert_eq!(end.cause, EndCause::PowerOff { status: 0 });
+    assert!(end.exits > 10_000, "the demo has {} exits only", end.exits);
+    let sizes = lab.recording("demo").sizes();
+    println!("demo: {} exits, {} + {} bytes of log", end.exits, sizes.header, sizes.events);
+    assert!(sizes.header + sizes.events <= MOST_LOG, "{sizes:?}");
+    for _ in 0..2 {
+        lab.replays_equal("demo", &recorded);
+    }
+}
+
+/// A program that keeps the lab's processor busy, until dropped.
+struct Load(std::process::Child);
+
+impl Load {
+    fn start() -> Self {
+        let command = Command::new("sh").args(["-c", "while :; do :; done"]).stdin(Stdio::null()).spawn();
+        Self(command.unwrap())
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Records the same three times: alone, with host kicks, beside another program that wants the processor.
+fn record_three_times(lab: &Lab, guest: &[&str]) {
+    let first = lab.record("a", guest);
+    let kicked = lab.record("b", &[&["--perturb", "500..10000"], guest].concat());
+    let load = Load::start();
+    let slowed = lab.record("c", guest);
+    drop(load);
+    for (name, other) in [("b", kicked), ("c", slowed)] {
+        assert!(first.stdout == other.stdout, "other output: {first}\n{other}");
+        for file in ["header", "events"] {
+            let read = |name: &str| std::fs::read(lab.path(name).join(file)).unwrap();
+            let same = read("a") == read(name);
+            assert!(
+                same,
+                "{file} of a and {name} differ\n{:#?}\n{:#?}",
+                lab.recording("a").header(),
+                lab.recording(name).header()
+            );
+        }
+    }
+    lab.replays_equal("a", &first);
+}
+
+#[test]
+fn recordings_of_the_same_are_identical() {
+    let Some(lab) = Lab::enter("recordings_of_the_same_are_identical") else { return };
+    record_three_times(&lab, &[MEMORY, "--pace", "max", "--", "sh", "-c", "clock && forks && entropy"]);
+}
+
+#[test]
+fn recordings_of_the_same_input_file_are_identical() {
+    let Some(lab) = Lab::enter("recordings_of_the_same_input_file_are_identical") else { return };
+    // More than the serial port is offered at a time, and the shell reads it while commands write.
+    let mut keys = String::from("stty -echo\n");
+    for i in 0..300 {
+        keys += &format!("echo line $(({i} * {i}))\n");
+    }
+    keys += "exit 7\n";
+    std::fs::write(lab.path("keys"), keys).unwrap();
+    record_three_times(&lab, &[MEMORY, "--pace", "max", "--input", "keys"]);
+    assert_eq!(lab.end("a").cause, EndCause::PowerOff { status: 7 });
+    let inputs = lab.events("a").iter().filter(|e| matches!(e.body, Body::ConsoleInput { .. })).count();
+    assert!(inputs > 1, "{inputs} inputs");
+    // A regular file as standard input is the same thing.
+    let guest = [MEMORY, "--pace", "max"];
+    let redirected = lab.recorder("d", &guest).input(&lab.path("keys")).finish().ends_with(0);
+    assert!(redirected.console().contains("line 89401"));
+    let read = |name: &str| std::fs::read(lab.path(name).join("events")).unwrap();
+    assert!(read("a") == read("d"), "--input and a redirected file differ");
+}
+
+#[test]
+fn ticks_and_bookmarks_land_where_they_were() {
+    let Some(lab) = Lab::enter("ticks_and_bookmarks_land_where_they_were") else { return };
+    // Real pace: the guest sleeps on the host's clock, with thousands of timer ticks of a millisecond.
+    let script = "bookmark before; signals; bookmark after; bookmark after; exit 3";
+    let recorded = lab.record("ticks", &[MEMORY, "--pace", "real", "--", "sh", "-c", script]);
+    let recorded = recorded.shows("signals: 3000 ticks").says("powered off with status 3");
+    let names: Vec<String> = lab
+        .events("ticks")
+        .into_iter()
+        .filter_map(|event| match event.body {
+            Body::Bookmark { name } => Some(name),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(names, ["before", "after", "after"]);
+    lab.replays_equal("ticks", &recorded);
+}
