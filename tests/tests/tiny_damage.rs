@@ -85,7 +85,7 @@ fn a_changed_input_is_found_in_its_interval() {
     assert!(bench.bytes("same") == bench.bytes("a"), "nothing was changed");
     bench.replay_equal("same", &recorded, 1);
 
-    rewrite(&bench, "changed", change_input);
+    rewrite(&bench, "changed", |events| change_input(events));
     let found = divergence(&bench, "changed");
     let total = recorded.report.exits;
     assert!(total > 2100, "{total} exits");
@@ -101,7 +101,7 @@ fn a_changed_input_is_found_in_its_interval() {
 }
 
 /// Another byte in the last input, three before its end.
-fn change_input(events: &mut Vec<Event>) {
+fn change_input(events: &mut [Event]) {
     let inputs = events.iter_mut().filter_map(|event| match &mut event.body {
         Body::ConsoleInput { bytes } => Some(bytes),
         _ => None,
@@ -118,7 +118,7 @@ fn a_changed_input_that_has_not_arrived_is_found_in_the_devices() {
     }
     let bench = Bench::new();
     echo(&bench, 100, 64);
-    rewrite(&bench, "changed", change_input);
+    rewrite(&bench, "changed", |events| change_input(events));
     let found = divergence(&bench, "changed");
     assert_eq!((found.agreed, found.found_at), (Position::START, Position::exit(64)));
     assert!(found.what.contains("devices"), "{}", found.what);
