@@ -71,7 +71,7 @@ pub struct FullDigest {
     pub cpu: u64,
     /// Guest RAM.
     pub ram: u128,
-    /// The devices, and everything they have output.
+    /// The devices' registers; not what is on a disk.
     pub devices: u64,
     /// Guest time, in nanoseconds.
     pub guest_time: u64,

@@ -19,7 +19,7 @@ const COLUMNS: usize = 100;
 pub enum Format {
     /// For people.
     Text,
-    /// For scripts: one object, see [`Document`].
+    /// For scripts: one JSON object.
     Json,
 }
 

@@ -63,7 +63,13 @@ impl From<anyhow::Error> for Failure {
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
-        Self::new(RECORDING, error)
+        let code = match error {
+            StoreError::Missing { .. } | StoreError::NoLatest { .. } | StoreError::LatestGone { .. } => {
+                RECORDING
+            }
+            StoreError::NoHome | StoreError::Io { .. } => ERROR,
+        };
+        Self::new(code, error)
     }
 }
 

@@ -327,9 +327,10 @@ impl Timer {
         }
         if silent >= SILENCE_NS && !self.progress.2 {
             self.progress.2 = true;
+            let stop = if self.watch.console == ConsoleSource::Terminal { "Ctrl-A x" } else { "Ctrl-C" };
             eprintln!(
                 "scribe-vmm: the guest has made no exit for 2 s (exit:{exits}): it computes, and without a branch \
-                 counter neither time nor input reaches it until it does I/O; Ctrl-A x or Ctrl-C stops"
+                 counter neither time nor input reaches it until it does I/O; {stop} stops"
             );
         }
         if self.watch.host_limit.is_some_and(|limit| now - self.start >= limit) {

@@ -73,8 +73,7 @@ const fn leaf(function: u32, result: [u32; 4]) -> Leaf {
     Leaf { function, index: 0, result }
 }
 
-/// What a host must be able to do natively for the profile: leaf, register (0 EAX .. 3 EDX), bits, and a name for
-/// each bit.
+/// What a host must be able to do natively for the profile: leaf, register (0 EAX .. 3 EDX), bits.
 pub const REQUIRED: [(u32, usize, u32); 5] = [
     (1, 2, FEATURES_ECX),
     (1, 3, FEATURES_EDX),

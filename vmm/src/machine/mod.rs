@@ -190,6 +190,7 @@ impl Machine {
                     }
                     self.registers = self.engine.registers();
                     self.rolling.registers(&self.registers);
+                    tracing::trace!(target: "exit", "{} {:016x} {}", self.clock.exits(), self.rolling(), self.registers);
                     if let Some(error) = self.devices.take_disk_error() {
                         return Err(MachineError::Disk(error));
                     }

@@ -285,24 +285,25 @@ impl Policy for Replay {
     }
 }
 
-/// An end for people, on one line.
+/// An end for people, on one line: what "the guest" did.
 pub fn describe(cause: &EndCause) -> String {
     match cause {
         EndCause::PowerOff { status } => format!("powered off with status {status}"),
-        EndCause::Reset => "reset by the guest".into(),
-        EndCause::Panic { message } => format!("kernel panic: {}", message.trim()),
-        EndCause::TripleFault { rip, .. } => format!("triple fault; last exit at rip {rip:#x}"),
-        EndCause::RefusedInstruction { rip, bytes, .. } => {
+        EndCause::Reset => "reset the machine".into(),
+        EndCause::Panic { message } => format!("panicked: {}", message.trim().escape_debug()),
+        EndCause::TripleFault { rip, .. } => format!("triple-faulted; its last exit was at rip {rip:#x}"),
+        EndCause::RefusedInstruction { rip, bytes } => {
             let bytes: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-            format!("the host's KVM refused the instruction at rip {rip:#x} ({})", bytes.join(" "))
+            let bytes = if bytes.is_empty() { "bytes unknown".into() } else { bytes.join(" ") };
+            format!("came to an instruction that the host's KVM refuses, at rip {rip:#x}: {bytes}")
         }
         EndCause::HaltedForever => "halted, and nothing can wake it".into(),
         EndCause::Stopped { reason } => match reason {
-            StopReason::User => "stopped by the user".into(),
-            StopReason::HostTime => "stopped: the limit on host time".into(),
-            StopReason::GuestTime => "stopped: the limit on guest time".into(),
-            StopReason::Silence => "stopped: no exit for too long".into(),
-            StopReason::Signal => "stopped by a signal".into(),
+            StopReason::User => "was stopped by the user".into(),
+            StopReason::HostTime => "was stopped: the limit on host time".into(),
+            StopReason::GuestTime => "was stopped: the limit on guest time".into(),
+            StopReason::Silence => "was stopped: no exit for too long".into(),
+            StopReason::Signal => "was stopped by a signal".into(),
         },
     }
 }

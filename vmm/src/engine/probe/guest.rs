@@ -30,9 +30,10 @@ use crate::machine::msr::NATIVE;
 ioctl_iow_nr!(KVM_INTERRUPT, KVMIO, 0x86, kvm_interrupt);
 
 /// A guest that makes no exit for this long is brought back.
-const RUN_LIMIT_NS: u64 = 200_000_000;
-/// All guests of one probe together may run this long.
-const TOTAL_LIMIT_NS: u64 = 1_400_000_000;
+const RUN_LIMIT_NS: u64 = 500_000_000;
+/// All guests of one probe together may run this long. A tenth of a second is usual: the rest is for hosts so busy that
+/// a shorter limit would call a fit one unfit.
+const TOTAL_LIMIT_NS: u64 = 10_000_000_000;
 
 /// The slot whose dirty pages KVM logs.
 pub(super) const LOGGED_SLOT: u32 = 1;
@@ -225,7 +226,7 @@ impl Guest {
         self.assemble(layout::SYSCALL_ENTRY, Ring::Kernel.at(layout::SYSCALL_ENTRY), emit)
     }
 
-    /// Runs to the next exit, at most 200 ms.
+    /// Runs to the next exit, at most half a second.
     pub(super) fn run(&mut self) -> Result<Exit, ProbeError> {
         let exit = self.run_for(RUN_LIMIT_NS)?;
         if matches!(exit, Exit::DidNotComeBack { .. }) {
