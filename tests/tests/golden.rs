@@ -1,0 +1,120 @@
+//! Golden recordings: those of every released version must replay for ever, with the same digests, on every host.
+//!
+//! Each is a recording and the hand-made kernel it was made from, both stored in `tests/golden`.
+//!
+//! If one of these tests fails, then the format, the platform, guest time or a digest has changed. Do NOT regenerate the
+//! stored files to make this pass: such a change is a new version (of the format, of the platform, of the digests) with
+//! new golden recordings, and what was recorded before stays replayable.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use scribe_log::header::Origin;
+use scribe_log::{Body, EndCause, HEADER_FILE, Header, Recording, State, Writer};
+use scribe_tests::bench::{Bench, KICKS, config, made_up_host};
+use scribe_tests::guests::{self, END_OF_INPUT, TICKS_STATUS};
+use scribe_tests::tiny::{self, kvm};
+use scribe_vmm::session::config::Moved;
+use scribe_vmm::session::replay::Outcome;
+use scribe_vmm::session::start::Connections;
+
+const TICKS: &str = "v1-ticks";
+const ECHO: &str = "v1-echo";
+const TYPED: &[u8] = b"What is written stays.\n";
+
+fn stored(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name)
+}
+
+fn stored_kernel(name: &str) -> PathBuf {
+    stored(&format!("{name}.elf"))
+}
+
+/// Replays a golden recording and gives its end and the guest's output.
+fn replay(name: &str) -> (scribe_log::End, Vec<u8>) {
+    let bench = Bench::new();
+    let moved = Moved { kernel: Some(stored_kernel(name)), ..Moved::default() };
+    let mut last = None;
+    for perturb in [None, Some(KICKS)] {
+        let replayed = bench.replay_moved(&stored(name), &moved, perturb).unwrap();
+        let Outcome::Complete(end) = replayed.report.outcome else { panic!("{:?}", replayed.report.outcome) };
+        assert_eq!(replayed.report.exits, end.exits);
+        last = Some((end, replayed.output));
+    }
+    last.unwrap()
+}
+
+#[test]
+fn the_ticks_of_format_1_replay() {
+    let recording = Recording::open(&stored(TICKS)).unwrap();
+    assert_eq!(recording.state(), State::Complete);
+    let full = recording
+        .events()
+        .filter(|event| matches!(event.as_ref().unwrap().body, Body::Checkpoint { full: Some(_), .. }));
+    assert_eq!(full.count(), 3);
+    let Some(Body::End(expected)) = recording.last().map(|event| event.body.clone()) else { panic!() };
+    assert_eq!(expected.cause, EndCause::PowerOff { status: TICKS_STATUS });
+    assert_eq!((expected.exits, expected.guest_time, expected.inputs), (121, 500_050_362, 0));
+    let digests = expected.full.unwrap();
+    assert_eq!((expected.registers, digests.cpu), (0x3fe9_2484_79df_9716, 0x9f67_779c_2c4b_6a63));
+    assert_eq!(digests.devices, 0xd47d_ca5a_6640_6e8d);
+    assert_eq!(digests.ram, 0xacb4_ab0f_81cc_82cb_01da_e554_1c31_e900);
+    if kvm("the_ticks_of_format_1_replay") {
+        assert_eq!(replay(TICKS), (expected, b".done\n".to_vec()));
+    }
+}
+
+#[test]
+fn the_echo_of_format_1_replays() {
+    let recording = Recording::open(&stored(ECHO)).unwrap();
+    assert_eq!(recording.state(), State::Complete);
+    let header = recording.header();
+    assert_eq!((header.command.len(), header.seed[0], header.rtc), (2, 0x5a, 1_767_225_600));
+    let Some(Body::End(expected)) = recording.last().map(|event| event.body.clone()) else { panic!() };
+    assert_eq!(expected.cause, EndCause::PowerOff { status: u8::try_from(TYPED.len()).unwrap() });
+    assert_eq!((expected.exits, expected.guest_time, expected.inputs), (164, 2_121_344, 1));
+    let digests = expected.full.unwrap();
+    assert_eq!((expected.registers, digests.cpu), (0xebb8_d702_9c83_cc02, 0xd791_9a4f_95d8_9969));
+    assert_eq!(digests.devices, 0x1211_57b0_feb3_8342);
+    assert_eq!(digests.ram, 0xf06d_e85b_f94f_db56_55ff_7748_d1b6_5e45);
+    if kvm("the_echo_of_format_1_replays") {
+        assert_eq!(replay(ECHO), (expected, [b"ready\n", TYPED].concat()));
+    }
+}
+
+/// Writes the golden recordings that are not there, with `--ignored`: when a new version gets its own.
+#[test]
+#[ignore = "writes files"]
+fn write_missing() {
+    for name in [TICKS, ECHO] {
+        if stored(name).exists() {
+            continue;
+        }
+        let bench = Bench::new();
+        let kernel = match name {
+            TICKS => tiny::kernel(|a| guests::ticks(a, 50)),
+            _ => tiny::kernel(guests::echo),
+        };
+        fs::create_dir_all(stored("")).unwrap();
+        fs::write(stored_kernel(name), kernel).unwrap();
+        let mut guest = config(stored_kernel(name));
+        guest.digest_every = 32;
+        let mut connections = Connections::none();
+        if name == ECHO {
+            guest.command = vec![b"golden".to_vec(), vec![0xff]];
+            let input = bench.file("input", &[TYPED, &[END_OF_INPUT]].concat());
+            connections.input = Some(File::open(input).unwrap());
+        }
+        bench.record(name, &guest, connections);
+        // Again, with a path that is on no host.
+        let mut header = Header::read(&bench.path(name).join(HEADER_FILE)).unwrap();
+        assert_eq!((header.kernel.origin, &header.host), (Origin::Host, &made_up_host()));
+        header.kernel.path = format!("/golden/{name}.elf").into();
+        let mut events = bench.events(name);
+        let end = events.pop().unwrap();
+        let mut writer = Writer::create(&stored(name), &header, false).unwrap();
+        events.iter().for_each(|event| writer.append(event).unwrap());
+        writer.close(&end).unwrap();
+    }
+}
