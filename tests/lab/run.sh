@@ -172,6 +172,10 @@ fi
 
 append='root=/dev/nvme0n1 rootfstype=ext4 rw rootwait init=/lab/init console=ttyS0 quiet panic=-1'
 # Less work for an emulated processor; tsc=reliable also stops the clock from being changed under a running test.
+# The emulated processor leaves the flags that BT does not define to where its translation blocks begin, and a nested page
+# fault begins one. So a guest's pages must be mapped in one way only: no huge pages, which come and go with the host's
+# free memory (README.md, "What the lab is not").
+append+=' transparent_hugepage=never'
 append+=' mitigations=off nokaslr audit=0 tsc=reliable no_timer_check'
 arguments=(
   -M q35 -accel tcg -cpu 'max,+svm,+npt' -smp "$cpus" -m "$memory"
