@@ -25,7 +25,7 @@ pub struct Bench {
     cache: DigestCache,
 }
 
-/// What was recorded.
+/// What was recorded or run.
 #[derive(Debug)]
 pub struct Recorded {
     /// how it ended
@@ -72,25 +72,20 @@ impl Bench {
 
     /// Records into `name`.
     pub fn record(&self, name: &str, guest: &GuestConfig, connections: Connections) -> Recorded {
-        self.try_record(name, guest, connections).unwrap()
-    }
-
-    /// As [`record`](Self::record).
-    ///
-    /// # Errors
-    /// The library's.
-    pub fn try_record(
-        &self,
-        name: &str,
-        guest: &GuestConfig,
-        connections: Connections,
-    ) -> Result<Recorded, StartError> {
         let (mut console, output) = console();
         let directory = self.path(name);
         let target = Target { directory: &directory, overwrite: false, store: None };
         let host = made_up_host();
-        let report = start::record(guest, &self.cache, host, connections, &target, &mut console)?;
-        Ok(Recorded { report, output: output.take() })
+        let report = start::record(guest, &self.cache, host, connections, &target, &mut console).unwrap();
+        Recorded { report, output: output.take() }
+    }
+
+    /// Runs without recording.
+    pub fn run(&self, guest: &GuestConfig, connections: Connections) -> Recorded {
+        let (mut console, output) = console();
+        let report =
+            start::run(guest, &self.cache, connections, self.dir.path(), &mut console, false).unwrap();
+        Recorded { report, output: output.take() }
     }
 
     /// Replays `name`.

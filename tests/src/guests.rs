@@ -31,12 +31,11 @@ pub fn ticks(a: &mut CodeAssembler, count: u32) -> Emitted {
     tiny::pit_periodic(a, TEN_MS)?;
     a.mov(rbx, DATA)?;
     a.mov(r12d, 0)?;
-    a.sti()?;
     a.set_label(&mut again)?;
+    a.sti()?;
     a.hlt()?;
     a.cmp(r12d, count)?;
     a.jb(again)?;
-    a.cli()?;
     tiny::print(a, "done\n")?;
     tiny::power_off(a, TICKS_STATUS)?;
     a.set_label(&mut tick)?;
@@ -53,7 +52,7 @@ pub fn ticks(a: &mut CodeAssembler, count: u32) -> Emitted {
     tiny::end_of_interrupt(a)?;
     a.pop(rdx)?;
     a.pop(rax)?;
-    a.iretq()
+    tiny::return_with_interrupts_off(a)
 }
 
 /// Echoes console input, taken by interrupts, while the PIT ticks at 100 Hz; halted in between. [`END_OF_INPUT`] switches
@@ -74,15 +73,15 @@ pub fn echo(a: &mut CodeAssembler) -> Emitted {
     a.mov(rbx, DATA)?;
     a.mov(r13d, 0)?;
     tiny::print(a, "ready\n")?;
-    a.sti()?;
     a.set_label(&mut again)?;
+    a.sti()?;
     a.hlt()?;
     a.jmp(again)?;
 
     a.set_label(&mut tick)?;
     a.inc(r12)?;
     tiny::end_of_interrupt(a)?;
-    a.iretq()?;
+    tiny::return_with_interrupts_off(a)?;
 
     a.set_label(&mut input)?;
     a.mov(edx, LSR)?;
@@ -100,7 +99,7 @@ pub fn echo(a: &mut CodeAssembler) -> Emitted {
     a.jmp(input)?;
     a.set_label(&mut none)?;
     tiny::end_of_interrupt(a)?;
-    a.iretq()?;
+    tiny::return_with_interrupts_off(a)?;
     a.set_label(&mut end)?;
     finish(a)
 }

@@ -4,9 +4,9 @@
 //! RSI at the boot parameters, interrupts off, no IDT. They keep to instructions that every KVM can run, also one that
 //! emulates CPL 0: plain integer operations, port I/O, HLT, IRETQ; no SSE.
 //!
-//! [`kvm`] says whether there is a KVM to run them on.
+//! [`kvm`] says whether there is a KVM to run them on; tests that cannot run are [`skip`]ped, and counted.
 
-use std::io::Write as _;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use iced_x86::IcedError;
@@ -186,6 +186,15 @@ pub fn load_idt(a: &mut CodeAssembler) -> Emitted {
     a.lidt(ptr(rdi))
 }
 
+/// Returns from an interrupt handler with interrupts off, whatever they were. Changes no register.
+///
+/// A guest that otherwise turns them on by `sti; hlt` alone takes interrupts at exits only: on a KVM that emulates CPL 0
+/// an interrupt window opens late, by an amount that depends on the host's scheduler.
+pub fn return_with_interrupts_off(a: &mut CodeAssembler) -> Emitted {
+    a.and(qword_ptr(rsp + 16), -0x201)?; // RFLAGS.IF in the frame
+    a.iretq()
+}
+
 /// Spins for `turns` decrements without an exit. Changes RCX.
 pub fn spin(a: &mut CodeAssembler, turns: u32) -> Emitted {
     a.mov(ecx, turns)?;
@@ -195,26 +204,29 @@ pub fn spin(a: &mut CodeAssembler, turns: u32) -> Emitted {
     a.jnz(again)
 }
 
-/// Whether this host has a KVM that test `name` can use.
-///
-/// If not it says so on stderr, past the capture of passing tests, and adds a line to `target/tests/skipped`, whose lines
-/// `make test` counts; whoever runs the tests removes the file first.
+/// Whether this host has a KVM that test `name` can use; if not, it is [`skip`]ped.
 pub fn kvm(name: &str) -> bool {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-    let target = target.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"));
-    available(Path::new("/dev/kvm"), name, &target.join("tests/skipped"))
+    let found = std::fs::File::options().read(true).write(true).open("/dev/kvm").is_ok();
+    if !found {
+        skip(name, "no /dev/kvm");
+    }
+    found
 }
 
-fn available(device: &Path, name: &str, skipped: &Path) -> bool {
-    if std::fs::File::options().read(true).write(true).open(device).is_ok() {
-        return true;
-    }
-    let _ = writeln!(std::io::stderr(), "SKIPPED (no {}): {name}", device.display());
-    std::fs::create_dir_all(skipped.parent().unwrap()).unwrap();
-    let mut file = std::fs::File::options().create(true).append(true).open(skipped).unwrap();
+/// Says on stderr, past the capture of passing tests, that test `name` is skipped, and adds a line to
+/// `target/tests/skipped`. `make test` counts its lines, and removes the file first.
+pub fn skip(name: &str, reason: &str) {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+    let target = target.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"));
+    note(name, reason, &target.join("tests/skipped"), &mut std::io::stderr());
+}
+
+fn note(name: &str, reason: &str, file: &Path, loud: &mut dyn Write) {
+    let _ = writeln!(loud, "SKIPPED ({reason}): {name}");
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    let mut file = std::fs::File::options().create(true).append(true).open(file).unwrap();
     // One write: tests run side by side.
     file.write_all(format!("{name}\n").as_bytes()).unwrap();
-    false
 }
 
 #[cfg(test)]
@@ -233,12 +245,12 @@ mod tests {
     #[test]
     fn a_skipped_test_is_counted() {
         let dir = tempfile::tempdir().unwrap();
-        let counter = dir.path().join("tests/skipped");
-        let device = dir.path().join("kvm");
-        assert!(!available(&device, "one", &counter));
-        assert!(!available(&device, "two", &counter));
-        std::fs::write(&device, "").unwrap();
-        assert!(available(&device, "three", &counter));
-        assert_eq!(std::fs::read_to_string(counter).unwrap(), "one\ntwo\n");
+        let file = dir.path().join("tests/skipped");
+        let mut said = Vec::new();
+        note("one", "no KVM", &file, &mut said);
+        note("two", "too slow", &file, &mut said);
+        let said = String::from_utf8(said).unwrap();
+        assert_eq!(said, "SKIPPED (no KVM): one\nSKIPPED (too slow): two\n");
+        assert_eq!(std::fs::read_to_string(file).unwrap(), "one\ntwo\n");
     }
 }

@@ -140,7 +140,7 @@ pub fn mark(a: &mut CodeAssembler, value: u8) -> Emitted {
 }
 
 /// True if this host's KVM runs CPL 0 in its instruction emulator, which has no POPCNT. It does so many instructions at a
-/// time, and between these looks neither for signals nor for interrupt windows.
+/// time as the host's scheduler allows, and looks for interrupt windows only between these.
 pub fn emulates_kernels() -> bool {
     let mut vcpu = Vcpu::new(|a| {
         a.popcnt(iced_x86::code_asm::rax, iced_x86::code_asm::rbx)?;

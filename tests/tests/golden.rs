@@ -57,9 +57,9 @@ fn the_ticks_of_format_1_replay() {
     assert_eq!(expected.cause, EndCause::PowerOff { status: TICKS_STATUS });
     assert_eq!((expected.exits, expected.guest_time, expected.inputs), (121, 500_050_362, 0));
     let digests = expected.full.unwrap();
-    assert_eq!((expected.registers, digests.cpu), (0x3fe9_2484_79df_9716, 0x9f67_779c_2c4b_6a63));
+    assert_eq!((expected.registers, digests.cpu), (0xd8c0_d173_c447_2edc, 0xbbcd_0a66_b3f4_31b8));
     assert_eq!(digests.devices, 0xd47d_ca5a_6640_6e8d);
-    assert_eq!(digests.ram, 0xacb4_ab0f_81cc_82cb_01da_e554_1c31_e900);
+    assert_eq!(digests.ram, 0xc4a1_cd4b_c895_c79b_cea9_44a6_13ea_916a);
     if kvm("the_ticks_of_format_1_replay") {
         assert_eq!(replay(TICKS), (expected, b".done\n".to_vec()));
     }
@@ -75,9 +75,9 @@ fn the_echo_of_format_1_replays() {
     assert_eq!(expected.cause, EndCause::PowerOff { status: u8::try_from(TYPED.len()).unwrap() });
     assert_eq!((expected.exits, expected.guest_time, expected.inputs), (164, 2_121_344, 1));
     let digests = expected.full.unwrap();
-    assert_eq!((expected.registers, digests.cpu), (0xebb8_d702_9c83_cc02, 0xd791_9a4f_95d8_9969));
+    assert_eq!((expected.registers, digests.cpu), (0x5ab8_5153_c201_0584, 0xc819_9517_dd11_c126));
     assert_eq!(digests.devices, 0x1211_57b0_feb3_8342);
-    assert_eq!(digests.ram, 0xf06d_e85b_f94f_db56_55ff_7748_d1b6_5e45);
+    assert_eq!(digests.ram, 0x4a75_0bb9_71c6_3e6b_c392_08e0_a775_7cc8);
     if kvm("the_echo_of_format_1_replays") {
         assert_eq!(replay(ECHO), (expected, [b"ready\n", TYPED].concat()));
     }

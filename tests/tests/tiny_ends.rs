@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use iced_x86::code_asm::*;
+use scribe_log::header::Pace;
 use scribe_log::{Body, EndCause, Position, StopReason};
 use scribe_tests::bench::{Bench, KICKS, Recorded};
 use scribe_tests::guests;
@@ -64,8 +65,12 @@ fn a_triple_fault_is_reached_again() {
 
 #[test]
 fn a_refused_instruction_is_named() {
-    if !kvm("a_refused_instruction_is_named") || !emulates_kernels() {
-        return; // the others refuse none that a guest without MMIO could meet: tiny_state has those
+    const NAME: &str = "a_refused_instruction_is_named";
+    if !kvm(NAME) {
+        return;
+    }
+    if !emulates_kernels() {
+        return tiny::skip(NAME, "KVM runs POPCNT; see tiny_state for what it refuses");
     }
     let recorded = ends(&Bench::new(), |a| a.popcnt(rax, rbx));
     let EndCause::RefusedInstruction { rip, bytes } = &recorded.report.cause else {
@@ -204,7 +209,7 @@ fn a_spinning_guest_is_stopped_and_replays_to_its_last_position() {
             a.inc(rbx)?;
             a.jmp(forever)
         });
-        let limit = Some(200_000_000);
+        let limit = Some(700_000_000);
         let (host_limit, max_silence) = if silence { (None, limit) } else { (limit, None) };
         let connections =
             Connections { host_limit, max_silence, perturb: Some(KICKS), ..Connections::none() };
@@ -214,6 +219,22 @@ fn a_spinning_guest_is_stopped_and_replays_to_its_last_position() {
         assert_eq!((recorded.report.exits, &recorded.output[..]), (6, &b"so far"[..]));
         bench.replay_equal(name, &recorded, 2);
     }
+}
+
+#[test]
+fn a_guest_that_idles_at_the_hosts_pace_is_stopped_there() {
+    if !kvm("a_guest_that_idles_at_the_hosts_pace_is_stopped_there") {
+        return;
+    }
+    let bench = Bench::new();
+    let mut guest = bench.guest(|a| guests::ticks(a, u32::MAX));
+    guest.pace = Pace::Real;
+    let connections = Connections { host_limit: Some(300_000_000), ..Connections::none() };
+    let recorded = bench.record("a", &guest, connections);
+    assert_eq!(recorded.report.cause, EndCause::Stopped { reason: StopReason::HostTime });
+    let time = recorded.report.guest_time;
+    assert!(time < 300_000_000_000, "{time} ns of guest time: it ran ahead of the host");
+    bench.replay_equal("a", &recorded, 4);
 }
 
 #[test]

@@ -251,6 +251,46 @@ fn wide_and_backward_strings() {
 }
 
 #[test]
+fn strings_to_and_from_mmio_count_each_element() {
+    if !kvm("strings_to_and_from_mmio_count_each_element") {
+        return;
+    }
+    let mut vcpu = Vcpu::new(|a| {
+        a.mov(rsi, DATA)?;
+        a.mov(rdi, MMIO)?;
+        a.mov(ecx, 20)?;
+        a.rep().movsd()?;
+        a.mov(rsi, MMIO)?;
+        a.mov(rdi, DATA + 0x1000)?;
+        a.mov(ecx, 20)?;
+        a.rep().movsw()?;
+        mark(a, 1)
+    });
+    let text: Vec<u8> = (1..=80).collect();
+    vcpu.ram.write(DATA, &text).unwrap();
+    let first = vcpu.exit();
+    let mut written = Vec::new();
+    let count = serve(&mut vcpu, first, |exit| {
+        let Exit::MmioWrite { address, size: 4, value } = exit else { panic!("{exit:?}") };
+        assert_eq!(address, MMIO + written.len() as u64);
+        written.extend_from_slice(&value.to_le_bytes()[..4]);
+        Answer::Done
+    });
+    assert_eq!((count, written), (20, text));
+    let first = vcpu.exit();
+    let mut next = MMIO;
+    let count = serve(&mut vcpu, first, |exit| {
+        assert_eq!(exit, Exit::MmioRead { address: next, size: 2 });
+        next += 2;
+        Answer::Value(next)
+    });
+    assert_eq!(count, 20);
+    let expected: Vec<u8> = (1..=20_u64).flat_map(|n| (MMIO + 2 * n).to_le_bytes()[..2].to_vec()).collect();
+    assert_eq!(vcpu.memory(DATA + 0x1000, 40), expected);
+    assert_eq!(vcpu.mark(), 1);
+}
+
+#[test]
 fn halting_is_an_exit_and_running_goes_on_behind_it() {
     if !kvm("halting_is_an_exit_and_running_goes_on_behind_it") {
         return;

@@ -88,15 +88,17 @@ fn the_window_opens_behind_the_shadow_of_sti() {
     if !kvm("the_window_opens_behind_the_shadow_of_sti") {
         return;
     }
-    let opened = window(0);
-    if opened.rip == opened.general[general::RBX] {
-        assert_eq!(opened.general[general::R8], 1);
-    } else {
-        assert!(emulates_kernels(), "late, at {opened}");
-        assert_eq!(opened.general[general::R8], 2);
-    }
+    let exact = !emulates_kernels();
+    let first = window(0);
     for kicks in 0..4 {
-        assert_eq!(window(kicks), opened, "kicks moved the window");
+        let opened = window(kicks);
+        if exact {
+            assert_eq!((opened.rip, opened.general[general::R8]), (opened.general[general::RBX], 1));
+            assert_eq!(opened, first, "kicks moved the window");
+        } else {
+            // Somewhere behind it, sooner or later: such a KVM is no place for recordings.
+            assert!(opened.rip >= opened.general[general::RBX], "{opened}");
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use scribe_log::{Body, EndCause};
 use scribe_tests::bench::{Bench, KICKS};
 use scribe_tests::guests::{self, END_OF_INPUT, TEN_MS, TICKS_STATUS};
 use scribe_tests::tiny::{self, DATA, PIC_VECTORS, PIT_HZ, kvm};
+use scribe_tests::vcpu::emulates_kernels;
 use scribe_vmm::machine::platform::{GUEST_INTERFACE_PORT, UART_PORT};
 use scribe_vmm::session::config::{ConfigError, Moved};
 use scribe_vmm::session::start::{Connections, StartError};
@@ -33,13 +34,58 @@ fn ticks_are_replayed_twenty_times_under_kicks() {
     let full = bench.events("a").iter().filter(|event| is_full_checkpoint(&event.body)).count();
     assert!(full >= 8, "{full} digests of RAM on the way");
     let kicks = bench.replay_equal("a", &first, 20);
-    assert!(kicks > 20, "{kicks} kicks");
+    assert!(kicks > 0, "none was kicked");
     let once = bench.replay("b", None).unwrap();
     assert!(once.report.checks > full as u64, "{} comparisons", once.report.checks);
 }
 
 fn is_full_checkpoint(body: &Body) -> bool {
     matches!(body, Body::Checkpoint { full: Some(_), .. })
+}
+
+#[test]
+fn interrupts_that_wait_for_a_window_are_replayed() {
+    const NAME: &str = "interrupts_that_wait_for_a_window_are_replayed";
+    if !kvm(NAME) {
+        return;
+    }
+    if emulates_kernels() {
+        return tiny::skip(NAME, "windows of a KVM that emulates CPL 0 are not exact");
+    }
+    let bench = Bench::new();
+    // Its timer is due many times while interrupts are off, and it computes where they are on.
+    let guest = bench.guest(|a| {
+        let (mut again, mut busy, mut tick) = (a.create_label(), a.create_label(), a.create_label());
+        tiny::gate(a, PIC_VECTORS, tick)?;
+        tiny::load_idt(a)?;
+        tiny::pic(a, &[0])?;
+        tiny::pit_periodic(a, 60)?; // 50 us
+        a.mov(r12d, 0)?;
+        a.mov(rsi, DATA)?;
+        a.set_label(&mut again)?;
+        a.cli()?;
+        a.mov(ebp, 30)?;
+        a.set_label(&mut busy)?;
+        a.in_(al, 0x61)?;
+        a.dec(ebp)?;
+        a.jnz(busy)?;
+        a.sti()?;
+        a.inc(r8)?;
+        a.inc(r9)?;
+        tiny::spin(a, 50)?;
+        a.cmp(r12d, 200)?;
+        a.jb(again)?;
+        tiny::power_off(a, 0)?;
+        a.set_label(&mut tick)?;
+        a.inc(r12d)?;
+        a.mov(rdi, qword_ptr(rsp))?;
+        a.mov(qword_ptr(rsi + r12 * 8), rdi)?; // where it was interrupted
+        tiny::end_of_interrupt(a)?;
+        a.iretq()
+    });
+    let recorded = bench.record("a", &guest, Connections::none());
+    assert_eq!(recorded.report.cause, EndCause::PowerOff { status: 0 });
+    bench.replay_equal("a", &recorded, 10);
 }
 
 #[test]
@@ -62,6 +108,37 @@ fn an_input_file_is_echoed_and_repeats() {
         assert!(bench.bytes(name) == bench.bytes(&again), "{name}");
         bench.replay_equal(name, &first, 4);
     }
+}
+
+#[test]
+fn a_long_input_file_is_offered_in_parts() {
+    if !kvm("a_long_input_file_is_offered_in_parts") {
+        return;
+    }
+    let bench = Bench::new();
+    let text: Vec<u8> = (0..4200_u32).map(|n| b'0' + (n % 71).to_le_bytes()[0]).collect();
+    let input = bench.file("input", &[&text[..], &[END_OF_INPUT]].concat());
+    let guest = bench.guest(guests::echo);
+    let connections = Connections { input: Some(File::open(&input).unwrap()), ..Connections::none() };
+    let recorded = bench.record("a", &guest, connections);
+    assert!(recorded.output == [b"ready\n", &text[..]].concat());
+    assert_eq!(recorded.report.recorded.as_ref().unwrap().end.inputs, 2);
+    bench.replay_equal("a", &recorded, 1);
+}
+
+#[test]
+fn running_without_recording_is_the_same_run() {
+    if !kvm("running_without_recording_is_the_same_run") {
+        return;
+    }
+    let bench = Bench::new();
+    let guest = bench.guest(|a| guests::ticks(a, 40));
+    let recorded = bench.record("a", &guest, Connections::none());
+    let run = bench.run(&guest, Connections { perturb: Some(KICKS), ..Connections::none() });
+    assert!(run.report.recorded.is_none());
+    assert_eq!((run.report.cause, &run.output), (recorded.report.cause, &recorded.output));
+    assert_eq!(run.report.exits, recorded.report.exits);
+    assert_eq!(run.report.guest_time, recorded.report.guest_time);
 }
 
 #[test]
@@ -174,8 +251,8 @@ fn guest_time_moves_at_sync_points_only() {
         tiny::ask(a, 0x10, u32::try_from(PAGE / 4096).unwrap())?;
         a.mov(rbx, PAGE)?;
         a.mov(r12d, 0)?;
-        a.sti()?;
         a.set_label(&mut again)?;
+        a.sti()?;
         a.hlt()?;
         a.cmp(r12d, 40)?;
         a.jb(again)?;
@@ -199,7 +276,7 @@ fn guest_time_moves_at_sync_points_only() {
         a.mov(edx, u32::from(UART_PORT))?;
         a.rep().outsb()?;
         tiny::end_of_interrupt(a)?;
-        a.iretq()
+        tiny::return_with_interrupts_off(a)
     });
     let recorded = bench.record("a", &guest, Connections::none());
     let readings: Vec<Reading> = recorded

@@ -80,7 +80,7 @@ fn step(vcpu: &mut Vcpu, turn: u64, trace: &mut Vec<(Exit, Registers)>) -> bool 
             return false;
         }
     }
-    if turn % 3 == 0 && vcpu.engine.can_inject() {
+    if turn.is_multiple_of(3) && vcpu.engine.can_inject() {
         vcpu.engine.inject(0x30).unwrap();
     }
     true
