@@ -222,10 +222,10 @@ pub fn skip(name: &str, reason: &str) {
 }
 
 fn note(name: &str, reason: &str, file: &Path, loud: &mut dyn Write) {
-    let _ = writeln!(loud, "SKIPPED ({reason}): {name}");
+    // One write each: tests run side by side.
+    let _ = loud.write_all(format!("SKIPPED ({reason}): {name}\n").as_bytes());
     std::fs::create_dir_all(file.parent().unwrap()).unwrap();
     let mut file = std::fs::File::options().create(true).append(true).open(file).unwrap();
-    // One write: tests run side by side.
     file.write_all(format!("{name}\n").as_bytes()).unwrap();
 }
 
