@@ -9,6 +9,7 @@
 mod exits;
 mod ioctls;
 mod setup;
+mod shadow;
 mod state;
 
 use exits::Pending;
@@ -31,6 +32,8 @@ pub struct Kvm {
     registers: Registers,
     /// what came up while an instruction was being retired, for the next run to report
     deferred: Option<Stop>,
+    /// a single step came to its end
+    stepped: bool,
     tracking: bool,
 }
 
@@ -54,11 +57,12 @@ impl Kvm {
             ready: false,
             registers: Registers::default(),
             deferred: None,
+            stepped: false,
             tracking: false,
         })
     }
 
-    /// Enters KVM_RUN once. `None`: EINTR.
+    /// Enters KVM_RUN once. `None`: EINTR, or a single step.
     fn enter(&mut self) -> Result<Option<Stop>, EngineError> {
         let stop = self.enter_once();
         self.registers = state::registers(&self.vcpu.sync_regs().regs);
@@ -92,6 +96,10 @@ impl Kvm {
                 Stop::Fault(self.refused(&detail))
             }
             Ok(VcpuExit::Intr) => return Ok(None),
+            Ok(VcpuExit::Debug(_)) => {
+                self.stepped = true;
+                return Ok(None);
+            }
             Ok(other) => return Err(EngineError::Unexpected(format!("{other:?}"))),
             Err(error) => match error.errno() {
                 libc::EINTR | libc::EAGAIN => return Ok(None),
@@ -116,8 +124,15 @@ impl Engine for Kvm {
         if let Some(stop) = self.deferred.take() {
             return Ok(stop);
         }
-        if let Some(stop) = self.enter()? {
-            return Ok(stop);
+        while let Some(stop) = self.enter()? {
+            if stop != Stop::InterruptWindow || !shadow::is_lost_here() || !self.is_behind_sti() {
+                return Ok(stop);
+            }
+            match self.step_over_shadow()? {
+                Some(stop) => return Ok(stop),
+                None if self.ready => return Ok(Stop::InterruptWindow),
+                None => {} // interrupts are off again: no window yet
+            }
         }
         // The kick's signal is still pending, since it is blocked outside KVM_RUN: take it, or KVM_RUN would never
         // run the guest again.
