@@ -19,6 +19,9 @@ const DIGESTS: &str = "image-digests.json";
 /// What most guests of the tests do not need more of; less RAM is less to hash.
 pub const MEMORY: &str = "--memory=64M";
 
+/// Host kicks at random intervals, in microseconds.
+pub const KICKS: [&str; 2] = ["--perturb", "500..10000"];
+
 /// A path in the checkout, which is the same inside and outside the lab.
 pub fn in_checkout(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(path)
@@ -96,9 +99,10 @@ impl Lab {
         self.call(&arguments).finish()
     }
 
-    /// Replays recording `name` twice, once with host kicks, and expects the code and output that recording it gave.
+    /// Replays recording `name` twice, once with host kicks, and expects the code and output that recording it gave. The
+    /// program itself compares positions, registers, RAM and devices.
     pub fn replays_equal(&self, name: &str, recorded: &Outcome) {
-        for options in [&[][..], &["--perturb", "500..10000"]] {
+        for options in [&[][..], &KICKS] {
             let replayed = self.replay(name, options).ends_with(recorded.code);
             assert!(
                 replayed.stdout == recorded.stdout,
@@ -135,6 +139,16 @@ impl Lab {
             std::fs::copy(entry.path(), self.path(to).join(entry.file_name())).unwrap();
         }
     }
+}
+
+/// Prints a figure for `make show-replay` and `make soak-replay`, which collect such lines into a table.
+pub fn figure(name: &str, value: impl std::fmt::Display) {
+    println!("\nfigure: {name}: {value}");
+}
+
+/// How often to do something: what environment variable `name` says, else `usual`. The soak asks for more than the tests.
+pub fn count(name: &str, usual: usize) -> usize {
+    std::env::var(name).map_or(usual, |value| value.parse().unwrap())
 }
 
 /// A path as an argument; paths in the lab are UTF-8.

@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 
 use scribe_log::{Body, EndCause};
-use scribe_tests::lab::{Chance, Lab, MEMORY, Outcome};
+use scribe_tests::lab::{Chance, Lab, MEMORY, Outcome, count, figure};
 use scribe_vmm::host::clock;
 
-/// A shell's session: typed from the first moment on, before the guest can have booted, in pieces of a few bytes, at
-/// random moments.
-const SESSION: &str = "echo $((6 * 7)) is the answer\n\
-                       seq 1 200 | tail -n 2\n\
-                       date +%s.%N; cat /proc/uptime\n\
+/// Typed at once, before the guest can have booted.
+const EARLY: &str = "echo $((6 * 7)) is the answer\n";
+/// Typed in pieces of a few bytes at random moments, while commands run and while the shell waits.
+const SESSION: &str = "seq 1 200 | tail -n 2\n\
+                       date +%s; cat /proc/uptime\n\
                        for i in 1 2 3; do sleep 0.03; echo nap $i; done\n\
                        entropy\n\
                        head -c 20 /dev/urandom | md5sum\n\
@@ -20,6 +20,9 @@ fn typed_session(lab: &Lab, name: &str, pace: &str) -> Outcome {
     let mut chance = Chance::new(name);
     // The limit is only there to end a test that would otherwise wait for ever.
     let mut call = lab.recorder(name, &[MEMORY, "--pace", pace, "--for", "150s"]).typed().start();
+    clock::sleep_ns(chance.below(2_000_000_000) as u64);
+    call.types(EARLY.as_bytes());
+    call.waits_for("42 is the answer");
     let mut keys = SESSION.as_bytes();
     while !keys.is_empty() {
         clock::sleep_ns(chance.below(120_000_000) as u64);
@@ -32,32 +35,37 @@ fn typed_session(lab: &Lab, name: &str, pace: &str) -> Outcome {
     call.finish().ends_with(0)
 }
 
-fn check_session(lab: &Lab, name: &str, recorded: &Outcome) {
-    let recorded = recorded.clone().shows("42 is the answer").shows("200").shows("nap 3");
-    assert_eq!(lab.end(name).cause, EndCause::PowerOff { status: 0 });
-    let positions: BTreeSet<_> = lab
-        .events(name)
-        .into_iter()
-        .filter(|event| matches!(event.body, Body::ConsoleInput { .. }))
-        .map(|event| event.position)
-        .collect();
-    println!("{name}: input at {} positions", positions.len());
-    assert!(positions.len() > 5, "input at {} positions only", positions.len());
-    lab.replays_equal(name, &recorded);
+/// Records sessions typed at `pace` and replays them.
+fn sessions(lab: &Lab, pace: &str) {
+    let sessions = count("SCRIBE_TEST_SESSIONS", 1);
+    let mut places = Vec::new();
+    for session in 1..=sessions {
+        let name = format!("{pace}-{session}");
+        let recorded = typed_session(lab, &name, pace).shows("200").shows("nap 3");
+        assert_eq!(lab.end(&name).cause, EndCause::PowerOff { status: 0 });
+        let inputs = lab.events(&name).into_iter().filter(|e| matches!(e.body, Body::ConsoleInput { .. }));
+        let positions: BTreeSet<_> = inputs.map(|event| event.position).collect();
+        assert!(positions.len() > 5, "input at {} positions only", positions.len());
+        lab.replays_equal(&name, &recorded);
+        places.push(positions.len().to_string());
+    }
+    let places = places.join(", ");
+    figure(
+        &format!("typed sessions, pace {pace}"),
+        format!("{sessions}, each replayed twice: output byte-identical; input at {places} positions"),
+    );
 }
 
 #[test]
 fn typing_at_real_pace_is_replayed() {
     let Some(lab) = Lab::enter("typing_at_real_pace_is_replayed") else { return };
-    let recorded = typed_session(&lab, "real", "real");
-    check_session(&lab, "real", &recorded);
+    sessions(&lab, "real");
 }
 
 #[test]
 fn typing_at_full_pace_is_replayed() {
     let Some(lab) = Lab::enter("typing_at_full_pace_is_replayed") else { return };
-    let recorded = typed_session(&lab, "max", "max");
-    check_session(&lab, "max", &recorded);
+    sessions(&lab, "max");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Whole machines: every way in which a guest or its recording can end.
 
 use scribe_log::{EndCause, State, StopReason};
-use scribe_tests::lab::{Lab, MEMORY, Outcome, image, in_checkout, text, wait_until};
+use scribe_tests::lab::{KICKS, Lab, MEMORY, Outcome, image, in_checkout, text, wait_until};
 
 /// Records a guest that ends with `code`, replays it, and gives what recording it said.
 fn ends(lab: &Lab, name: &str, guest: &[&str], code: i32) -> Outcome {
@@ -119,7 +119,7 @@ fn a_killed_recording_replays_to_its_last_seal() {
     assert_eq!(lab.recording("killed").state(), State::Crashed);
     lab.call(&["info", "killed"]).finish().ends_with(0).shows("not closed");
     lab.call(&["log", "killed"]).finish().ends_with(0);
-    for options in [&[][..], &["--perturb", "500..10000"]] {
+    for options in [&[][..], &KICKS] {
         let replayed =
             lab.replay("killed", options).ends_with(0).says("not closed").says("last sealed position");
         // What was printed before the kill and after the last seal is not replayed.

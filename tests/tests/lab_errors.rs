@@ -270,9 +270,13 @@ fn a_log_that_is_not_what_happened_is_3() {
                 bytes[6] ^= 1;
             }
         }),
-        ("it was typed an exit later", |_, events| {
+        ("it was typed later", |_, events| {
+            // Behind the first checkpoint: the shell is waiting by then.
             let at = input(events);
-            events[at].position = Position::exit(events[at].position.exit + 1);
+            let mut moved = events.remove(at);
+            moved.position = checkpoint(events).position;
+            let after = events.iter().position(|event| event.position > moved.position).unwrap();
+            events.insert(after, moved);
         }),
         ("nothing was typed", |_, events| {
             let at = input(events);
@@ -363,7 +367,7 @@ fn a_full_disk_ends_the_recording_with_what_there_is() {
     mount("40k");
     fs::create_dir(lab.path("small/r")).unwrap();
     let keys: String = (0..4000)
-        .map(|i| format!("echo {:016x}\n", i as u64 * 0x9e37_79b9_7f4a_7c15 % 0xffff_ffff_ffff))
+        .map(|i| format!("echo {:016x}\n", (i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)))
         .collect();
     fs::write(lab.path("keys"), keys).unwrap();
     let outcome =
