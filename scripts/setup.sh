@@ -11,7 +11,7 @@ packages=(
   # guest images
   busybox-static e2fsprogs
   # the lab (a nested machine with a real /dev/kvm) and the tests
-  qemu-system-x86 tmux shellcheck
+  qemu-system-x86 tmux shellcheck bsdextrautils
 )
 
 if [[ ${1-} == --list ]]; then
