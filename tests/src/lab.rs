@@ -99,18 +99,22 @@ impl Lab {
         self.call(&arguments).finish()
     }
 
-    /// Replays recording `name` twice, once with host kicks, and expects the code and output that recording it gave. The
-    /// program itself compares positions, registers, RAM and devices.
+    /// Replays recording `name` with and without host kicks, and expects what [`replays`](Self::replays) does.
     pub fn replays_equal(&self, name: &str, recorded: &Outcome) {
-        for options in [&[][..], &KICKS] {
-            let replayed = self.replay(name, options).ends_with(recorded.code);
-            assert!(
-                replayed.stdout == recorded.stdout,
-                "the console differs\n{recorded}\n{replayed}\nfirst difference at byte {}",
-                first_difference(&replayed.stdout, &recorded.stdout)
-            );
-            replayed.says("digests equal");
-        }
+        self.replays(name, recorded, &[]);
+        self.replays(name, recorded, &KICKS);
+    }
+
+    /// Replays recording `name` with these options, and expects the code and output that recording it gave. The program
+    /// itself compares positions, registers, RAM and devices.
+    pub fn replays(&self, name: &str, recorded: &Outcome, options: &[&str]) {
+        let replayed = self.replay(name, options).ends_with(recorded.code);
+        assert!(
+            replayed.stdout == recorded.stdout,
+            "the console differs\n{recorded}\n{replayed}\nfirst difference at byte {}",
+            first_difference(&replayed.stdout, &recorded.stdout)
+        );
+        replayed.says("digests equal");
     }
 
     /// The recording `name`, read by the library.

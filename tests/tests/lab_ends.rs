@@ -3,11 +3,11 @@
 use scribe_log::{EndCause, State, StopReason};
 use scribe_tests::lab::{KICKS, Lab, MEMORY, Outcome, image, in_checkout, text, wait_until};
 
-/// Records a guest that ends with `code`, replays it, and gives what recording it said.
+/// Records a guest that ends with `code`, replays it under host kicks, and gives what recording it said.
 fn ends(lab: &Lab, name: &str, guest: &[&str], code: i32) -> Outcome {
     let guest = [&[MEMORY, "--pace", "max"], guest].concat();
     let recorded = lab.recorder(name, &guest).finish().ends_with(code);
-    lab.replays_equal(name, &recorded);
+    lab.replays(name, &recorded, &KICKS);
     recorded
 }
 
@@ -57,13 +57,13 @@ fn a_silent_guest_is_named_and_can_be_stopped() {
     let recorded = call.finish().ends_with(0).says("stopped by a signal");
     let end = lab.end("silent");
     assert_eq!(end.cause, EndCause::Stopped { reason: StopReason::Signal });
-    lab.replays_equal("silent", &recorded);
+    lab.replays("silent", &recorded, &KICKS);
 
     let guest = [MEMORY, "--pace", "max", "--max-silence", "1s", "--", "/bin/spin"];
     let recorded = lab.record("limited", &guest).says("no exit for too long");
     assert_eq!(lab.end("limited").cause, EndCause::Stopped { reason: StopReason::Silence });
     assert_eq!(lab.end("limited").exits, end.exits, "it is the same guest");
-    lab.replays_equal("limited", &recorded);
+    lab.replays("limited", &recorded, &KICKS);
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn limits_of_time_end_a_run() {
     let end = lab.end("guest");
     assert_eq!(end.cause, EndCause::Stopped { reason: StopReason::GuestTime });
     assert!((1_500_000_000..1_600_000_000).contains(&end.guest_time), "{} ns", end.guest_time);
-    lab.replays_equal("guest", &recorded);
+    lab.replays("guest", &recorded, &KICKS);
     // The limit is a place in the guest's execution, so it repeats.
     lab.record("again", &guest);
     assert_eq!(lab.end("again"), end);
@@ -83,7 +83,7 @@ fn limits_of_time_end_a_run() {
     let guest = [&[MEMORY, "--pace", "real", "--for", "8s"], &forever[..]].concat();
     let recorded = lab.record("host", &guest).says("limit on host time");
     assert_eq!(lab.end("host").cause, EndCause::Stopped { reason: StopReason::HostTime });
-    lab.replays_equal("host", &recorded);
+    lab.replays("host", &recorded, &KICKS);
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn an_interrupted_recording_is_closed() {
         call.signal("TERM");
         let recorded = call.finish().ends_with(0).says("stopped by a signal");
         assert_eq!(lab.recording(name).state(), State::Complete);
-        lab.replays_equal(name, &recorded);
+        lab.replays(name, &recorded, &KICKS);
     }
 }
 
@@ -159,7 +159,7 @@ fn the_command_arrives_byte_for_byte() {
     let hex: String = odd.bytes().map(|byte| format!("{byte:02x}")).collect();
     let seen: String = recorded.console().lines().take_while(|line| *line != "60000").collect();
     assert_eq!(seen.replace([' ', '\r'], ""), hex);
-    lab.replays_equal("words", &recorded);
+    lab.replays("words", &recorded, &KICKS);
     let too_long = "x".repeat(70_000);
     lab.recorder("long", &["--", "echo", &too_long]).finish().ends_with(1).says_one_line();
 }
