@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
+# Each step wants all processors, and setup comes before everything else.
+.NOTPARALLEL:
 
 PROGRAM := target/release/scribe-vmm
 export CMD

@@ -88,6 +88,16 @@ impl PicPair {
         self.set_line(irq, true);
     }
 
+    /// True if a request on `irq`, 0..16, cannot get through: it is masked, or the cascade it needs is.
+    pub fn is_masked(&self, irq: u8) -> bool {
+        let (primary, secondary) = (&self.state.primary, &self.state.secondary);
+        match irq {
+            0..8 => primary.imr >> irq & 1 == 1,
+            8..16 => secondary.imr >> (irq - 8) & 1 == 1 || primary.imr >> CASCADE & 1 == 1,
+            _ => true,
+        }
+    }
+
     /// INTR: an interrupt waits to be acknowledged.
     pub fn pending(&self) -> bool {
         self.state.primary.highest(Some(CASCADE)).is_some()

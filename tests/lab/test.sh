@@ -18,7 +18,7 @@ in_lab() {
     command+=" target/lab/bin/$program --test-threads=1 --show-output ${filter[*]@Q} || failed=1;"
   done
   # Debian's kernel, for the test that it is refused.
-  LAB_TIMEOUT=${LAB_TIMEOUT:-900} LAB_FILES="target/lab/kernel/vmlinuz ${LAB_FILES-}" tests/lab/run.sh "$command exit \$failed"
+  LAB_TIMEOUT=${LAB_TIMEOUT:-2400} LAB_FILES="target/lab/kernel/vmlinuz ${LAB_FILES-}" tests/lab/run.sh "$command exit \$failed"
 }
 
 if (( $# > 0 )); then

@@ -9,6 +9,11 @@
 //! * [`host`]: the host's clock, signals, terminal and event loop
 //! * [`cli`]: the program's subcommands
 
+/// Writes one of our lines to stderr, as `println!` would format it.
+macro_rules! say {
+    ($($text:tt)*) => { $crate::host::say(format_args!($($text)*)) };
+}
+
 pub mod cli;
 pub mod engine;
 pub mod host;

@@ -373,3 +373,14 @@ proptest! {
         });
     }
 }
+
+#[test]
+fn a_masked_line_or_cascade_lets_nothing_through() {
+    let mut pic = PicPair::new();
+    pic.write(0x21, 0b0001_0000);
+    pic.write(0xa1, 0b0000_0001);
+    let masked: Vec<u8> = (0..17).filter(|irq| pic.is_masked(*irq)).collect();
+    assert_eq!(masked, [4, 8, 16]);
+    pic.write(0x21, 0b0000_0100);
+    assert!((8..16).all(|irq| pic.is_masked(irq)));
+}

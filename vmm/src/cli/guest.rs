@@ -16,7 +16,6 @@ use super::exit::{self, Failure};
 use super::parse;
 use crate::engine::probe::{self, HostFacts, Scope};
 use crate::host::events::ConsoleSource;
-use crate::host::terminal::RawTerminal;
 use crate::host::{clock, entropy};
 use crate::session::config::GuestConfig;
 use crate::session::console::Console;
@@ -111,8 +110,6 @@ pub(super) struct Prepared {
     pub(super) store: Store,
     pub(super) cache: DigestCache,
     pub(super) host: Host,
-    /// put the terminal back when this goes
-    pub(super) terminal: Option<RawTerminal>,
 }
 
 impl GuestArgs {
@@ -131,6 +128,13 @@ impl GuestArgs {
         match &self.input {
             Some(path) => {
                 let file = File::open(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+                if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+                    let text = format!(
+                        "{}: not a regular file; live input comes through standard input",
+                        show(path)
+                    );
+                    return Err(Failure::new(exit::ERROR, anyhow::Error::msg(text)));
+                }
                 connections.input = Some(file);
             }
             None => connect_stdin(&mut connections).context("standard input")?,
@@ -162,8 +166,7 @@ impl GuestArgs {
             pace,
             digest_every,
         };
-        let terminal = (connections.console == ConsoleSource::Terminal).then(RawTerminal::enter).flatten();
-        Ok(Prepared { guest, connections, cache: DigestCache::new(store.home()), store, host, terminal })
+        Ok(Prepared { guest, connections, cache: DigestCache::new(store.home()), store, host })
     }
 
     fn check_supported(&self) -> Result<(), Failure> {
@@ -252,12 +255,12 @@ pub(super) fn exit_code(report: &LiveReport, return_status: bool) -> u8 {
 pub(super) fn tell_end(report: &LiveReport) {
     let detail = report.fault_detail.as_ref().map_or_else(String::new, |detail| format!("; {detail}"));
     if !matches!(report.cause, EndCause::PowerOff { status: 0 }) {
-        eprintln!("scribe-vmm: the guest {}{detail} (exit:{})", describe(&report.cause), report.exits);
+        say!("the guest {}{detail} (exit:{})", describe(&report.cause), report.exits);
     }
     if let EndCause::TripleFault { last_exit, .. } = &report.cause {
         let registers: Vec<String> =
             last_exit.named().iter().map(|(name, value)| format!("{name}={value:#x}")).collect();
-        eprintln!("scribe-vmm: registers at its last exit: {}", registers.join(" "));
+        say!("registers at its last exit: {}", registers.join(" "));
     }
 }
 

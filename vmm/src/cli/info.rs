@@ -1,5 +1,6 @@
 //! `scribe-vmm info`: what a recording is.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -96,8 +97,11 @@ pub(super) fn run(args: &InfoArgs) -> Result<u8, Failure> {
         ),
         ("made by", format!("scribe-vmm {}", header.program)),
     ];
+    let mut out = std::io::stdout().lock();
     for (name, value) in rows {
-        println!("{name:<10} {value}");
+        if writeln!(out, "{name:<10} {value}").is_err() {
+            return Ok(0); // the reader has gone away
+        }
     }
     Ok(0)
 }

@@ -30,7 +30,7 @@ pub(super) fn run(args: &LogArgs) -> Result<u8, Failure> {
         }
     }
     if out.flush().is_ok() && recording.state() != State::Complete {
-        eprintln!("scribe-vmm: the recording is not closed: this is what is sealed");
+        say!("the recording is not closed: this is what is sealed");
     }
     Ok(0)
 }

@@ -15,7 +15,6 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::session::start;
 use exit::Failure;
 
 #[derive(Parser)]
@@ -45,7 +44,10 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(exit::USAGE));
+            let code = u8::try_from(error.exit_code()).unwrap_or(exit::USAGE);
+            // Help is no error; and under --return a wrong option must not look like the guest's status.
+            let own = std::env::args_os().take_while(|word| word != "--").any(|word| word == "--return");
+            return ExitCode::from(if own && code != 0 { exit::under_return(code) } else { code });
         }
     };
     let filter = tracing_subscriber::EnvFilter::try_from_env("SCRIBE_VMM_LOG").unwrap_or_default();
@@ -55,7 +57,7 @@ pub fn main() -> ExitCode {
         Command::Record(args) => args.error_code(),
         _ => |code| code,
     };
-    let result = start::prepare_process().map_err(Failure::from).and_then(|()| match cli.command {
+    let result = match cli.command {
         Command::Run(args) => run::run(args),
         Command::Record(args) => record::run(args),
         Command::Replay(args) => replay::run(args),
@@ -65,11 +67,11 @@ pub fn main() -> ExitCode {
             let selftest = |report: &_| selftest::run(&args.image, report);
             doctor::run(&args, Some(&selftest)).map_err(Failure::from)
         }
-    });
+    };
     match result {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            eprintln!("scribe-vmm: {}", failure.message());
+            say!("{}", failure.message());
             ExitCode::from(code_for_errors(failure.code()))
         }
     }

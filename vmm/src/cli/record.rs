@@ -44,6 +44,7 @@ pub(super) fn run(args: RecordArgs) -> Result<u8, Failure> {
     let return_status = args.guest.return_status;
     let prepared = args.guest.prepare(args.digest_every)?;
     let name = prepared.guest.image.clone().or_else(|| prepared.guest.kernel.clone()).unwrap_or_default();
+    let reserved = args.output.is_none();
     let (directory, overwrite) = match args.output {
         Some(directory) => (directory, args.overwrite),
         None => (prepared.store.reserve(&name)?, true),
@@ -52,12 +53,13 @@ pub(super) fn run(args: RecordArgs) -> Result<u8, Failure> {
     let mut console = guest::console(false);
     let (host, connections) = (prepared.host, prepared.connections);
     let recorded = start::record(&prepared.guest, &prepared.cache, host, connections, &target, &mut console);
-    drop(prepared.terminal);
     let report = recorded.inspect_err(|error| {
-        // A reserved directory in which nothing was recorded is not worth keeping; this removes only an empty one.
-        let _ = std::fs::remove_dir(&directory);
+        if reserved {
+            // Made for a recording that never began; only an empty directory goes.
+            let _ = std::fs::remove_dir(&directory);
+        }
         if matches!(error, StartError::Session(_)) && directory.exists() {
-            eprintln!("scribe-vmm: what was sealed before is kept in {}", guest::show(&directory));
+            say!("what was sealed before is kept in {}", guest::show(&directory));
         }
     })?;
     guest::tell_end(&report);
@@ -65,10 +67,10 @@ pub(super) fn run(args: RecordArgs) -> Result<u8, Failure> {
         let bytes = summary.sizes.header + summary.sizes.events;
         let (exits, inputs) = (summary.end.exits, summary.end.inputs);
         let place = guest::show(&directory);
-        eprintln!("scribe-vmm: recorded {place}: {exits} exits, {inputs} inputs, {bytes} bytes");
+        say!("recorded {place}: {exits} exits, {inputs} inputs, {bytes} bytes");
     }
     if std::env::var_os("SCRIBE_VMM_STATS").is_some() {
-        eprintln!("scribe-vmm: {} bytes hashed, {} kicks", report.bytes_hashed, report.kicks);
+        say!("{} bytes hashed, {} kicks", report.bytes_hashed, report.kicks);
     }
     Ok(guest::exit_code(&report, return_status))
 }

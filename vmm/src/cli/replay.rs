@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::exit::{self, Failure};
 use super::{guest, parse};
+use crate::machine::disk::DiskError;
 use crate::session::config::ConfigError;
 use crate::session::config::Moved;
 use crate::session::files::DigestCache;
@@ -53,19 +54,19 @@ pub(super) fn run(args: ReplayArgs) -> Result<u8, Failure> {
         Outcome::Complete(end) => {
             if !args.quiet {
                 let how = describe(&end.cause);
-                eprintln!("scribe-vmm: replayed {exits} exits, {checks} digests equal; the guest {how}");
+                say!("replayed {exits} exits, {checks} digests equal; the guest {how}");
             }
             Ok(exit::of_end(&end.cause))
         }
         Outcome::SealedEnd(position) => {
-            eprintln!(
-                "scribe-vmm: the recording was not closed: replayed to its last sealed position, {position}, {checks} \
+            say!(
+                "the recording was not closed: replayed to its last sealed position, {position}, {checks} \
                  digests equal"
             );
             Ok(0)
         }
         Outcome::Interrupted(position) => {
-            eprintln!("scribe-vmm: stopped at {position}, {checks} digests equal so far");
+            say!("stopped at {position}, {checks} digests equal so far");
             Ok(exit::ERROR)
         }
     }
@@ -77,10 +78,15 @@ fn failure(error: StartError) -> Failure {
         StartError::Config(
             ConfigError::Read { .. }
             | ConfigError::Kernel(_)
-            | ConfigError::Disk(_)
+            | ConfigError::Disk(DiskError::Open { .. } | DiskError::Size { .. })
+            | ConfigError::Memory(_)
+            | ConfigError::Boot(_)
             | ConfigError::Changed { .. }
             | ConfigError::Unsupported(_),
-        ) => Failure::new(exit::RECORDING, error),
+        )
+        | StartError::Image(DiskError::Open { .. } | DiskError::Kind(_)) => {
+            Failure::new(exit::RECORDING, error)
+        }
         other => Failure::from(other),
     }
 }

@@ -36,7 +36,6 @@ pub(super) fn run(args: RunArgs) -> Result<u8, Failure> {
         &mut console,
         args.disk_commit,
     )?;
-    drop(prepared.terminal);
     guest::tell_end(&report);
     Ok(guest::exit_code(&report, return_status))
 }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -41,6 +41,8 @@ pub struct Shared {
     pub seal_due: AtomicBool,
     /// the guest did not reach a sync point in time after a stop was asked for: end where it last was
     pub force_stop: AtomicBool,
+    /// console bytes read and not admitted yet
+    pub queued: AtomicUsize,
     stopping: AtomicBool,
     quit: AtomicBool,
 }
@@ -76,6 +78,9 @@ pub struct Watch {
 
 /// Host time between two seals of a recording.
 const SEAL_EVERY_NS: u64 = 250_000_000;
+/// Console bytes that may wait for the guest.
+const MOST_QUEUED: usize = 64 << 10;
+const FULL_PAUSE_NS: u64 = 5_000_000;
 const TICK: Duration = Duration::from_millis(50);
 /// A guest that computes this long without an exit is named on stderr.
 const SILENCE_NS: u64 = 2_000_000_000;
@@ -231,6 +236,12 @@ impl MutEventSubscriber for Source {
             }
             Source::Timer(timer) => timer.tick(),
             Source::Console { file, keys, sender, shared } => {
+                if shared.queued.load(Ordering::Relaxed) >= MOST_QUEUED {
+                    // The guest is slower than its input: leave the rest where it is. The other sources still have their
+                    // turn between two of these.
+                    clock::sleep_ns(FULL_PAUSE_NS);
+                    return;
+                }
                 let mut buffer = [0; 4096];
                 match file.read(&mut buffer) {
                     Ok(0) | Err(_) => {
@@ -238,6 +249,7 @@ impl MutEventSubscriber for Source {
                         let _ = sender.send(HostEvent::ConsoleClosed);
                     }
                     Ok(count) => {
+                        shared.queued.fetch_add(count, Ordering::Relaxed);
                         if console_bytes(&buffer[..count], keys.as_mut(), sender) {
                             shared.stop(sender, StopReason::User);
                         }
@@ -261,7 +273,7 @@ fn console_bytes(bytes: &[u8], keys: Option<&mut Keys>, sender: &Sender<HostEven
             Key::Byte(byte) => typed.push(byte),
             Key::Quit => quit = true,
             Key::Help => {
-                eprintln!("\nscribe-vmm: Ctrl-A x quits, Ctrl-A Ctrl-A sends Ctrl-A, Ctrl-A h shows this")
+                say!("Ctrl-A x quits, Ctrl-A Ctrl-A sends Ctrl-A, Ctrl-A h shows this")
             }
             Key::Nothing => {}
         }
@@ -328,8 +340,8 @@ impl Timer {
         if silent >= SILENCE_NS && !self.progress.2 {
             self.progress.2 = true;
             let stop = if self.watch.console == ConsoleSource::Terminal { "Ctrl-A x" } else { "Ctrl-C" };
-            eprintln!(
-                "scribe-vmm: the guest has made no exit for 2 s (exit:{exits}): it computes, and without a branch \
+            say!(
+                "the guest has made no exit for 2 s (exit:{exits}): it computes, and without a branch \
                  counter neither time nor input reaches it until it does I/O; {stop} stops"
             );
         }

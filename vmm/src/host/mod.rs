@@ -8,3 +8,10 @@ pub mod pagemap;
 pub mod perturb;
 pub mod signals;
 pub mod terminal;
+
+use std::io::Write;
+
+/// Writes a line of ours to stderr. A stderr that is gone is no reason to lose a guest.
+pub fn say(text: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "scribe-vmm: {text}");
+}

@@ -165,9 +165,12 @@ impl Devices {
         self.route();
     }
 
-    /// The next guest time at which a device does something by itself.
-    pub fn next_deadline(&self) -> Option<u64> {
-        [self.pit.next_deadline(), self.uart.next_deadline()].into_iter().flatten().min()
+    /// The next guest time at which a device does something by itself, if its line is not masked: while the vCPU is
+    /// halted nothing unmasks it.
+    pub fn next_wake(&self) -> Option<u64> {
+        let pit = self.pit.next_deadline().filter(|_| !self.pic.is_masked(TIMER_IRQ));
+        let uart = self.uart.next_deadline().filter(|_| !self.pic.is_masked(UART_IRQ));
+        [pit, uart].into_iter().flatten().min()
     }
 
     /// Lets time pass: timers whose deadline has come raise their line.

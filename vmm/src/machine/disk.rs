@@ -34,8 +34,11 @@ pub enum DiskError {
         /// its size
         size: u64,
     },
-    /// Another program writes it.
-    #[error("{0}: in use by another program that writes it (it is locked)")]
+    /// It is no file.
+    #[error("{0}: not a regular file; a raw disk image is needed")]
+    Kind(PathBuf),
+    /// Another session uses it, and one of the two writes.
+    #[error("{0}: in use by another program (it is locked), and one of the two would write it")]
     Locked(PathBuf),
     /// The overlay's file cannot be made.
     #[error("{directory}: no temporary file for the disk's overlay: {source}")]
@@ -55,7 +58,23 @@ pub enum DiskError {
     },
 }
 
-/// An open image with an empty overlay. Holds a shared lock on the image for as long as it lives.
+/// Opens and locks an image for a session: shared, or for writing and for nobody else. Before it is hashed, so that what
+/// is hashed is what the guest gets.
+///
+/// # Errors
+/// It is no regular file, cannot be opened, or is locked.
+pub fn lock(path: &Path, for_writing: bool) -> Result<File, DiskError> {
+    let error = |source| DiskError::Open { path: path.to_owned(), source };
+    if !std::fs::metadata(path).map_err(error)?.is_file() {
+        return Err(DiskError::Kind(path.to_owned()));
+    }
+    let file = File::options().read(true).write(for_writing).open(path).map_err(error)?;
+    let locked = if for_writing { file.try_lock() } else { file.try_lock_shared() };
+    locked.map_err(|_| DiskError::Locked(path.to_owned()))?;
+    Ok(file)
+}
+
+/// An open image with an empty overlay. The session holds a [`lock`] on the image.
 #[derive(Debug)]
 pub struct Disk {
     path: PathBuf,
@@ -78,28 +97,24 @@ impl Disk {
         if size == 0 || !size.is_multiple_of(SECTOR_SIZE) {
             return Err(DiskError::Size { path: path.to_owned(), size });
         }
-        image.try_lock_shared().map_err(|_| DiskError::Locked(path.to_owned()))?;
         let overlay = tempfile::tempfile_in(scratch)
             .map_err(|source| DiskError::Overlay { directory: scratch.to_owned(), source })?;
         Ok(Self { path: path.to_owned(), image, size, overlay, written: BTreeSet::new() })
     }
 
-    /// Writes the overlay into the image. The machine must have ended.
+    /// Writes the overlay into the image, which `image` has open for writing. The machine must have ended.
     ///
     /// # Errors
-    /// The image is locked by another program, or cannot be written.
-    pub fn commit(self) -> Result<(), DiskError> {
+    /// The image cannot be written.
+    pub fn commit(self, image: &File) -> Result<(), DiskError> {
         let error = |source| DiskError::Commit { path: self.path.clone(), source };
-        self.image.unlock().map_err(error)?;
-        let target = File::options().write(true).open(&self.path).map_err(error)?;
-        target.try_lock().map_err(|_| DiskError::Locked(self.path.clone()))?;
         let mut bytes = [0; CLUSTER_BYTES];
         for &cluster in &self.written {
             let used = usize::try_from((self.size - cluster * CLUSTER).min(CLUSTER)).unwrap_or(0);
             self.overlay.read_exact_at(&mut bytes[..used], cluster * CLUSTER).map_err(error)?;
-            target.write_all_at(&bytes[..used], cluster * CLUSTER).map_err(error)?;
+            image.write_all_at(&bytes[..used], cluster * CLUSTER).map_err(error)?;
         }
-        target.sync_all().map_err(error)
+        image.sync_all().map_err(error)
     }
 
     /// Splits `length` bytes at `offset` into pieces that lie in one cluster each: offset, start and end in the buffer.
@@ -199,7 +214,7 @@ mod tests {
         disk.read_at(0, &mut read).unwrap();
         assert_eq!(read, expected);
         assert_eq!(std::fs::read(&path).unwrap(), original, "the image never changes");
-        disk.commit().unwrap();
+        disk.commit(&lock(&path, true).unwrap()).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), expected);
     }
 

@@ -57,6 +57,9 @@ impl GuestRam {
         if size < platform::MINIMUM_RAM {
             return Err(MemoryError::Size(size, "the least is 2 MiB"));
         }
+        if size > platform::MAXIMUM_RAM {
+            return Err(MemoryError::Size(size, "the most is 64 GiB"));
+        }
         let low = size.min(platform::LOW_RAM_END);
         let mut ranges = vec![(GuestAddress(0), length(low)?)];
         if size > low {
@@ -141,6 +144,7 @@ mod tests {
     fn sizes_are_checked() {
         assert!(GuestRam::new(4097).is_err());
         assert!(GuestRam::new(4096).is_err());
+        assert!(GuestRam::new(u64::MAX - 4095).is_err());
         assert!(GuestRam::new(8 << 20).is_ok());
     }
 

@@ -166,9 +166,9 @@ impl Machine {
         self.devices.uart.offer(bytes, self.clock.now());
     }
 
-    /// The next guest time at which a device does something by itself.
-    pub fn next_deadline(&self) -> Option<u64> {
-        self.devices.next_deadline()
+    /// The next guest time at which a device does something by itself that can wake a halted vCPU.
+    pub fn next_wake(&self) -> Option<u64> {
+        self.devices.next_wake()
     }
 
     /// Moves guest time forward. Only at a sync point.

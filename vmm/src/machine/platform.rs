@@ -5,6 +5,8 @@ pub const NAME: &str = "scribe-pc-1";
 
 /// Least RAM: real-mode area, boot tables and something to run.
 pub const MINIMUM_RAM: u64 = 2 << 20;
+/// Most RAM of this version. The profile's 40 physical address bits would allow more.
+pub const MAXIMUM_RAM: u64 = 64 << 30;
 /// RAM below this address, if there is that much.
 pub const LOW_RAM_END: u64 = 3 << 30;
 /// RAM beyond [`LOW_RAM_END`] goes here.

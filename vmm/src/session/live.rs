@@ -92,6 +92,9 @@ impl<J: Journal> Live<J> {
             return Ok(false);
         }
         let bytes: Vec<u8> = self.typed.drain(..count).collect();
+        if self.typed.is_empty() {
+            self.host.shared.queued.store(0, Ordering::Relaxed);
+        }
         self.admit(machine, bytes)?;
         Ok(true)
     }
@@ -145,12 +148,18 @@ impl<J: Journal> Live<J> {
         Ok(Some(Flow::End(EndCause::Stopped { reason })))
     }
 
+    /// The event loop has ended: nothing could stop this run any more, so it ends.
+    fn lost_host(&mut self) {
+        self.open = false;
+        self.stop = self.stop.or(Some(StopReason::Signal));
+    }
+
     /// Waits for the host, at most until `guest_time` on the host's clock. True if it waited to the end.
     fn wait(&mut self, guest_time: Option<u64>) -> bool {
         let Some(guest_time) = guest_time else {
             match self.host.events.recv() {
                 Ok(event) => self.take(event),
-                Err(_) => self.open = false,
+                Err(_) => self.lost_host(),
             }
             return false;
         };
@@ -158,7 +167,7 @@ impl<J: Journal> Live<J> {
         match self.host.events.recv_timeout(Duration::from_nanos(left)) {
             Ok(event) => self.take(event),
             Err(RecvTimeoutError::Timeout) => return true,
-            Err(RecvTimeoutError::Disconnected) => self.open = false,
+            Err(RecvTimeoutError::Disconnected) => self.lost_host(),
         }
         false
     }

@@ -101,10 +101,11 @@ pub fn drive(
     console: &mut Console,
 ) -> Result<EndCause, SessionError> {
     let ended = until_end(machine, policy, console);
-    console.write(&machine.take_output())?;
-    console.flush()?;
+    // What happened to the guest matters more than what happened to its console.
+    let shown = console.write(&machine.take_output()).and_then(|()| console.flush());
     let (cause, place) = ended?;
     policy.finish(machine, &cause, place)?;
+    shown?;
     Ok(cause)
 }
 
@@ -123,7 +124,7 @@ fn until_end(
                 return Ok((EndCause::HaltedForever, Place::Position));
             }
             console.flush()?;
-            if let Flow::End(cause) = policy.idle(machine, machine.next_deadline())? {
+            if let Flow::End(cause) = policy.idle(machine, machine.next_wake())? {
                 return Ok((cause, Place::Position));
             }
             machine.settle()?;

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use scribe_log::header::{Header, Host, Pace};
-use scribe_log::{EndCause, OpenError, Recording, Store, StoreError, WriteError, Writer};
+use scribe_log::{EndCause, OpenError, Recording, Store, WriteError, Writer};
 
 use super::config::{self, ConfigError, GuestConfig, Moved};
 use super::console::Console;
@@ -15,9 +15,10 @@ use super::replay::{Outcome, Replay};
 use super::{SessionError, drive};
 use crate::host::events::{ConsoleSource, HostLoop, Watch};
 use crate::host::perturb::Perturbation;
+use crate::host::terminal::RawTerminal;
 use crate::host::{kick, signals};
 use crate::machine::Machine;
-use crate::machine::disk::DiskError;
+use crate::machine::disk::{DiskError, lock};
 
 /// Why a session could not be started or finished.
 #[derive(Debug, thiserror::Error)]
@@ -34,12 +35,9 @@ pub enum StartError {
     /// The recording could not be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// The recording could not be made the latest.
+    /// The image cannot be opened or locked, or the disk's changes not be committed.
     #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The disk's changes could not be committed.
-    #[error(transparent)]
-    Commit(#[from] DiskError),
+    Image(#[from] DiskError),
     /// The host's side failed.
     #[error("{what}: {reason}")]
     Host {
@@ -115,7 +113,8 @@ pub struct ReplayReport {
     pub kicks: u64,
 }
 
-/// Prepares this process: blocks the signals that the event loop and the engine take themselves. Call first.
+/// Blocks the signals that the event loop and the engine take themselves, in this thread and those it starts. Every
+/// session does so itself, right before it makes an engine: until then Ctrl-C ends the program as usual.
 ///
 /// # Errors
 /// The host's refusal.
@@ -137,11 +136,13 @@ pub fn run(
     console: &mut Console,
     commit: bool,
 ) -> Result<LiveReport, StartError> {
+    let image = guest.image.as_deref().map(|path| lock(path, commit)).transpose()?;
     let (header, files) = config::describe(guest, cache, Host::default())?;
+    prepare_process()?;
     let mut machine = config::assemble(&header, &files, scratch)?;
     let (report, _) = live(&mut machine, NoJournal, connections, guest.pace, console)?;
-    if commit && let Some(disk) = machine.into_disk() {
-        disk.commit()?;
+    if let (true, Some(image), Some(disk)) = (commit, image, machine.into_disk()) {
+        disk.commit(&image)?;
     }
     Ok(report)
 }
@@ -169,12 +170,14 @@ pub fn record(
     target: &Target,
     console: &mut Console,
 ) -> Result<LiveReport, StartError> {
+    let _image = guest.image.as_deref().map(|path| lock(path, false)).transpose()?;
     let (header, files) = config::describe(guest, cache, host)?;
+    prepare_process()?;
     let scratch = existing_ancestor(target.directory);
     let mut machine = config::assemble(&header, &files, &scratch)?;
     let writer = Writer::create(target.directory, &header, target.overwrite)?;
-    if let Some(store) = target.store {
-        store.set_latest(target.directory)?;
+    if let Some(Err(error)) = target.store.map(|store| store.set_latest(target.directory)) {
+        say!("it will not be found as the latest: {error}");
     }
     let recorder = Recorder::new(writer, guest.digest_every);
     let (mut report, recorder) = live(&mut machine, recorder, connections, guest.pace, console)?;
@@ -195,6 +198,7 @@ fn live<J: Journal>(
         host_limit: connections.host_limit,
         max_silence: connections.max_silence,
     };
+    let _terminal = (connections.console == ConsoleSource::Terminal).then(RawTerminal::enter).flatten();
     let host = host_loop(watch)?;
     let perturbation = perturbation(connections.perturb);
     let open = connections.console != ConsoleSource::None;
@@ -227,7 +231,11 @@ pub fn replay(
 ) -> Result<ReplayReport, StartError> {
     let recording = Recording::open(directory)?;
     let mut header = recording.header().clone();
+    let recorded = header.image.as_ref().map(|image| image.path.as_path());
+    let image = moved.image.as_deref().or(recorded);
+    let _image = image.map(|path| lock(path, false)).transpose()?;
     let files = config::find_again(&mut header, moved, cache)?;
+    prepare_process()?;
     let mut machine = config::assemble(&header, &files, scratch)?;
     let host = host_loop(Watch { console: ConsoleSource::None, host_limit: None, max_silence: None })?;
     let perturbation = perturbation(perturb);
@@ -267,8 +275,8 @@ fn perturbation(range: Option<(u64, u64)>) -> Option<Perturbation> {
     range.map(|(least, most)| Perturbation::start(kick::Target::current(), least, most))
 }
 
-/// The nearest directory above `path` that exists: on the same file system, most likely, and writable.
+/// The nearest directory at or above `path` that exists: on the same file system, most likely, and writable.
 fn existing_ancestor(path: &Path) -> PathBuf {
-    let found = path.ancestors().skip(1).find(|ancestor| ancestor.is_dir());
+    let found = path.ancestors().find(|ancestor| ancestor.is_dir());
     found.map_or_else(|| PathBuf::from("."), Path::to_path_buf)
 }

@@ -79,6 +79,8 @@ fn record(
     let directory = tempfile::tempdir().unwrap();
     let writer = Writer::create(directory.path(), &header(), true).unwrap();
     let (host, sender) = HostLoop::by_hand();
+    // As in life, the loop outlives the session.
+    let _alive = sender.clone();
     let thread = outside(sender);
     let recorder = Recorder::new(writer, digest_every);
     let mut policy = Live::new(recorder, host, None, true, Pace::Max, limit);
@@ -216,4 +218,41 @@ fn a_guest_that_makes_no_exits_is_stopped_where_it_last_was() {
     let recorded = Recorded { directory, cause };
     let Outcome::Complete(end) = recorded.replay(&mut machine(&program, &[])).unwrap() else { panic!() };
     assert_eq!((end.exits, end.full), (1, None));
+}
+
+/// Sleeps until its timer comes, and then computes for ever in the handler.
+fn spins_after_a_sleep() -> Machine {
+    let program = [
+        [Op::Out(0x20, 0x11), Op::Out(0x21, 0x20), Op::Out(0x21, 0x04), Op::Out(0x21, 0x01)].as_slice(),
+        // IRQ 0 open, PIT channel 0 one-shot (mode 0), 0x100 ticks
+        &[Op::Out(0x21, 0xfe), Op::Out(0x43, 0x30), Op::Out(0x40, 0), Op::Out(0x40, 1), Op::Sti, Op::Halt],
+    ]
+    .concat();
+    machine(&program, &[Op::Spin])
+}
+
+#[test]
+fn a_stop_in_the_middle_of_work_after_a_sleep_is_no_divergence() {
+    let directory = tempfile::tempdir().unwrap();
+    let writer = Writer::create(directory.path(), &header(), true).unwrap();
+    let (host, _sender) = HostLoop::by_hand();
+    host.shared.force_stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let mut policy = Live::new(Recorder::new(writer, 0), host, None, false, Pace::Max, None);
+    let cause = drive(&mut spins_after_a_sleep(), &mut policy, &mut Console::quiet()).unwrap();
+    drop(policy);
+    let recorded = Recorded { directory, cause };
+    let Outcome::Complete(end) = recorded.replay(&mut spins_after_a_sleep()).unwrap() else { panic!() };
+    assert!(end.guest_time > 200_000, "it slept: {}", end.guest_time);
+}
+
+#[test]
+fn a_timer_whose_line_is_masked_wakes_nobody() {
+    let program =
+        [Op::Out(0x21, 0xff), Op::Out(0x43, 0x34), Op::Out(0x40, 0), Op::Out(0x40, 1), Op::Sti, Op::Halt];
+    let recorded = record(machine(&program, &[]), 0, None, |sender| {
+        sender.send(HostEvent::ConsoleClosed).unwrap();
+        std::thread::spawn(|| {})
+    });
+    assert_eq!(recorded.cause, EndCause::HaltedForever);
+    assert!(matches!(recorded.replay(&mut machine(&program, &[])).unwrap(), Outcome::Complete(_)));
 }
