@@ -263,6 +263,7 @@ impl<J: Journal> Policy for Live<J> {
     }
 
     fn finish(&mut self, machine: &mut Machine, cause: &EndCause, place: Place) -> Result<(), SessionError> {
+        self.host.shared.running.store(false, Ordering::Relaxed); // digests take their time, the guest does not
         self.journal.end(machine, cause, place)
     }
 }
