@@ -74,7 +74,7 @@ fn bad_images_are_1() {
         ("empty", "no ext4 file system"),
         ("zeros", "no ext4 file system"),
         ("odd", "no ext4 file system"),
-        ("folder", "directory"),
+        ("folder", "not a regular file"),
         ("no-kernel", "no /boot/vmlinux*"),
     ] {
         let outcome = lab.call(&["record", "-o", "r", "--image", name, "--", "true"]).finish();
