@@ -5,15 +5,15 @@
 
 pub mod boot;
 pub mod bus;
-pub mod cpuid;
 pub mod digest;
 pub mod disk;
 pub mod kernel;
 pub mod memory;
-pub mod msr;
 pub mod platform;
 pub mod time;
 pub mod trace;
+
+pub use scribe_types::{cpuid, msr};
 
 use scribe_devices::guest_interface::GuestRequest;
 use scribe_devices::virtio::blk::BackendError;
@@ -201,6 +201,7 @@ impl Machine {
                 }
                 Stop::InterruptWindow => self.deliver()?,
                 Stop::Kicked => return Ok(Step::Kicked),
+                Stop::Reached => return Err(EngineError::Unexpected("a stop at a place nobody asked for".into()).into()),
                 Stop::Fault(fault) => return Ok(Step::Ended(self.fault(fault))),
             }
         }

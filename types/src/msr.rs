@@ -17,7 +17,7 @@ pub const NATIVE: [u32; 13] = [
     0xc000_0103, // TSC_AUX: reachable only where CPUID says RDTSCP, which scribe-v1 does not
 ];
 
-/// Native MSRs that are part of [`CpuState::msrs`](crate::engine::cpu::CpuState::msrs): the others are in its other
+/// Native MSRs that are part of [`CpuState::msrs`](crate::cpu::CpuState::msrs): the others are in its other
 /// fields (EFER, the FS and GS bases) or out of reach (TSC_AUX).
 pub const SAVED: [u32; 9] =
     [0x174, 0x175, 0x176, 0x277, 0xc000_0081, 0xc000_0082, 0xc000_0083, 0xc000_0084, 0xc000_0102];

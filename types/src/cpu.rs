@@ -135,7 +135,7 @@ pub struct CpuState {
     pub dr7: u64,
     /// x87 and SSE
     pub fpu: Fpu,
-    /// the MSRs of [`crate::machine::msr::SAVED`], in its order
+    /// the MSRs of [`crate::msr::SAVED`], in its order
     pub msrs: Vec<(u32, u64)>,
     /// pending events
     pub events: PendingEvents,
