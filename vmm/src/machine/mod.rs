@@ -201,7 +201,9 @@ impl Machine {
                 }
                 Stop::InterruptWindow => self.deliver()?,
                 Stop::Kicked => return Ok(Step::Kicked),
-                Stop::Reached => return Err(EngineError::Unexpected("a stop at a place nobody asked for".into()).into()),
+                Stop::Reached => {
+                    return Err(EngineError::Unexpected("a stop at a place nobody asked for".into()).into());
+                }
                 Stop::Fault(fault) => return Ok(Step::Ended(self.fault(fault))),
             }
         }
