@@ -9,7 +9,7 @@ mod data;
 mod tlb;
 mod walk;
 
-pub(crate) use walk::{Access, Context};
+pub(crate) use walk::{Access, Context, is_canonical};
 
 use crate::ram::{CODE, Page, Ram, WRITTEN};
 use tlb::{Entry, NO_TAG};
