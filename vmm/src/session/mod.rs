@@ -3,6 +3,7 @@
 //! [`drive`] takes the machine from sync point to sync point and asks a [`Policy`] what comes from outside there:
 //! [`live`] takes it from the host (and, when recording, has a [`journal`] write it down), [`replay`] from the log.
 
+pub mod choice;
 pub mod config;
 pub mod console;
 pub mod divergence;
@@ -16,6 +17,7 @@ mod tests;
 
 use scribe_log::{EndCause, OpenError, WriteError};
 
+use crate::engine::Progress;
 use crate::machine::{Machine, MachineError, Step};
 use console::Console;
 use divergence::Divergence;
@@ -54,6 +56,17 @@ pub enum Flow {
     End(EndCause),
 }
 
+/// What a policy decides when the engine was kicked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OnKick {
+    /// go on
+    Continue,
+    /// this place becomes a sync point, and there is an event for it: only where [`Machine::can_arrive`]
+    Arrive,
+    /// the machine ends somewhere behind its position
+    End(EndCause),
+}
+
 /// Where the machine's state is when it ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
@@ -78,11 +91,15 @@ pub trait Policy {
     /// The session cannot go on.
     fn idle(&mut self, machine: &mut Machine, deadline: Option<u64>) -> Result<Flow, SessionError>;
 
+    /// A place behind the last exit at which the guest must stop, if it comes there before its next exit. Whatever stops
+    /// here has an event at that position.
+    fn until(&mut self, machine: &Machine) -> Option<Progress>;
+
     /// The engine was kicked while the guest ran.
     ///
     /// # Errors
     /// The session cannot go on.
-    fn kicked(&mut self, machine: &mut Machine) -> Result<Flow, SessionError>;
+    fn kicked(&mut self, machine: &mut Machine) -> Result<OnKick, SessionError>;
 
     /// The machine has ended.
     ///
@@ -130,13 +147,16 @@ fn until_end(
             machine.settle()?;
         }
         loop {
-            match machine.step()? {
+            match machine.step(policy.until(machine))? {
                 Step::SyncPoint => break,
-                Step::Kicked => {
-                    if let Flow::End(cause) = policy.kicked(machine)? {
-                        return Ok((cause, Place::Beyond));
+                Step::Kicked => match policy.kicked(machine)? {
+                    OnKick::Continue => {}
+                    OnKick::Arrive => {
+                        machine.arrive();
+                        break;
                     }
-                }
+                    OnKick::End(cause) => return Ok((cause, Place::Beyond)),
+                },
                 Step::Ended(cause) => return Ok((cause.clone(), place_of(&cause))),
             }
         }
