@@ -42,8 +42,10 @@ pub enum EngineError {
 
 /// One virtual CPU and the hardware under it.
 pub trait Engine {
-    /// Runs the guest until something happens, at the latest until it is at `until`, counted from the last exit:
-    /// [`Stop::Reached`]. Only engines that [`count`](Engine::counts) take a place to stop at.
+    /// Runs the guest until something happens, at the latest until it is at `until` or, if that lies in the middle of a
+    /// longer way, right behind it, counted from the last exit: [`Stop::Reached`]. That comes as soon as the instruction
+    /// before the place has retired, before anything else happens there and before any other stop. Only engines that
+    /// [`count`](Engine::counts) take a place to stop at.
     ///
     /// After [`Stop::Exit`] the caller must [`answer`](Engine::answer) and then [`finish`](Engine::finish).
     ///

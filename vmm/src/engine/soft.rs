@@ -27,8 +27,6 @@ pub struct Soft {
     cpu: SoftCpu,
     /// keeps the mapping that `cpu` reaches by address
     _memory: GuestRam,
-    /// the exit being served: how far it was from the one before
-    exit_at: Option<Progress>,
 }
 
 impl Soft {
@@ -39,7 +37,7 @@ impl Soft {
         // lives. The thread that owns the machine runs the processor and is the only writer of guest memory.
         let ram = unsafe { Ram::new(regions) };
         let profile = Profile { cpuid: profile.table, tsc: profile.tsc, behaviour };
-        Self { cpu: SoftCpu::new(ram, profile), _memory: memory.clone(), exit_at: None }
+        Self { cpu: SoftCpu::new(ram, profile), _memory: memory.clone() }
     }
 
     /// Instructions retired since the vCPU was made.
@@ -51,10 +49,8 @@ impl Soft {
 impl Engine for Soft {
     fn run(&mut self, until: Option<Progress>) -> Result<Stop, EngineError> {
         let stop = kick::with_flag(|flag| self.cpu.run(until, flag));
-        match stop {
-            Stop::Kicked => kick::take(),
-            Stop::Exit(_) => self.exit_at = Some(self.cpu.progress()),
-            _ => {}
+        if stop == Stop::Kicked {
+            kick::take();
         }
         Ok(stop)
     }
@@ -64,7 +60,7 @@ impl Engine for Soft {
     }
 
     fn progress(&self) -> Progress {
-        self.exit_at.unwrap_or_else(|| self.cpu.progress())
+        self.cpu.progress()
     }
 
     fn invalidate(&mut self, frames: &[u64]) {
@@ -80,9 +76,7 @@ impl Engine for Soft {
     }
 
     fn finish(&mut self) -> Result<Option<Exit>, EngineError> {
-        let next = self.cpu.finish();
-        self.exit_at = next.is_some().then_some(Progress::NONE);
-        Ok(next)
+        Ok(self.cpu.finish())
     }
 
     fn registers(&self) -> Registers {

@@ -66,8 +66,6 @@ pub struct Machine {
     clock: GuestClock,
     /// positions have branches and steps
     counted: bool,
-    /// where, since the last exit, the machine last did something to the guest
-    touched: Progress,
     /// frames that devices have written since the last digest of RAM
     written: BTreeSet<u64>,
     rolling: Rolling,
@@ -107,7 +105,6 @@ impl Machine {
             devices,
             clock: GuestClock::new(time),
             counted,
-            touched: Progress::NONE,
             written: BTreeSet::new(),
             rolling: Rolling::default(),
             ram_digest: RamDigest::default(),
@@ -212,7 +209,8 @@ impl Machine {
         self.clock.place_of(time).filter(|_| self.counted)
     }
 
-    /// After a kick: a place right ahead of where the guest is, if it can be made a sync point only there.
+    /// After a kick: the next place at which something can happen to the guest. Not where it is, for there the machine may
+    /// have injected an interrupt, or an exception have been delivered, and a replay stops before these.
     pub fn place_ahead(&self) -> Progress {
         let at = self.engine.progress();
         Progress { branches: at.branches, steps: at.steps.saturating_add(1) }
@@ -223,15 +221,8 @@ impl Machine {
         self.counted
     }
 
-    /// True if [`arrive`](Self::arrive) may make a sync point of where the guest is after a kick: not if the machine has
-    /// done something to the guest at this very place before, for replay does all that happens at a place at once.
-    pub fn can_arrive(&self) -> bool {
-        self.counted && self.engine.progress() > self.touched
-    }
-
-    /// Makes a sync point of the place where the guest is. For a place that a replay comes to as well: a timer's, or one
-    /// with an event in the log.
-    pub fn arrive(&mut self) {
+    /// Makes a sync point of the place that the guest has reached.
+    fn arrive(&mut self) {
         let progress = self.engine.progress();
         self.clock.set_progress(progress);
         self.registers = self.engine.registers();
@@ -241,7 +232,8 @@ impl Machine {
     }
 
     /// Runs the guest to the next sync point, kick or end. With a counter that is at the latest where a device does
-    /// something by itself, or at `until`, counted from the last exit; without one `until` says nothing.
+    /// something by itself, or at `until`, counted from the last exit; without one `until` says nothing. All that happens
+    /// at a place happens in one stop there, so `until` must be one that a replay stops at too.
     ///
     /// # Errors
     /// Failures of the host.
@@ -251,13 +243,10 @@ impl Machine {
         let until = [timer, until].into_iter().flatten().min().filter(|_| self.counted);
         self.engine.set_clock(self.clock.at_exit(), self.clock.constants().ns_per_branch);
         loop {
-            let stop = self.engine.run(until)?;
-            let reached = until.is_some_and(|place| self.engine.progress() >= place);
-            match stop {
+            match self.engine.run(until)? {
                 Stop::Exit(exit) => return self.exit(exit),
                 Stop::Fault(fault) => return Ok(Step::Ended(self.fault(fault))),
-                // Whichever of the others comes first is chance, or the engine's own affair.
-                _ if reached => {
+                Stop::Reached if until.is_some_and(|place| self.engine.progress() >= place) => {
                     self.arrive();
                     return Ok(Step::SyncPoint);
                 }
@@ -279,7 +268,6 @@ impl Machine {
         while let Some(next) = self.engine.finish()? {
             self.serve(next, Progress::NONE);
         }
-        self.touched = Progress::NONE;
         self.registers = self.engine.registers();
         self.rolling.registers(&self.registers);
         tracing::trace!(target: "exit", "{} {:016x} {}", self.clock.exits(), self.rolling(), self.registers);
@@ -410,7 +398,6 @@ impl Machine {
 
     /// Injects the interrupt that waits, if the vCPU can take one, or asks to be told when it can.
     fn deliver(&mut self) -> Result<(), MachineError> {
-        self.touched = self.engine.progress();
         if self.devices.pic.pending() && self.engine.can_inject() {
             let vector = self.devices.pic.acknowledge();
             self.engine.inject(vector)?;

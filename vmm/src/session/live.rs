@@ -11,7 +11,7 @@ use scribe_log::header::Pace;
 use scribe_log::{Body, EndCause, MAX_DATA, StopReason};
 
 use super::journal::Journal;
-use super::{Flow, OnKick, Place, Policy, SessionError};
+use super::{Flow, Place, Policy, SessionError};
 use crate::engine::Progress;
 use crate::host::clock;
 use crate::host::events::{HostEvent, HostLoop};
@@ -40,7 +40,7 @@ pub struct Live<J> {
     origin: u64,
     /// guest time when the machine came to its position
     arrived: u64,
-    /// something waits for the guest, and the next place ahead will do
+    /// something waits for the guest, which computes: the next place will do
     ahead: bool,
 }
 
@@ -261,21 +261,18 @@ impl<J: Journal> Policy for Live<J> {
         machine.place_of(self.guest_limit?)
     }
 
-    fn kicked(&mut self, machine: &mut Machine) -> Result<OnKick, SessionError> {
+    fn kicked(&mut self, machine: &mut Machine) -> Result<Flow, SessionError> {
         if self.host.shared.seal_due.swap(false, Ordering::Relaxed) {
             self.journal.seal(machine)?;
         }
         self.take_all();
         let waiting = self.stop.is_some() || (!self.typed.is_empty() && machine.console_room() > 0);
-        if waiting && machine.can_arrive() {
-            return Ok(OnKick::Arrive);
-        }
         self.ahead = waiting && machine.is_counted();
         if self.host.shared.force_stop.load(Ordering::Relaxed) && !self.ahead {
             let reason = self.stop.unwrap_or(StopReason::Signal);
-            return Ok(OnKick::End(EndCause::Stopped { reason }));
+            return Ok(Flow::End(EndCause::Stopped { reason }));
         }
-        Ok(OnKick::Continue)
+        Ok(Flow::Continue)
     }
 
     fn finish(&mut self, machine: &mut Machine, cause: &EndCause, place: Place) -> Result<(), SessionError> {

@@ -56,17 +56,6 @@ pub enum Flow {
     End(EndCause),
 }
 
-/// What a policy decides when the engine was kicked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum OnKick {
-    /// go on
-    Continue,
-    /// this place becomes a sync point, and there is an event for it: only where [`Machine::can_arrive`]
-    Arrive,
-    /// the machine ends somewhere behind its position
-    End(EndCause),
-}
-
 /// Where the machine's state is when it ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
@@ -91,15 +80,15 @@ pub trait Policy {
     /// The session cannot go on.
     fn idle(&mut self, machine: &mut Machine, deadline: Option<u64>) -> Result<Flow, SessionError>;
 
-    /// A place behind the last exit at which the guest must stop, if it comes there before its next exit. Whatever stops
-    /// here has an event at that position.
+    /// A place behind the last exit at which the guest must stop, if it comes there before its next exit. There is an event
+    /// at that position, so that a replay stops there too.
     fn until(&mut self, machine: &Machine) -> Option<Progress>;
 
     /// The engine was kicked while the guest ran.
     ///
     /// # Errors
     /// The session cannot go on.
-    fn kicked(&mut self, machine: &mut Machine) -> Result<OnKick, SessionError>;
+    fn kicked(&mut self, machine: &mut Machine) -> Result<Flow, SessionError>;
 
     /// The machine has ended.
     ///
@@ -149,14 +138,11 @@ fn until_end(
         loop {
             match machine.step(policy.until(machine))? {
                 Step::SyncPoint => break,
-                Step::Kicked => match policy.kicked(machine)? {
-                    OnKick::Continue => {}
-                    OnKick::Arrive => {
-                        machine.arrive();
-                        break;
+                Step::Kicked => {
+                    if let Flow::End(cause) = policy.kicked(machine)? {
+                        return Ok((cause, Place::Beyond));
                     }
-                    OnKick::End(cause) => return Ok((cause, Place::Beyond)),
-                },
+                }
                 Step::Ended(cause) => return Ok((cause.clone(), place_of(&cause))),
             }
         }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use scribe_log::{Body, End, EndCause, Event, Events, FullDigest, Position, State, StopReason};
 
 use super::divergence::Divergence;
-use super::{Flow, OnKick, Place, Policy, SessionError};
+use super::{Flow, Place, Policy, SessionError};
 use crate::engine::Progress;
 use crate::host::events::{HostEvent, HostLoop};
 use crate::machine::Machine;
@@ -198,9 +198,9 @@ impl Replay {
         self.stopped
     }
 
-    fn interrupt(&mut self, machine: &Machine) -> EndCause {
+    fn interrupt(&mut self, machine: &Machine) -> Flow {
         self.outcome = Some(Outcome::Interrupted(machine.position()));
-        EndCause::Stopped { reason: StopReason::User }
+        Flow::End(EndCause::Stopped { reason: StopReason::User })
     }
 }
 
@@ -211,14 +211,14 @@ impl Policy for Replay {
         self.bookmarks = machine.take_bookmarks();
         self.arrived = machine.guest_time();
         if self.stop_requested() {
-            return Ok(Flow::End(self.interrupt(machine)));
+            return Ok(self.interrupt(machine));
         }
         self.take_events(machine)
     }
 
     fn idle(&mut self, machine: &mut Machine, deadline: Option<u64>) -> Result<Flow, SessionError> {
         if self.stop_requested() {
-            return Ok(Flow::End(self.interrupt(machine)));
+            return Ok(self.interrupt(machine));
         }
         if let Some(Body::TimeAdjust { nanoseconds }) = self.peek(machine)? {
             let until = self.arrived.saturating_add(nanoseconds);
@@ -243,14 +243,13 @@ impl Policy for Replay {
             .then_some(Progress { branches: position.branches, steps: position.steps })
     }
 
-    fn kicked(&mut self, machine: &mut Machine) -> Result<OnKick, SessionError> {
+    fn kicked(&mut self, machine: &mut Machine) -> Result<Flow, SessionError> {
         // Where it stops is of no account, so with a counter it need not wait for a sync point.
         let stopped = machine.is_counted() && self.stop_requested();
         if stopped || self.host.shared.force_stop.load(Ordering::Relaxed) {
-            let cause = self.interrupt(machine);
-            return Ok(OnKick::End(cause));
+            return Ok(self.interrupt(machine));
         }
-        Ok(OnKick::Continue)
+        Ok(Flow::Continue)
     }
 
     fn finish(&mut self, machine: &mut Machine, cause: &EndCause, place: Place) -> Result<(), SessionError> {

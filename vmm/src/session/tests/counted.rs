@@ -51,12 +51,13 @@ fn computing(seed: u64) -> Machine {
     program.extend([
         Op::Cli,
         Op::Count,
-        Op::IfEqual(1), // never: its skipped operation is a count
+        Op::IfEqual(1), // never
         Op::Count,
         Op::Sti,
+        Op::Fault(again + 6),
         Op::Count,
         Op::IfEqual(b'q'),
-        Op::Jump(again + 9),
+        Op::Jump(again + 10),
         Op::Jump(again),
         Op::Out32(0x5c0 + 0x14, 7),
         Op::Out32(0x5c0 + 0x18, 1),

@@ -30,6 +30,8 @@ pub(super) enum Op {
     Spin,
     /// count in a register: an operation that is no branch
     Count,
+    /// go to an operation without having executed anything, as a fault does
+    Fault(usize),
 }
 
 /// The toy.
@@ -69,14 +71,14 @@ impl Toy {
 
     /// What stops the guest where it is.
     fn stop(&mut self, until: Option<Progress>) -> Option<Stop> {
+        if until.is_some_and(|place| self.progress() >= place) {
+            return Some(Stop::Reached);
+        }
         if self.progress.is_some() && (self.chance() || kick::with_flag(|flag| flag.load(Ordering::Acquire))) {
             kick::take();
             return Some(Stop::Kicked);
         }
-        if self.window && self.can_inject() {
-            return Some(Stop::InterruptWindow);
-        }
-        until.is_some_and(|place| self.progress() >= place).then_some(Stop::Reached)
+        (self.window && self.can_inject()).then_some(Stop::InterruptWindow)
     }
 
     pub(super) fn new(program: &[Op], handler: &[Op]) -> Self {
@@ -134,6 +136,10 @@ impl Engine for Toy {
                     }
                 }
                 Op::Count => self.count += 1,
+                Op::Fault(to) => {
+                    self.at = to;
+                    continue;
+                }
             }
             if let Some(progress) = &mut self.progress {
                 *progress = match op {
