@@ -143,7 +143,10 @@ mod tests {
             .zip(SCRIBE_V1_TABLE)
             .filter(|(with, without)| **with != *without)
             .map(|(with, without)| {
-                assert_eq!((with.function, with.result[..3].to_vec()), (without.function, without.result[..3].to_vec()));
+                assert_eq!(
+                    (with.function, with.result[..3].to_vec()),
+                    (without.function, without.result[..3].to_vec())
+                );
                 (with.function, with.result[3] ^ without.result[3])
             })
             .collect();

@@ -191,7 +191,8 @@ warn  d          less so
 
 this host's KVM cannot run a Linux guest: several words several words several words several words
 several words several words several words several words several words several words several words
-several words (long-name); also failing: c. The soft engine needs no KVM: --engine auto takes it here
+several words (long-name); also failing: c. The soft engine needs no KVM: --engine auto takes it
+here
 ";
         assert_eq!(text(&report()), expected);
     }

@@ -50,7 +50,8 @@ pub(super) struct ReplayArgs {
 pub(super) fn run(args: ReplayArgs) -> Result<u8, Failure> {
     let store = guest::store()?;
     let directory = store.resolve(args.recording.as_deref())?;
-    let recording = scribe_log::Recording::open(&directory).map_err(|error| Failure::new(exit::RECORDING, error))?;
+    let recording =
+        scribe_log::Recording::open(&directory).map_err(|error| Failure::new(exit::RECORDING, error))?;
     let kvm_matters = recording.header().engine == EngineName::Kvm;
     let (engine, host) = args.engine.wish(kvm_matters)?;
     let cache = DigestCache::new(store.home());

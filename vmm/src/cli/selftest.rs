@@ -125,7 +125,8 @@ fn replays(home: &Path, cache: &DigestCache, host: &Host) -> Result<String, Stri
             perturb,
         };
         let scratch = super::guest::scratch();
-        let report = start::replay(&config, cache, host, &scratch, &mut Console::quiet()).map_err(|error| format!("replay {number} of {REPLAYS}: {error}"))?;
+        let report = start::replay(&config, cache, host, &scratch, &mut Console::quiet())
+            .map_err(|error| format!("replay {number} of {REPLAYS}: {error}"))?;
         let Outcome::Complete(end) = &report.outcome else {
             return Err(format!("replay {number} of {REPLAYS} did not reach the end"));
         };

@@ -32,7 +32,8 @@ pub struct Soft {
 impl Soft {
     /// A vCPU over `memory`.
     pub fn new(memory: &GuestRam, profile: &cpuid::Profile, behaviour: Behaviour) -> Self {
-        let regions = memory.regions().map(|r| RamRegion { start: r.start, size: r.size, host: r.host }).collect();
+        let regions =
+            memory.regions().map(|r| RamRegion { start: r.start, size: r.size, host: r.host }).collect();
         // SAFETY: the regions are mapped readable and writable as long as the clone of `memory` beside the processor
         // lives. The thread that owns the machine runs the processor and is the only writer of guest memory.
         let ram = unsafe { Ram::new(regions) };

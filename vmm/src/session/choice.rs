@@ -6,9 +6,9 @@ use scribe_soft_cpu::Behaviour;
 
 use super::config::{ConfigError, GuestConfig};
 use crate::engine::soft;
-use crate::machine::time::WITHOUT_COUNTER;
 use crate::machine::cpuid::{self, Profile};
 use crate::machine::platform;
+use crate::machine::time::WITHOUT_COUNTER;
 
 /// What the branch counter counts, in recordings: every retired Jcc, JCXZ, JECXZ, JRCXZ, LOOP and LOOPcc, taken or not
 /// (docs/determinism.md, section 1).
@@ -81,7 +81,8 @@ pub fn name(engine: EngineName) -> &'static str {
 }
 
 fn behaviour_named(name: &str) -> Result<Behaviour, ConfigError> {
-    let unknown = || ConfigError::Option(format!("--behaviour {name}: no such behaviour; there are zen and tcg"));
+    let unknown =
+        || ConfigError::Option(format!("--behaviour {name}: no such behaviour; there are zen and tcg"));
     soft::behaviour(name).ok_or_else(unknown)
 }
 
@@ -122,10 +123,9 @@ pub fn for_guest(config: &GuestConfig, kernel: &str, noted: bool) -> Result<Choi
     };
     let (sync_points, behaviour) = match engine {
         EngineName::Kvm => (SyncPoints::Exit, None),
-        EngineName::Soft => (
-            config.sync_points.unwrap_or(SyncPoints::Counted),
-            Some(behaviour.unwrap_or_default()),
-        ),
+        EngineName::Soft => {
+            (config.sync_points.unwrap_or(SyncPoints::Counted), Some(behaviour.unwrap_or_default()))
+        }
     };
     Ok(Choice { engine, cpu: profile, sync_points, behaviour, why })
 }

@@ -258,11 +258,7 @@ impl Policy for Replay {
             return Ok(());
         }
         let end = match self.events.next() {
-            Some(Ok(Event { body: Body::End(end), position, .. }))
-                if position == machine.position() =>
-            {
-                end
-            }
+            Some(Ok(Event { body: Body::End(end), position, .. })) if position == machine.position() => end,
             Some(Ok(event)) => {
                 let what = "the end of the guest";
                 return Err(self.diverged(machine, what, format!("it goes on to {event}"), describe(cause)));

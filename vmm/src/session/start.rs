@@ -139,9 +139,9 @@ pub fn run(
 ) -> Result<LiveReport, StartError> {
     let image = guest.image.as_deref().map(|path| lock(path, commit)).transpose()?;
     let (header, files, choice) = config::describe(guest, cache, Host::default())?;
-    choice.tell();
     prepare_process()?;
     let mut machine = config::assemble(&header, &files, &choice, scratch)?;
+    choice.tell();
     let (report, _) = live(&mut machine, NoJournal, connections, guest.pace, console)?;
     if let (true, Some(image), Some(disk)) = (commit, image, machine.into_disk()) {
         disk.commit(&image)?;
@@ -174,7 +174,6 @@ pub fn record(
 ) -> Result<LiveReport, StartError> {
     let _image = guest.image.as_deref().map(|path| lock(path, false)).transpose()?;
     let (header, files, choice) = config::describe(guest, cache, host)?;
-    choice.tell();
     prepare_process()?;
     let scratch = existing_ancestor(target.directory);
     let mut machine = config::assemble(&header, &files, &choice, &scratch)?;
@@ -182,6 +181,7 @@ pub fn record(
     if let Some(Err(error)) = target.store.map(|store| store.set_latest(target.directory)) {
         say!("it will not be found as the latest: {error}");
     }
+    choice.tell();
     let recorder = Recorder::new(writer, guest.digest_every);
     let (mut report, recorder) = live(&mut machine, recorder, connections, guest.pace, console)?;
     report.recorded = recorder.summary().cloned();
@@ -256,11 +256,11 @@ pub fn replay(
     let _image = image.map(|path| lock(path, false)).transpose()?;
     let (files, noted) = config::find_again(&mut header, moved, cache)?;
     let choice = choice::for_recording(&config.engine, config.behaviour.as_deref(), &header, noted)?;
+    prepare_process()?;
+    let mut machine = config::assemble(&header, &files, &choice, scratch)?;
     if !config.quiet {
         choice.tell();
     }
-    prepare_process()?;
-    let mut machine = config::assemble(&header, &files, &choice, scratch)?;
     let host = host_loop(Watch {
         console: ConsoleSource::None,
         host_limit: None,
@@ -279,12 +279,7 @@ pub fn replay(
 }
 
 /// Adds to a divergence how this host differs from the recording's.
-fn with_hosts(
-    mut error: SessionError,
-    header: &Header,
-    here: &Host,
-    engine: EngineName,
-) -> SessionError {
+fn with_hosts(mut error: SessionError, header: &Header, here: &Host, engine: EngineName) -> SessionError {
     let recorded = &header.host;
     if let SessionError::Diverged(divergence) = &mut error {
         let pairs = [

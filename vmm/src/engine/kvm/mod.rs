@@ -122,7 +122,9 @@ impl Kvm {
 impl Engine for Kvm {
     fn run(&mut self, until: Option<Progress>) -> Result<Stop, EngineError> {
         if until.is_some() {
-            return Err(EngineError::Unsupported("the kvm engine has no counter, it cannot stop at a counted place"));
+            return Err(EngineError::Unsupported(
+                "the kvm engine has no counter, it cannot stop at a counted place",
+            ));
         }
         if let Some(stop) = self.deferred.take() {
             return Ok(stop);

@@ -74,7 +74,8 @@ impl Toy {
         if until.is_some_and(|place| self.progress() >= place) {
             return Some(Stop::Reached);
         }
-        if self.progress.is_some() && (self.chance() || kick::with_flag(|flag| flag.load(Ordering::Acquire))) {
+        if self.progress.is_some() && (self.chance() || kick::with_flag(|flag| flag.load(Ordering::Acquire)))
+        {
             kick::take();
             return Some(Stop::Kicked);
         }
