@@ -24,8 +24,12 @@ const BATCH: u64 = 1024;
 /// One iteration. True: REPE or REPNE ends here.
 type Iteration = fn(&mut Cpu, &Op) -> Result<bool, Trap>;
 
+/// Many iterations at once, at most so many: how many were done, all of them without anything to be noticed.
+type Stretch = fn(&mut Cpu, &Op, u64) -> u64;
+
 trait Element {
     const GO: Iteration;
+    const STRETCH: Stretch;
 }
 
 impl Cpu {
@@ -76,6 +80,37 @@ fn movs<W: Word>(cpu: &mut Cpu, op: &Op) -> Result<bool, Trap> {
     cpu.advance(RSI, op, W::BYTES);
     cpu.advance(RDI, op, W::BYTES);
     Ok(false)
+}
+
+/// True if elements go upwards through flat memory, none of them on the edge of two pages.
+fn is_plain<W: Word>(cpu: &Cpu, op: &Op, address: u64) -> bool {
+    op.address == 64 && op.seg < 4 && cpu.flags.system & DF == 0 && address & (W::BYTES - 1) == 0
+}
+
+fn movs_stretch<W: Word>(cpu: &mut Cpu, op: &Op, most: u64) -> u64 {
+    let (from, to): (u64, u64) = (cpu.reg(RSI), cpu.reg(RDI));
+    if !is_plain::<W>(cpu, op, from | to) {
+        return 0;
+    }
+    let bytes = cpu.copy_stretch(from, to, most.min(MOST_AT_ONCE) * W::BYTES);
+    cpu.set_reg(RSI, from.wrapping_add(bytes));
+    cpu.set_reg(RDI, to.wrapping_add(bytes));
+    bytes / W::BYTES
+}
+
+fn stos_stretch<W: Word>(cpu: &mut Cpu, op: &Op, most: u64) -> u64 {
+    let to: u64 = cpu.reg(RDI);
+    if !is_plain::<W>(cpu, op, to) {
+        return 0;
+    }
+    let value: W = cpu.reg(RAX);
+    let bytes = cpu.fill_stretch(to, value, most.min(MOST_AT_ONCE) * W::BYTES);
+    cpu.set_reg(RDI, to.wrapping_add(bytes));
+    bytes / W::BYTES
+}
+
+fn no_stretch<W: Word>(_: &mut Cpu, _: &Op, _: u64) -> u64 {
+    0
 }
 
 fn stos<W: Word>(cpu: &mut Cpu, op: &Op) -> Result<bool, Trap> {
@@ -169,6 +204,15 @@ fn repeated<E: Element, const CONDITION: bool>(cpu: &mut Cpu, op: &Op) -> Done {
             cpu.instructions += done;
             return Err(Trap::Again);
         }
+        if cpu.accesses.is_empty() {
+            let stretch = (E::STRETCH)(cpu, op, left.min(budget - done));
+            if stretch > 0 {
+                left -= stretch;
+                cpu.set_by_address(RCX, op, left);
+                done += stretch;
+                continue;
+            }
+        }
         let ended = match (E::GO)(cpu, op) {
             Ok(ended) => ended,
             Err(trap) => {
@@ -204,22 +248,26 @@ fn is_sync_point(cpu: &Cpu, left: u64) -> bool {
 }
 
 macro_rules! elements {
-    ($bytes:expr, $rep:expr, $condition:literal, $f:ident) => {{
+    ($bytes:expr, $rep:expr, $condition:literal, $f:ident, $stretch:ident) => {{
         struct B;
         struct W;
         struct D;
         struct Q;
         impl Element for B {
             const GO: Iteration = $f::<u8>;
+            const STRETCH: Stretch = $stretch::<u8>;
         }
         impl Element for W {
             const GO: Iteration = $f::<u16>;
+            const STRETCH: Stretch = $stretch::<u16>;
         }
         impl Element for D {
             const GO: Iteration = $f::<u32>;
+            const STRETCH: Stretch = $stretch::<u32>;
         }
         impl Element for Q {
             const GO: Iteration = $f::<u64>;
+            const STRETCH: Stretch = $stretch::<u64>;
         }
         match ($bytes, $rep) {
             (1, 0) => once::<B> as Handler,
@@ -242,13 +290,23 @@ pub(crate) fn lower(i: &Instruction, op: &mut Op, _: &Context) -> Option<Choice>
     }
     let bytes = i.memory_size().size();
     Some(match i.mnemonic() {
-        M::Movsb | M::Movsw | M::Movsd | M::Movsq => Choice::on(elements!(bytes, op.rep, false, movs))?,
-        M::Stosb | M::Stosw | M::Stosd | M::Stosq => Choice::on(elements!(bytes, op.rep, false, stos))?,
-        M::Lodsb | M::Lodsw | M::Lodsd | M::Lodsq => Choice::on(elements!(bytes, op.rep, false, lods))?,
-        M::Cmpsb | M::Cmpsw | M::Cmpsd | M::Cmpsq => Choice::on(elements!(bytes, op.rep, true, cmps))?,
-        M::Scasb | M::Scasw | M::Scasd | M::Scasq => Choice::on(elements!(bytes, op.rep, true, scas))?,
-        M::Insb | M::Insw | M::Insd => Choice::last(elements!(bytes, op.rep, false, ins))?,
-        M::Outsb | M::Outsw | M::Outsd => Choice::last(elements!(bytes, op.rep, false, outs))?,
+        M::Movsb | M::Movsw | M::Movsd | M::Movsq => {
+            Choice::on(elements!(bytes, op.rep, false, movs, movs_stretch))?
+        }
+        M::Stosb | M::Stosw | M::Stosd | M::Stosq => {
+            Choice::on(elements!(bytes, op.rep, false, stos, stos_stretch))?
+        }
+        M::Lodsb | M::Lodsw | M::Lodsd | M::Lodsq => {
+            Choice::on(elements!(bytes, op.rep, false, lods, no_stretch))?
+        }
+        M::Cmpsb | M::Cmpsw | M::Cmpsd | M::Cmpsq => {
+            Choice::on(elements!(bytes, op.rep, true, cmps, no_stretch))?
+        }
+        M::Scasb | M::Scasw | M::Scasd | M::Scasq => {
+            Choice::on(elements!(bytes, op.rep, true, scas, no_stretch))?
+        }
+        M::Insb | M::Insw | M::Insd => Choice::last(elements!(bytes, op.rep, false, ins, no_stretch))?,
+        M::Outsb | M::Outsw | M::Outsd => Choice::last(elements!(bytes, op.rep, false, outs, no_stretch))?,
         _ => return None,
     })
 }
