@@ -205,7 +205,7 @@ fn repeated<E: Element, const CONDITION: bool>(cpu: &mut Cpu, op: &Op) -> Done {
             return Err(Trap::Again);
         }
         if cpu.accesses.is_empty() {
-            let stretch = (E::STRETCH)(cpu, op, left.min(budget - done));
+            let stretch = (E::STRETCH)(cpu, op, left.min(budget.saturating_sub(done)));
             if stretch > 0 {
                 left -= stretch;
                 cpu.set_by_address(RCX, op, left);
