@@ -32,7 +32,7 @@ pub(crate) fn lower(i: &Instruction, op: &mut Op, _: &Context) -> Option<Choice>
         .or_else(|| shift::lower(i))
         .or_else(|| wide::lower(i))
         .or_else(|| general::lower(i, op))
-        .or_else(|| text::lower(i, op))
+        .or_else(|| text::lower(i))
         .or_else(|| fxsave::lower(i))?;
     Choice::on(run)
 }

@@ -9,8 +9,8 @@ use crate::op::{Handler, Op};
 
 use super::choose;
 use super::lanes::{
-    bytes, combined, doublewords, each_byte, each_doubleword, each_quadword, each_word, from_doublewords,
-    from_words, lanewise, quadwords, words,
+    bytes, combined, doublewords, each_byte, each_doubleword, each_quadword, each_word, from_words, lanewise,
+    words,
 };
 
 /// Sums or differences of neighbours: of the first operand's pairs, then of the second's.
@@ -146,7 +146,7 @@ fn pmaddubsw(a: u128, b: u128) -> u128 {
 /// The high half of a product of fractions, rounded.
 fn pmulhrsw(a: u16, b: u16) -> u16 {
     let product = i32::from(a.cast_signed()) * i32::from(b.cast_signed());
-    ((product >> 14) + 1 >> 1) as u16
+    (((product >> 14) + 1) >> 1) as u16
 }
 
 /// Eight sums of absolute differences: of four bytes of the source and four bytes from each place of the destination.
