@@ -14,6 +14,8 @@ use crate::cpu::{Cpu, Done, Trap};
 pub(crate) struct Accesses {
     served: Vec<(Exit, Answer)>,
     next: usize,
+    /// elements of INS that still come without a sync point between them
+    pub batch: u64,
 }
 
 impl Accesses {
@@ -23,11 +25,18 @@ impl Accesses {
         self.next = 0;
     }
 
-    /// The instruction (or one iteration of it) has retired, or it faults for good.
+    /// An iteration has retired.
     #[inline(always)]
-    pub(crate) fn clear(&mut self) {
+    pub(crate) fn retire(&mut self) {
         self.served.clear();
         self.next = 0;
+    }
+
+    /// The instruction has retired, or it faults for good.
+    #[inline(always)]
+    pub(crate) fn clear(&mut self) {
+        self.retire();
+        self.batch = 0;
     }
 
     /// True while an instruction waits in the middle.

@@ -37,8 +37,18 @@ pub(crate) struct Block {
     /// guest physical address of the next page, if the block reaches into it
     pub second: Option<u64>,
     key: Key,
-    /// where execution went from here the last two times, on the same linear page: (RIP relative to the start, block)
-    pub links: [(u64, u32); 2],
+    /// where execution has gone from here on the same linear page
+    links: [Link; 2],
+}
+
+/// Execution went from the end of one block to another on the same page, `delta` behind the first one's start. Where one
+/// is mapped and may be executed, so may the other be, whatever linear address they have. It holds as long as no block
+/// has been dropped since.
+#[derive(Debug, Clone, Copy)]
+struct Link {
+    delta: u64,
+    to: u32,
+    generation: u64,
 }
 
 /// What a block is found by.
@@ -73,8 +83,8 @@ pub(crate) struct Cache {
     /// blocks that reach into a page from the one before, by page
     reaching: BTreeMap<usize, Vec<u32>>,
     ops: usize,
-    /// rises whenever a block goes: links to blocks may then be wrong
-    pub generation: u64,
+    /// rises whenever a block goes
+    generation: u64,
 }
 
 /// A block to run, or one that could not be cached.
@@ -102,10 +112,29 @@ impl Cache {
         &self.blocks[number as usize]
     }
 
-    pub(crate) fn link(&mut self, from: u32, offset: u64, to: u32) {
-        let links = &mut self.blocks[from as usize].links;
-        links[1] = links[0];
-        links[0] = (offset, to);
+    /// The block that execution goes to from block `from` at `old`, if it has done so before, now that it is at `rip`.
+    #[inline(always)]
+    pub(crate) fn linked(&self, from: u32, old: u64, rip: u64) -> Option<u32> {
+        if (old ^ rip) >> 12 != 0 {
+            return None;
+        }
+        let delta = rip.wrapping_sub(old);
+        let links = &self.blocks.get(from as usize)?.links;
+        links
+            .iter()
+            .find(|link| link.delta == delta && link.generation == self.generation)
+            .map(|link| link.to)
+    }
+
+    /// Execution has gone from block `from` at `old` to block `to` at `rip`.
+    pub(crate) fn link(&mut self, from: u32, old: u64, to: u32, rip: u64) {
+        let generation = self.generation;
+        if (old ^ rip) >> 12 == 0
+            && let Some(block) = self.blocks.get_mut(from as usize)
+        {
+            block.links.swap(0, 1);
+            block.links[0] = Link { delta: rip.wrapping_sub(old), to, generation };
+        }
     }
 
     /// The block at `linear`, which code is fetched from.
@@ -285,7 +314,7 @@ fn decode(cpu: &mut Cpu, linear: u64, key: Key, page: Page, most: usize) -> Resu
         pages: [page.index, NO_PAGE],
         second: None,
         key,
-        links: [(u64::MAX, NO_BLOCK); 2],
+        links: [Link { delta: 0, to: NO_BLOCK, generation: u64::MAX }; 2],
     };
     let mut ops = Vec::new();
     let mut at = offset;

@@ -272,7 +272,11 @@ impl Cpu {
                     let s = &self.segs[s];
                     s.base == 0 && s.limit == u32::MAX && s.attributes & FLAT_MASK == FLAT_WANT
                 }));
-        self.mode = Mode { bitness, stack, protected, cpl, flat };
+        let mode = Mode { bitness, stack, protected, cpl, flat };
+        if mode != self.mode {
+            self.mode = mode;
+            self.mmu.generation += 1;
+        }
         self.mmu.set_context(crate::mmu::Context {
             paging: self.cr0 & CR0_PG != 0,
             long,

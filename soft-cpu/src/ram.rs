@@ -149,3 +149,12 @@ pub(crate) unsafe fn write_word<W: Word>(host: u64, value: W) {
     // SAFETY: the caller's.
     unsafe { (host as usize as *mut W).write_unaligned(value) }
 }
+
+/// Copies between two stretches of RAM.
+///
+/// # Safety
+/// Both must lie inside pages of RAM, and must not overlap.
+pub(crate) unsafe fn copy(from: u64, to: u64, bytes: usize) {
+    // SAFETY: the caller's.
+    unsafe { std::ptr::copy_nonoverlapping(from as usize as *const u8, to as usize as *mut u8, bytes) }
+}

@@ -106,15 +106,16 @@ impl SoftCpu {
         }
         let (cpu, cache) = (&mut self.cpu, &mut self.cache);
         let mut limit = limit;
-        let mut previous: Option<(u32, u64)> = None;
+        let mut previous = None;
         loop {
             let rip = cpu.rip;
-            let number = match next_block(cpu, cache, previous, rip) {
+            let number = match next_block(cpu, cache, previous) {
                 Ok(Found::Cached(number)) => number,
                 Ok(Found::Nowhere) => return Some(refused(cpu, "code that is not in RAM")),
                 Err(trap) => return self.trapped(trap),
             };
             let block = cache.block(number);
+            let generation = cpu.mmu.generation;
             cpu.regs[usize::from(BLOCK_RIP)] = rip;
             cpu.mmu.running = if block.ops.len() > 1 { block.pages } else { [NO_PAGE; 2] };
             let before = cpu.instructions;
@@ -154,7 +155,7 @@ impl SoftCpu {
             {
                 return None;
             }
-            previous = Some((number, rip));
+            previous = Some(Previous { number, rip, generation });
         }
     }
 
@@ -317,16 +318,35 @@ impl Cpu {
     }
 }
 
-#[inline(always)]
-fn next_block(
-    cpu: &mut Cpu,
-    cache: &mut Cache,
-    previous: Option<(u32, u64)>,
+/// A block that has run to its end.
+#[derive(Debug, Clone, Copy)]
+struct Previous {
+    number: u32,
+    /// where it started
     rip: u64,
-) -> Result<Found, Trap> {
+    /// [`Mmu::generation`](crate::mmu::Mmu::generation) when it did
+    generation: u64,
+}
+
+/// The block at RIP.
+#[inline(always)]
+fn next_block(cpu: &mut Cpu, cache: &mut Cache, previous: Option<Previous>) -> Result<Found, Trap> {
+    let rip = cpu.rip;
+    // A link says nothing of another mode or other translations than those that its first block ran with.
+    let previous = previous.filter(|previous| previous.generation == cpu.mmu.generation);
+    if let Some(previous) = previous
+        && let Some(number) = cache.linked(previous.number, previous.rip, rip)
+    {
+        return Ok(Found::Cached(number));
+    }
     let linear = if cpu.mode.bitness == 64 { rip } else { cpu.linear_rip()? };
-    let _ = previous;
-    cache.find(cpu, linear)
+    let found = cache.find(cpu, linear)?;
+    if let (Some(previous), Found::Cached(number)) = (previous, &found)
+        && cache.block(*number).second.is_none()
+    {
+        cache.link(previous.number, previous.rip, *number, rip);
+    }
+    Ok(found)
 }
 
 /// Runs a block's instructions, at most `limit` of them (iterations of REP count).

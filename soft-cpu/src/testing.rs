@@ -92,7 +92,7 @@ impl Bench {
         *self.memory[self.offset + at as usize..].first_chunk().unwrap()
     }
 
-    /// Retires `steps` instructions; anything but reaching that place is a failure.
+    /// Retires `steps` instructions, among them no conditional branch but the last; anything but reaching that place is a failure.
     #[track_caller]
     pub(crate) fn steps(&mut self, steps: u64) {
         let stop = self.run(steps);

@@ -9,7 +9,7 @@ mod data;
 mod tlb;
 mod walk;
 
-pub(crate) use walk::{Access, Context};
+pub(crate) use walk::{Access, Context, is_canonical};
 
 use crate::ram::{CODE, Page, Ram, WRITTEN};
 use tlb::{Entry, NO_TAG};
@@ -44,7 +44,7 @@ pub(crate) struct Mmu {
     pub overwritten: Vec<(u64, u64)>,
     /// pages that the running block was decoded from, if it has more than one instruction
     pub running: [usize; 2],
-    /// rises whenever translations may have changed
+    /// rises whenever translations, or what code may be fetched, have changed
     pub generation: u64,
 }
 
@@ -71,6 +71,9 @@ impl Mmu {
     pub(crate) fn set_context(&mut self, context: Context) {
         if !self.context.same_translations(&context) {
             self.flush();
+        }
+        if self.context.user != context.user {
+            self.generation += 1;
         }
         self.context = context;
         self.choose();

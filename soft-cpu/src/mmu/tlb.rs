@@ -89,3 +89,38 @@ impl Cpu {
         self.load_for_update_slow(linear)
     }
 }
+
+/// Whole stretches of RAM at once, for REP MOVS and REP STOS. Each gives the bytes that were done, at most up to the end of
+/// a page, or 0 where the fast path does not apply.
+impl Cpu {
+    /// Copies upwards; stretches that overlap are left to the slow path, whose order of bytes matters.
+    pub(crate) fn copy_stretch(&mut self, from: u64, to: u64, bytes: u64) -> u64 {
+        let (source, target) = (*self.mmu.entry(from), *self.mmu.entry(to));
+        if source.read != from & !0xfff || target.write != to & !0xfff {
+            return 0;
+        }
+        let count = bytes.min(4096 - (from & 0xfff)).min(4096 - (to & 0xfff));
+        let (a, b) = (from.wrapping_add(source.delta), to.wrapping_add(target.delta));
+        if a.abs_diff(b) < count {
+            return 0;
+        }
+        // SAFETY: as in `load`; the stretches are on one page each and do not overlap.
+        unsafe { ram::copy(a, b, count as usize) };
+        count
+    }
+
+    /// Stores `value` again and again.
+    pub(crate) fn fill_stretch<W: Word>(&mut self, to: u64, value: W, bytes: u64) -> u64 {
+        let target = *self.mmu.entry(to);
+        let count = bytes.min(4096 - (to & 0xfff)) & !(W::BYTES - 1);
+        if target.write != to & !0xfff {
+            return 0;
+        }
+        let host = to.wrapping_add(target.delta);
+        for offset in (0..count).step_by(W::BYTES as usize) {
+            // SAFETY: as in `load`; the stretch is on one page.
+            unsafe { ram::write_word(host + offset, value) };
+        }
+        count
+    }
+}
