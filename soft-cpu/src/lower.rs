@@ -85,7 +85,9 @@ fn in_profile(i: &Instruction, c: &Context) -> bool {
         return true; // REP BSF and REP BSR: docs/determinism.md
     }
     i.cpuid_features().iter().all(|feature| match feature {
-        CpuidFeature::TSC | CpuidFeature::RDTSCP => c.tsc,
+        CpuidFeature::RDTSCP => c.tsc,
+        // Its handler decides: CR4.TSD makes it #GP at CPL 3, as on processors, even where CPUID has no TSC.
+        CpuidFeature::TSC => true,
         feature => PROFILE.contains(feature),
     })
 }
@@ -143,6 +145,8 @@ pub(crate) fn register(r: Register) -> u8 {
         Register::BH => HIGH | 3,
         Register::None => ZERO,
         Register::RIP | Register::EIP => BLOCK_RIP,
+        // Of the byte registers only the whole register's number counts: SPL is RSP's.
+        _ if r.is_gpr() => r.full_register().number() as u8,
         _ => r.number() as u8,
     }
 }
