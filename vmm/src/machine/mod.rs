@@ -308,7 +308,7 @@ impl Machine {
             self.ram_digest.full(&self.ram);
         }
         Ok(FullDigest {
-            cpu: digest::of_state(&(self.engine.state()?, self.halted))?,
+            cpu: digest::of_cpu(self.engine.state()?, self.halted)?,
             ram: self.ram_digest.value(),
             devices: digest::of_state(&self.devices.save())?,
             guest_time: self.guest_time(),
