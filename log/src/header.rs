@@ -52,6 +52,9 @@ pub struct Header {
     pub engine: Engine,
     /// CPU profile, such as "scribe-v1".
     pub cpu: String,
+    /// Which of the results that the manuals leave open the processor gave, such as "zen"; `None`: those of the host's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behaviour: Option<String>,
     /// What the digests cover.
     pub digest_version: u32,
     /// What the branch counter counts; `None` if the recording was made without one.

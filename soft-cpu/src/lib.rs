@@ -3,13 +3,37 @@
 //! [`SoftCpu`] runs over guest RAM until an exit, a place counted in branches and instructions, or a kick, and gives the
 //! same [`Stop`](scribe_types::stop::Stop)s as KVM does.
 
+// Registers, offsets and widths are cut to size all over a processor; where a cut could lose something, it is the
+// guest's own arithmetic.
+#![allow(clippy::cast_possible_truncation, reason = "a processor cuts values to operand sizes")]
+
+mod access;
+mod block;
+mod cpu;
+mod flags;
+mod fpu;
+mod int;
+mod lower;
+mod mmu;
+mod op;
 mod ram;
+mod run;
+mod sse;
+mod state;
+mod string;
+mod system;
+#[cfg(test)]
+mod testing;
+mod word;
+mod x87;
 
 pub use ram::{Ram, RamRegion};
 
+use block::Cache;
+use cpu::Cpu;
+use mmu::Mmu;
 use scribe_types::cpu::{CpuState, Registers};
-use scribe_types::stop::{Answer, Exit, Progress, Stop};
-use std::sync::atomic::AtomicBool;
+use scribe_types::stop::Stop;
 
 /// What the manuals leave open, decided (docs/determinism.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -38,64 +62,88 @@ pub struct Profile {
 pub struct StateError(pub String);
 
 /// One processor.
+///
+/// [`run`](Self::run) until a stop; an exit is served by [`answer`](Self::answer) and [`finish`](Self::finish).
 pub struct SoftCpu {
-    _ram: Ram,
-    _profile: Profile,
+    cpu: Cpu,
+    cache: Cache,
+    /// an open interrupt window is a stop
+    window: bool,
+    /// instructions retired at the last exit or conditional branch
+    mark: u64,
+    /// a stop that came up while an instruction was being retired
+    deferred: Option<Stop>,
 }
 
-#[expect(unused_variables, clippy::missing_errors_doc, reason = "not written yet")]
 impl SoftCpu {
-    /// A processor over `ram` with all registers zero; [`set_state`](Self::set_state) comes next.
+    /// A processor over `ram`; [`set_state`](Self::set_state) comes next.
     pub fn new(ram: Ram, profile: Profile) -> Self {
-        Self { _ram: ram, _profile: profile }
+        Self {
+            cpu: Cpu::new(Mmu::new(ram), profile),
+            cache: Cache::new(),
+            window: false,
+            mark: 0,
+            deferred: None,
+        }
     }
-    /// Runs until an exit, a fault, `until` (counted from the last exit), an open interrupt window that was asked for, or
-    /// until `kick` is true (looked at, not cleared).
-    pub fn run(&mut self, until: Option<Progress>, kick: &AtomicBool) -> Stop {
-        Stop::Kicked
-    }
-    /// Supplies the answer to the exit being served.
-    pub fn answer(&mut self, answer: Answer) {}
-    /// Retires the instruction of the exit being served; `Some`: its next exit.
-    pub fn finish(&mut self) -> Option<Exit> {
-        None
-    }
+
     /// General registers, RIP, RFLAGS at the last stop.
     pub fn registers(&self) -> Registers {
-        Registers::default()
+        self.cpu.registers()
     }
-    /// Where the processor is since the last exit.
-    pub fn progress(&self) -> Progress {
-        Progress::NONE
+
+    /// An external interrupt, delivered by the next [`run`](Self::run). Only where [`can_inject`](Self::can_inject).
+    pub fn inject(&mut self, vector: u8) {
+        self.cpu.interrupt = Some(vector);
+        self.cpu.update_careful();
     }
-    /// An external interrupt can be taken now.
-    pub fn can_inject(&self) -> bool {
-        false
+
+    /// Asks for [`Stop::InterruptWindow`] as soon as the guest can take an interrupt; `false` takes that back.
+    pub fn request_window(&mut self, wanted: bool) {
+        self.window = wanted;
     }
-    /// An external interrupt, delivered by the next [`run`](Self::run).
-    pub fn inject(&mut self, vector: u8) {}
-    /// Asks for [`Stop::InterruptWindow`].
-    pub fn request_window(&mut self, wanted: bool) {}
+
     /// The whole state. Only between instructions.
     pub fn state(&self) -> CpuState {
-        CpuState::default()
+        self.cpu.save()
     }
-    /// Replaces the whole state.
+
+    /// Replaces the whole state. What was counted since the last exit is forgotten.
+    ///
+    /// # Errors
+    /// A state that no such processor can be in.
     pub fn set_state(&mut self, state: &CpuState) -> Result<(), StateError> {
+        self.cpu.restore(state)?;
+        self.cpu.branches = 0;
+        self.mark = self.cpu.instructions;
+        self.deferred = None;
         Ok(())
     }
+
     /// What RDTSC reads: `now` at the last exit, and so much more for each conditional branch since (guest ns).
-    pub fn set_clock(&mut self, now: u64, ns_per_branch: u64) {}
-    /// Starts tracking written pages.
-    pub fn track_dirty_pages(&mut self) {}
-    /// Frames the processor has written since the last call, ascending.
-    pub fn take_dirty_pages(&mut self) -> Vec<u64> {
-        Vec::new()
+    pub fn set_clock(&mut self, now: u64, ns_per_branch: u64) {
+        self.cpu.clock = (now, ns_per_branch);
     }
-    /// Somebody else has written these frames: code in them is decoded anew.
-    pub fn invalidate(&mut self, frames: &[u64]) {}
-    /// Instructions retired since the processor was made.
+
+    /// Starts tracking written pages. Idempotent.
+    pub fn track_dirty_pages(&mut self) {
+        self.cpu.mmu.track();
+    }
+
+    /// Guest frames the processor has written since the last call, ascending. Empty unless tracking.
+    pub fn take_dirty_pages(&mut self) -> Vec<u64> {
+        self.cpu.mmu.take_written()
+    }
+
+    /// Somebody else has written these guest frames: code in them is decoded anew.
+    pub fn invalidate(&mut self, frames: &[u64]) {
+        for &frame in frames {
+            self.cache.page_overwritten(&mut self.cpu, frame);
+        }
+    }
+
+    /// Instructions retired since the processor was made, each iteration of REP counted.
     pub fn instructions(&self) -> u64 {
-        0
+        self.cpu.instructions
     }
 }

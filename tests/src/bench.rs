@@ -12,8 +12,11 @@ use scribe_vmm::session::config::{GuestConfig, Moved};
 use scribe_vmm::session::console::Console;
 use scribe_vmm::session::files::DigestCache;
 use scribe_vmm::session::replay::Outcome;
-use scribe_vmm::session::start::{self, Connections, LiveReport, ReplayReport, StartError, Target};
+use scribe_vmm::session::start::{
+    self, Connections, LiveReport, ReplayConfig, ReplayReport, StartError, Target,
+};
 
+use crate::engines;
 use crate::tiny::{self, Emitted};
 
 /// Kicks at intervals of so many microseconds.
@@ -107,15 +110,15 @@ impl Bench {
         perturb: Option<(u64, u64)>,
     ) -> Result<Replayed, StartError> {
         let (mut console, output) = console();
-        let report = start::replay(
+        let config = ReplayConfig {
             directory,
-            moved,
-            &self.cache,
-            &made_up_host(),
-            self.dir.path(),
+            moved: moved.clone(),
+            engine: engines::current().wish(),
+            behaviour: None,
+            quiet: true,
             perturb,
-            &mut console,
-        )?;
+        };
+        let report = start::replay(&config, &self.cache, &made_up_host(), self.dir.path(), &mut console)?;
         Ok(Replayed { report, output: output.take() })
     }
 
@@ -161,6 +164,10 @@ pub fn config(kernel: PathBuf) -> GuestConfig {
         rtc: 1_767_225_600, // 2026-01-01
         pace: Pace::Max,
         digest_every: 0,
+        engine: engines::current().wish(),
+        cpu: None,
+        sync_points: Some(engines::current().sync_points()),
+        behaviour: None,
     }
 }
 

@@ -1,14 +1,17 @@
-//! A vCPU of the host's KVM with a hand-made guest and no machine around it: the test answers the exits.
+//! A vCPU of any engine with a hand-made guest and no machine around it: the test answers the exits.
 
 use scribe_vmm::engine::cpu::{CpuState, Registers};
 use scribe_vmm::engine::kvm::Kvm;
+use scribe_vmm::engine::soft::{self, Soft};
 use scribe_vmm::engine::{Answer, Engine, Exit, Fault, Stop};
 use scribe_vmm::host::kick::Target;
 use scribe_vmm::machine::boot::{self, SEED_BYTES};
+use scribe_vmm::machine::cpuid;
 use scribe_vmm::machine::kernel::{Blob, BootFiles};
 use scribe_vmm::machine::memory::GuestRam;
 use scribe_vmm::session::start::prepare_process;
 
+use crate::engines::{self, Under};
 use crate::tiny::{self, Emitted};
 use iced_x86::code_asm::CodeAssembler;
 
@@ -25,25 +28,35 @@ pub mod general {
     pub const R8: usize = 8;
 }
 
+fn engine(ram: &GuestRam) -> Box<dyn Engine> {
+    match engines::current() {
+        Under::Kvm => Box::new(Kvm::new(ram).unwrap()),
+        Under::Soft | Under::Counted => {
+            Box::new(Soft::new(ram, &cpuid::PROFILES[0], soft::behaviour("zen").unwrap()))
+        }
+    }
+}
+
 /// One vCPU and its RAM.
 pub struct Vcpu {
     /// its RAM
     pub ram: GuestRam,
     /// it
-    pub engine: Kvm,
+    pub engine: Box<dyn Engine>,
     /// kicks it came back for in [`exit`](Self::exit)
     pub kicks: u64,
 }
 
 impl Vcpu {
-    /// A vCPU at the first instruction of the guest that `emit` assembles. It belongs to the calling thread.
+    /// A vCPU at the first instruction of the guest that `emit` assembles, on the engine of the calling thread's test
+    /// ([`engines::current`]). It belongs to that thread.
     pub fn new(emit: impl FnOnce(&mut CodeAssembler) -> Emitted) -> Self {
         prepare_process().unwrap();
         let ram = GuestRam::new(tiny::RAM).unwrap();
         let kernel = Blob { source: "tiny".into(), bytes: tiny::kernel(emit) };
         let files = BootFiles { kernel, initrd: None };
         let start = boot::load(&ram, &files, "", &[0; SEED_BYTES]).unwrap();
-        let mut engine = Kvm::new(&ram).unwrap();
+        let mut engine = engine(&ram);
         engine.set_state(&start).unwrap();
         Self { ram, engine, kicks: 0 }
     }
@@ -52,7 +65,7 @@ impl Vcpu {
     pub fn copy(&self, state: &CpuState) -> Self {
         let ram = GuestRam::new(tiny::RAM).unwrap();
         ram.write(0, &self.memory(0, usize::try_from(tiny::RAM).unwrap())).unwrap();
-        let mut engine = Kvm::new(&ram).unwrap();
+        let mut engine = engine(&ram);
         engine.set_state(state).unwrap();
         Self { ram, engine, kicks: 0 }
     }
@@ -66,7 +79,7 @@ impl Vcpu {
 
     /// Runs once.
     pub fn run(&mut self) -> Stop {
-        self.engine.run().unwrap()
+        self.engine.run(None).unwrap()
     }
 
     /// Runs to the next exit; kicks are counted, anything else is a failure.
@@ -139,7 +152,7 @@ pub fn mark(a: &mut CodeAssembler, value: u8) -> Emitted {
     a.out(0x80, iced_x86::code_asm::al)
 }
 
-/// True if this host's KVM runs CPL 0 in its instruction emulator, which has no POPCNT. It does so many instructions at a
+/// True if the engine is a KVM that runs CPL 0 in its instruction emulator, which has no POPCNT. It does so many instructions at a
 /// time as the host's scheduler allows, and looks for interrupt windows only between these.
 pub fn emulates_kernels() -> bool {
     let mut vcpu = Vcpu::new(|a| {

@@ -14,7 +14,7 @@ use scribe_log::header::Origin;
 use scribe_log::{Body, EndCause, HEADER_FILE, Header, Recording, State, Writer};
 use scribe_tests::bench::{Bench, KICKS, config, made_up_host};
 use scribe_tests::guests::{self, END_OF_INPUT, TICKS_STATUS};
-use scribe_tests::tiny::{self, kvm};
+use scribe_tests::tiny;
 use scribe_vmm::session::config::Moved;
 use scribe_vmm::session::replay::Outcome;
 use scribe_vmm::session::start::Connections;
@@ -45,7 +45,6 @@ fn replay(name: &str) -> (scribe_log::End, Vec<u8>) {
     last.unwrap()
 }
 
-#[test]
 fn the_ticks_of_format_1_replay() {
     let recording = Recording::open(&stored(TICKS)).unwrap();
     assert_eq!(recording.state(), State::Complete);
@@ -60,12 +59,9 @@ fn the_ticks_of_format_1_replay() {
     assert_eq!((expected.registers, digests.cpu), (0xd8c0_d173_c447_2edc, 0xbbcd_0a66_b3f4_31b8));
     assert_eq!(digests.devices, 0xd47d_ca5a_6640_6e8d);
     assert_eq!(digests.ram, 0xc4a1_cd4b_c895_c79b_cea9_44a6_13ea_916a);
-    if kvm("the_ticks_of_format_1_replay") {
-        assert_eq!(replay(TICKS), (expected, b".done\n".to_vec()));
-    }
+    assert_eq!(replay(TICKS), (expected, b".done\n".to_vec()));
 }
 
-#[test]
 fn the_echo_of_format_1_replays() {
     let recording = Recording::open(&stored(ECHO)).unwrap();
     assert_eq!(recording.state(), State::Complete);
@@ -78,9 +74,7 @@ fn the_echo_of_format_1_replays() {
     assert_eq!((expected.registers, digests.cpu), (0x5ab8_5153_c201_0584, 0xc819_9517_dd11_c126));
     assert_eq!(digests.devices, 0x1211_57b0_feb3_8342);
     assert_eq!(digests.ram, 0x4a75_0bb9_71c6_3e6b_c392_08e0_a775_7cc8);
-    if kvm("the_echo_of_format_1_replays") {
-        assert_eq!(replay(ECHO), (expected, [b"ready\n", TYPED].concat()));
-    }
+    assert_eq!(replay(ECHO), (expected, [b"ready\n", TYPED].concat()));
 }
 
 /// Writes the golden recordings that are not there, with `--ignored`: when a new version gets its own.
@@ -118,3 +112,5 @@ fn write_missing() {
         writer.close(&end).unwrap();
     }
 }
+
+scribe_tests::each_engine!(the_ticks_of_format_1_replay, the_echo_of_format_1_replays);

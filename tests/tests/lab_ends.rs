@@ -171,7 +171,8 @@ fn a_bzimage_boots_and_a_kernel_without_the_note_is_5() {
     let guest = ["--kernel", text(&bzimage), "--", "sh", "-c", "echo the kernel is up"];
     ends(&lab, "bzimage", &guest, 0).shows("the kernel is up");
     let debian = in_checkout("target/lab/kernel/vmlinuz");
-    let refused = lab.recorder("debian", &["--kernel", text(&debian), "--", "true"]).finish();
+    let refused =
+        lab.recorder("debian", &["--engine", "kvm", "--kernel", text(&debian), "--", "true"]).finish();
     refused.ends_with(5).says_one_line().says("no ELF note");
     assert!(!lab.path("debian").exists(), "nothing was begun");
 }

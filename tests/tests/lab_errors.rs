@@ -45,12 +45,14 @@ fn wrong_usage_is_2() {
 fn what_this_version_lacks_is_1() {
     let Some(lab) = Lab::enter("what_this_version_lacks_is_1") else { return };
     for (options, words) in [
-        (["--vcpus", "2"], "one vCPU"),
-        (["--engine", "soft"], "no soft engine"),
-        (["--cpu", "scribe-v1-tsc"], "no such profile"),
-        (["--net", "tap"], "no network"),
+        (&["--vcpus", "2"][..], "one vCPU"),
+        (&["--cpu", "scribe-v2"], "no such profile"),
+        (&["--behaviour", "vax"], "no such behaviour"),
+        (&["--engine", "kvm", "--cpu", "scribe-v1-tsc"], "use --engine soft"),
+        (&["--engine", "kvm", "--sync-points", "counted"], "use --engine soft"),
+        (&["--net", "tap"], "no network"),
     ] {
-        let outcome = lab.recorder("refused", &[&options[..], &["--", "true"]].concat()).finish();
+        let outcome = lab.recorder("refused", &[options, &["--", "true"]].concat()).finish();
         outcome.ends_with(1).says_one_line().says(words);
         assert!(!lab.path("refused").exists(), "{options:?}: nothing was begun");
     }

@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 
 use scribe_log::{Body, EVENTS_FILE, Event, HEADER_FILE, Header, Position, Recording, State, Writer};
 use scribe_tests::bench::{Bench, KICKS, Recorded};
+use scribe_tests::engines;
 use scribe_tests::guests::{self, END_OF_INPUT};
-use scribe_tests::tiny::kvm;
 use scribe_vmm::host::clock;
 use scribe_vmm::session::SessionError;
 use scribe_vmm::session::divergence::Divergence;
@@ -24,11 +24,7 @@ fn echo(bench: &Bench, count: usize, digest_every: u64) -> Recorded {
     bench.record("a", &guest, connections)
 }
 
-#[test]
 fn no_flipped_byte_goes_unnoticed() {
-    if !kvm("no_flipped_byte_goes_unnoticed") {
-        return;
-    }
     let bench = Bench::new();
     let recorded = echo(&bench, 20, 64);
     bench.replay_equal("a", &recorded, 2);
@@ -74,11 +70,7 @@ fn divergence(bench: &Bench, name: &str) -> Divergence {
     }
 }
 
-#[test]
 fn a_changed_input_is_found_in_its_interval() {
-    if !kvm("a_changed_input_is_found_in_its_interval") {
-        return;
-    }
     let bench = Bench::new();
     let recorded = echo(&bench, 700, 0);
     rewrite(&bench, "same", |_| {});
@@ -111,11 +103,7 @@ fn change_input(events: &mut [Event]) {
     bytes[at] ^= 1;
 }
 
-#[test]
 fn a_changed_input_that_has_not_arrived_is_found_in_the_devices() {
-    if !kvm("a_changed_input_that_has_not_arrived_is_found_in_the_devices") {
-        return;
-    }
     let bench = Bench::new();
     echo(&bench, 100, 64);
     rewrite(&bench, "changed", |events| change_input(events));
@@ -124,11 +112,7 @@ fn a_changed_input_that_has_not_arrived_is_found_in_the_devices() {
     assert!(found.what.contains("devices"), "{}", found.what);
 }
 
-#[test]
 fn a_changed_digest_is_found_where_it_is() {
-    if !kvm("a_changed_digest_is_found_where_it_is") {
-        return;
-    }
     let bench = Bench::new();
     echo(&bench, 100, 64);
     let third = Position::exit(3 * 64);
@@ -166,11 +150,7 @@ fn full(body: &mut Body) -> &mut scribe_log::FullDigest {
     }
 }
 
-#[test]
 fn events_that_do_not_happen_are_a_divergence() {
-    if !kvm("events_that_do_not_happen_are_a_divergence") {
-        return;
-    }
     let bench = Bench::new();
     echo(&bench, 100, 64);
     let at =
@@ -207,21 +187,19 @@ const CHILD: &str = "SCRIBE_TESTS_RECORDING";
 #[ignore = "started by a_killed_recorder_leaves_what_it_sealed"]
 fn records_for_ever() {
     let Some(directory) = std::env::var_os(CHILD) else { return };
+    engines::enter();
     let bench = Bench::new();
     let guest = scribe_tests::bench::config(PathBuf::from(&directory).join("kernel"));
     bench.record(PathBuf::from(directory).join("a").to_str().unwrap(), &guest, Connections::none());
 }
 
-#[test]
 fn a_killed_recorder_leaves_what_it_sealed() {
-    if !kvm("a_killed_recorder_leaves_what_it_sealed") {
-        return;
-    }
     let bench = Bench::new();
     bench.guest(|a| guests::ticks(a, u32::MAX));
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "records_for_ever", "--ignored", "--test-threads", "1"])
         .env(CHILD, bench.path(""))
+        .envs([engines::environment()])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .spawn()
@@ -250,3 +228,22 @@ fn a_killed_recorder_leaves_what_it_sealed() {
         assert!(replayed.report.checks >= 1);
     }
 }
+
+scribe_tests::each_engine!(
+    no_flipped_byte_goes_unnoticed,
+    a_changed_input_is_found_in_its_interval,
+    a_changed_input_that_has_not_arrived_is_found_in_the_devices,
+    a_changed_digest_is_found_where_it_is,
+    events_that_do_not_happen_are_a_divergence,
+    a_killed_recorder_leaves_what_it_sealed,
+);
+
+scribe_tests::each_engine!(
+    counted:
+    no_flipped_byte_goes_unnoticed,
+    a_changed_input_is_found_in_its_interval,
+    a_changed_input_that_has_not_arrived_is_found_in_the_devices,
+    a_changed_digest_is_found_where_it_is,
+    events_that_do_not_happen_are_a_divergence,
+    a_killed_recorder_leaves_what_it_sealed,
+);

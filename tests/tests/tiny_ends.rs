@@ -1,4 +1,4 @@
-//! How a guest ends, recorded and replayed: tiny guests on this host's KVM, through the library.
+//! How a guest ends, recorded and replayed: tiny guests on each engine, through the library.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use iced_x86::code_asm::*;
@@ -19,11 +19,7 @@ fn ends(bench: &Bench, emit: impl FnOnce(&mut CodeAssembler) -> Emitted) -> Reco
     recorded
 }
 
-#[test]
 fn switched_off_with_a_status() {
-    if !kvm("switched_off_with_a_status") {
-        return;
-    }
     let recorded = ends(&Bench::new(), |a| tiny::power_off(a, 42));
     assert_eq!(recorded.report.cause, EndCause::PowerOff { status: 42 });
     assert_eq!((recorded.report.exits, recorded.report.guest_time), (2, 4000));
@@ -31,11 +27,7 @@ fn switched_off_with_a_status() {
     assert_eq!(recorded.report.cause, EndCause::PowerOff { status: 0 });
 }
 
-#[test]
 fn reset_by_the_keyboard_controller() {
-    if !kvm("reset_by_the_keyboard_controller") {
-        return;
-    }
     let recorded = ends(&Bench::new(), |a| {
         tiny::print(a, "bye")?;
         tiny::out8(a, 0x64, 0xfe)
@@ -44,11 +36,7 @@ fn reset_by_the_keyboard_controller() {
     assert_eq!(recorded.output, b"bye");
 }
 
-#[test]
 fn a_triple_fault_is_reached_again() {
-    if !kvm("a_triple_fault_is_reached_again") {
-        return;
-    }
     let recorded = ends(&Bench::new(), |a| {
         a.mov(ebx, 0x1234)?;
         tiny::print(a, "x")?;
@@ -81,11 +69,7 @@ fn a_refused_instruction_is_named() {
     assert!(recorded.report.fault_detail.is_some());
 }
 
-#[test]
 fn halted_for_ever() {
-    if !kvm("halted_for_ever") {
-        return;
-    }
     // With interrupts off, though a timer is running.
     let recorded = ends(&Bench::new(), |a| {
         tiny::pic(a, &[0])?;
@@ -114,11 +98,7 @@ fn halted_for_ever() {
     assert!(recorded.report.guest_time > 10_000_000);
 }
 
-#[test]
 fn a_panic_with_its_text_and_bookmarks_on_the_way() {
-    if !kvm("a_panic_with_its_text_and_bookmarks_on_the_way") {
-        return;
-    }
     let bench = Bench::new();
     let recorded = ends(&bench, |a| {
         tiny::message(a, "first")?;
@@ -143,11 +123,7 @@ fn a_panic_with_its_text_and_bookmarks_on_the_way() {
     assert_eq!(bookmarks, expected);
 }
 
-#[test]
 fn a_limit_on_guest_time_is_exact() {
-    if !kvm("a_limit_on_guest_time_is_exact") {
-        return;
-    }
     let bench = Bench::new();
     let guest = bench.guest(|a| guests::ticks(a, 100));
     for limit in [1, 2_000, 5_000_000, 29_000_000, 39_000_000] {
@@ -195,11 +171,7 @@ fn ticks_of(bench: &Bench) -> Vec<u64> {
         .collect()
 }
 
-#[test]
 fn a_spinning_guest_is_stopped_and_replays_to_its_last_position() {
-    if !kvm("a_spinning_guest_is_stopped_and_replays_to_its_last_position") {
-        return;
-    }
     for (name, silence) in [("host-time", false), ("silence", true)] {
         let bench = Bench::new();
         let guest = bench.guest(|a| {
@@ -221,11 +193,7 @@ fn a_spinning_guest_is_stopped_and_replays_to_its_last_position() {
     }
 }
 
-#[test]
 fn a_guest_that_idles_at_the_hosts_pace_is_stopped_there() {
-    if !kvm("a_guest_that_idles_at_the_hosts_pace_is_stopped_there") {
-        return;
-    }
     let bench = Bench::new();
     let mut guest = bench.guest(|a| guests::ticks(a, u32::MAX));
     guest.pace = Pace::Real;
@@ -237,11 +205,7 @@ fn a_guest_that_idles_at_the_hosts_pace_is_stopped_there() {
     bench.replay_equal("a", &recorded, 4);
 }
 
-#[test]
 fn a_busy_guest_is_stopped_at_a_sync_point() {
-    if !kvm("a_busy_guest_is_stopped_at_a_sync_point") {
-        return;
-    }
     let bench = Bench::new();
     let guest = bench.guest(guests::busy_echo);
     let connections = Connections { host_limit: Some(300_000_000), ..Connections::none() };
@@ -253,3 +217,28 @@ fn a_busy_guest_is_stopped_at_a_sync_point() {
     let replayed = bench.replay("a", None).unwrap();
     assert_eq!(replayed.report.outcome, Outcome::Complete(end));
 }
+
+scribe_tests::each_engine!(
+    switched_off_with_a_status,
+    reset_by_the_keyboard_controller,
+    a_triple_fault_is_reached_again,
+    halted_for_ever,
+    a_panic_with_its_text_and_bookmarks_on_the_way,
+    a_limit_on_guest_time_is_exact,
+    a_spinning_guest_is_stopped_and_replays_to_its_last_position,
+    a_guest_that_idles_at_the_hosts_pace_is_stopped_there,
+    a_busy_guest_is_stopped_at_a_sync_point,
+);
+
+scribe_tests::each_engine!(
+    counted:
+    switched_off_with_a_status,
+    reset_by_the_keyboard_controller,
+    a_triple_fault_is_reached_again,
+    halted_for_ever,
+    a_panic_with_its_text_and_bookmarks_on_the_way,
+    a_limit_on_guest_time_is_exact,
+    a_spinning_guest_is_stopped_and_replays_to_its_last_position,
+    a_guest_that_idles_at_the_hosts_pace_is_stopped_there,
+    a_busy_guest_is_stopped_at_a_sync_point,
+);

@@ -1,18 +1,14 @@
-//! What counts as an exit, and what retiring its instruction leaves behind: tiny guests on this host's KVM, no machine.
+//! What counts as an exit, and what retiring its instruction leaves behind: tiny guests on each engine, no machine.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use iced_x86::code_asm::*;
-use scribe_tests::tiny::{self, DATA, MMIO, kvm};
+use scribe_tests::tiny::{self, DATA, MMIO};
 use scribe_tests::vcpu::{Vcpu, general, mark};
 use scribe_vmm::engine::{Answer, Exit};
 
 const PATTERN: u64 = 0x8877_6655_4433_2211;
 
-#[test]
 fn port_reads_have_their_size_and_leave_the_rest_of_rax() {
-    if !kvm("port_reads_have_their_size_and_leave_the_rest_of_rax") {
-        return;
-    }
     let mut vcpu = Vcpu::new(|a| {
         for _ in 0..2 {
             a.mov(rax, u64::MAX)?;
@@ -38,11 +34,7 @@ fn port_reads_have_their_size_and_leave_the_rest_of_rax() {
     vcpu.expect(Exit::Halt, Answer::Done);
 }
 
-#[test]
 fn port_writes_have_their_size_and_value() {
-    if !kvm("port_writes_have_their_size_and_value") {
-        return;
-    }
     let mut vcpu = Vcpu::new(|a| {
         a.mov(rax, PATTERN)?; // 10 bytes
         a.mov(edx, 0xfffc)?; // 5 bytes
@@ -61,11 +53,7 @@ fn port_writes_have_their_size_and_value() {
     }
 }
 
-#[test]
 fn loads_and_stores_of_each_size() {
-    if !kvm("loads_and_stores_of_each_size") {
-        return;
-    }
     let mut vcpu = Vcpu::new(|a| {
         a.mov(rdi, MMIO)?;
         for size in [1, 2, 4, 8] {
@@ -99,11 +87,7 @@ fn loads_and_stores_of_each_size() {
     vcpu.expect(Exit::Halt, Answer::Done);
 }
 
-#[test]
 fn one_instruction_may_make_two_exits() {
-    if !kvm("one_instruction_may_make_two_exits") {
-        return;
-    }
     let mut vcpu = Vcpu::new(|a| {
         a.mov(rdi, MMIO)?;
         a.add(dword_ptr(rdi), 5)?;
@@ -147,11 +131,7 @@ fn serve(vcpu: &mut Vcpu, first: Exit, mut answer: impl FnMut(Exit) -> Answer) -
     }
 }
 
-#[test]
 fn string_input_counts_each_element() {
-    if !kvm("string_input_counts_each_element") {
-        return;
-    }
     const BYTES: usize = 5000;
     let mut vcpu = Vcpu::new(|a| {
         a.mov(rdi, DATA + 0x123)?;
@@ -175,11 +155,7 @@ fn string_input_counts_each_element() {
     assert_eq!(vcpu.mark(), 1);
 }
 
-#[test]
 fn string_output_counts_each_element() {
-    if !kvm("string_output_counts_each_element") {
-        return;
-    }
     const BYTES: usize = 3000;
     let mut vcpu = Vcpu::new(|a| {
         a.mov(rsi, DATA + 0xf00)?;
@@ -203,11 +179,7 @@ fn string_output_counts_each_element() {
     assert_eq!(vcpu.mark(), 1);
 }
 
-#[test]
 fn wide_and_backward_strings() {
-    if !kvm("wide_and_backward_strings") {
-        return;
-    }
     let mut vcpu = Vcpu::new(|a| {
         a.mov(edx, 0x1f0)?;
         a.mov(rdi, DATA)?;
@@ -250,11 +222,7 @@ fn wide_and_backward_strings() {
     assert_eq!(vcpu.mark(), 1);
 }
 
-#[test]
 fn strings_to_and_from_mmio_count_each_element() {
-    if !kvm("strings_to_and_from_mmio_count_each_element") {
-        return;
-    }
     let mut vcpu = Vcpu::new(|a| {
         a.mov(rsi, DATA)?;
         a.mov(rdi, MMIO)?;
@@ -290,11 +258,7 @@ fn strings_to_and_from_mmio_count_each_element() {
     assert_eq!(vcpu.mark(), 1);
 }
 
-#[test]
 fn halting_is_an_exit_and_running_goes_on_behind_it() {
-    if !kvm("halting_is_an_exit_and_running_goes_on_behind_it") {
-        return;
-    }
     let mut vcpu = Vcpu::new(|a| {
         a.mov(eax, 7)?;
         a.hlt()?;
@@ -305,11 +269,7 @@ fn halting_is_an_exit_and_running_goes_on_behind_it() {
     assert_eq!(vcpu.mark(), 3);
 }
 
-#[test]
 fn filtered_msrs_exit_and_native_ones_do_not() {
-    if !kvm("filtered_msrs_exit_and_native_ones_do_not") {
-        return;
-    }
     const FILTERED: [u32; 5] = [0x10, 0x8b, 0x802, 0x4b56_4d01, 0xc001_0015];
     let mut vcpu = Vcpu::new(|a| {
         a.mov(ecx, 0xc000_0082_u32)?; // LSTAR: native
@@ -338,11 +298,7 @@ fn filtered_msrs_exit_and_native_ones_do_not() {
     assert_eq!(vcpu.mark(), 1);
 }
 
-#[test]
 fn an_msr_that_does_not_exist_faults_in_the_guest() {
-    if !kvm("an_msr_that_does_not_exist_faults_in_the_guest") {
-        return;
-    }
     let mut vcpu = Vcpu::new(|a| {
         let mut handler = a.create_label();
         tiny::gate(a, 13, handler)?;
@@ -369,3 +325,17 @@ fn an_msr_that_does_not_exist_faults_in_the_guest() {
     assert_eq!(vcpu.mark(), 2);
     vcpu.expect(Exit::Halt, Answer::Done);
 }
+
+scribe_tests::each_engine!(
+    port_reads_have_their_size_and_leave_the_rest_of_rax,
+    port_writes_have_their_size_and_value,
+    loads_and_stores_of_each_size,
+    one_instruction_may_make_two_exits,
+    string_input_counts_each_element,
+    string_output_counts_each_element,
+    wide_and_backward_strings,
+    strings_to_and_from_mmio_count_each_element,
+    halting_is_an_exit_and_running_goes_on_behind_it,
+    filtered_msrs_exit_and_native_ones_do_not,
+    an_msr_that_does_not_exist_faults_in_the_guest,
+);

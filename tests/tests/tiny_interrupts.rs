@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use iced_x86::code_asm::*;
-use scribe_tests::tiny::{self, Emitted, kvm};
+use scribe_tests::tiny::{self, Emitted};
 use scribe_tests::vcpu::{Vcpu, emulates_kernels, general, mark};
 use scribe_vmm::engine::cpu::Registers;
 use scribe_vmm::engine::{Answer, Engine, Exit, Stop};
@@ -26,11 +26,7 @@ fn with_handler(a: &mut CodeAssembler, body: impl FnOnce(&mut CodeAssembler) -> 
 
 const R9: usize = 9;
 
-#[test]
 fn with_interrupts_off_none_can_be_injected() {
-    if !kvm("with_interrupts_off_none_can_be_injected") {
-        return;
-    }
     let mut vcpu = Vcpu::new(|a| {
         with_handler(a, |a| {
             mark(a, 1)?;
@@ -83,11 +79,7 @@ fn window(kicks: usize) -> Registers {
     opened
 }
 
-#[test]
 fn the_window_opens_behind_the_shadow_of_sti() {
-    if !kvm("the_window_opens_behind_the_shadow_of_sti") {
-        return;
-    }
     let exact = !emulates_kernels();
     let first = window(0);
     for kicks in 0..4 {
@@ -102,11 +94,7 @@ fn the_window_opens_behind_the_shadow_of_sti() {
     }
 }
 
-#[test]
 fn no_window_opens_that_was_not_asked_for() {
-    if !kvm("no_window_opens_that_was_not_asked_for") {
-        return;
-    }
     let mut vcpu = Vcpu::new(|a| {
         with_handler(a, |a| {
             mark(a, 1)?;
@@ -122,11 +110,7 @@ fn no_window_opens_that_was_not_asked_for() {
     assert_eq!(vcpu.mark(), 2); // a window would be a failure
 }
 
-#[test]
 fn an_interrupt_wakes_a_halted_guest_behind_its_hlt() {
-    if !kvm("an_interrupt_wakes_a_halted_guest_behind_its_hlt") {
-        return;
-    }
     let mut vcpu = Vcpu::new(|a| {
         with_handler(a, |a| {
             a.sti()?;
@@ -145,11 +129,7 @@ fn an_interrupt_wakes_a_halted_guest_behind_its_hlt() {
     assert_eq!(vcpu.general(R9), 1);
 }
 
-#[test]
 fn a_kick_neither_loses_nor_repeats_an_injection() {
-    if !kvm("a_kick_neither_loses_nor_repeats_an_injection") {
-        return;
-    }
     let mut vcpu = Vcpu::new(|a| {
         with_handler(a, |a| {
             a.sti()?;
@@ -169,11 +149,7 @@ fn a_kick_neither_loses_nor_repeats_an_injection() {
     assert_eq!(vcpu.general(R9), 1);
 }
 
-#[test]
 fn each_injection_runs_the_handler_once_under_kicks() {
-    if !kvm("each_injection_runs_the_handler_once_under_kicks") {
-        return;
-    }
     let mut vcpu = Vcpu::new(|a| {
         with_handler(a, |a| {
             let mut again = a.create_label();
@@ -201,11 +177,7 @@ fn each_injection_runs_the_handler_once_under_kicks() {
     drop(perturbation);
 }
 
-#[test]
 fn a_kick_that_waits_returns_at_once_and_changes_nothing() {
-    if !kvm("a_kick_that_waits_returns_at_once_and_changes_nothing") {
-        return;
-    }
     let mut vcpu = Vcpu::new(|a| {
         mark(a, 1)?;
         mark(a, 2)
@@ -222,11 +194,7 @@ fn a_kick_that_waits_returns_at_once_and_changes_nothing() {
     assert_eq!(vcpu.kicks, 0, "none was left over");
 }
 
-#[test]
 fn a_kick_while_an_exit_is_served_loses_nothing() {
-    if !kvm("a_kick_while_an_exit_is_served_loses_nothing") {
-        return;
-    }
     let mut vcpu = Vcpu::new(|a| {
         a.mov(rdi, tiny::DATA)?;
         a.mov(ecx, 5)?;
@@ -308,11 +276,7 @@ fn trace(perturb: bool, kicks: u64) -> (Vec<(Exit, Registers)>, u64) {
     }
 }
 
-#[test]
 fn kicks_at_any_moment_change_no_exit_and_no_register() {
-    if !kvm("kicks_at_any_moment_change_no_exit_and_no_register") {
-        return;
-    }
     let (quiet, none) = trace(false, 0);
     assert_eq!((quiet.len(), none), (30 * 4 + 1, 0));
     for _ in 0..5 {
@@ -321,3 +285,15 @@ fn kicks_at_any_moment_change_no_exit_and_no_register() {
         assert!(kicked == quiet, "a kick changed the guest");
     }
 }
+
+scribe_tests::each_engine!(
+    with_interrupts_off_none_can_be_injected,
+    the_window_opens_behind_the_shadow_of_sti,
+    no_window_opens_that_was_not_asked_for,
+    an_interrupt_wakes_a_halted_guest_behind_its_hlt,
+    a_kick_neither_loses_nor_repeats_an_injection,
+    each_injection_runs_the_handler_once_under_kicks,
+    a_kick_that_waits_returns_at_once_and_changes_nothing,
+    a_kick_while_an_exit_is_served_loses_nothing,
+    kicks_at_any_moment_change_no_exit_and_no_register,
+);

@@ -7,6 +7,7 @@ use std::process::{ChildStdout, Command, Stdio};
 
 use scribe_log::{Body, EndCause, Recording};
 use scribe_tests::bench::{Bench, KICKS, config, made_up_host};
+use scribe_tests::engines;
 use scribe_tests::guests::{self, END_OF_INPUT};
 use scribe_tests::tiny::{kvm, skip};
 use scribe_tests::vcpu::emulates_kernels;
@@ -25,6 +26,7 @@ const CHILD: &str = "SCRIBE_TESTS_LIVE";
 #[ignore = "started by other tests"]
 fn records_standard_input() {
     let Some(folder) = std::env::var_os(CHILD).map(PathBuf::from) else { return };
+    engines::enter();
     start::prepare_process().unwrap();
     let connections = Connections { console: ConsoleSource::Stream, ..Connections::none() };
     let directory = folder.join("a");
@@ -50,6 +52,7 @@ fn type_at(bench: &Bench) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "records_standard_input", "--ignored", "--nocapture", "--test-threads", "1"])
         .env(CHILD, bench.path(""))
+        .envs([engines::environment()])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -88,11 +91,7 @@ fn type_at(bench: &Bench) {
     assert!(seen.windows(typed.len()).any(|window| window == typed), "{}", String::from_utf8_lossy(&seen));
 }
 
-#[test]
 fn typing_at_an_idle_guest_is_replayed() {
-    if !kvm("typing_at_an_idle_guest_is_replayed") {
-        return;
-    }
     let bench = Bench::new();
     bench.guest(guests::echo);
     type_at(&bench);
@@ -100,11 +99,7 @@ fn typing_at_an_idle_guest_is_replayed() {
     assert!(adjusted, "no input came while the guest was idle");
 }
 
-#[test]
 fn typing_at_a_busy_guest_is_replayed() {
-    if !kvm("typing_at_a_busy_guest_is_replayed") {
-        return;
-    }
     let bench = Bench::new();
     bench.guest(guests::busy_echo);
     type_at(&bench);
@@ -138,7 +133,7 @@ fn the_program_refuses_a_host_that_cannot_run_linux() {
     let program = program();
     let begun = clock::monotonic_ns();
     let output = Command::new(program)
-        .arg("record")
+        .args(["record", "--engine", "kvm"])
         .arg("--kernel")
         .arg(guest.kernel.unwrap())
         .env("SCRIBE_VMM_HOME", bench.path("home"))
@@ -154,3 +149,11 @@ fn the_program_refuses_a_host_that_cannot_run_linux() {
     assert!(!bench.path("home").exists(), "something was left behind");
     assert!(took < 30_000_000_000, "{took} ns: it is to take under 2 s where nothing else runs");
 }
+
+scribe_tests::each_engine!(typing_at_an_idle_guest_is_replayed, typing_at_a_busy_guest_is_replayed,);
+
+scribe_tests::each_engine!(
+    counted:
+    typing_at_an_idle_guest_is_replayed,
+    typing_at_a_busy_guest_is_replayed,
+);

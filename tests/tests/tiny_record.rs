@@ -1,4 +1,4 @@
-//! Record, replay, compare: tiny guests on this host's KVM, through the library.
+//! Record, replay, compare: tiny guests on each engine, through the library.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::fs::File;
@@ -7,17 +7,13 @@ use iced_x86::code_asm::*;
 use scribe_log::{Body, EndCause};
 use scribe_tests::bench::{Bench, KICKS};
 use scribe_tests::guests::{self, END_OF_INPUT, TEN_MS, TICKS_STATUS};
-use scribe_tests::tiny::{self, DATA, PIC_VECTORS, PIT_HZ, kvm};
+use scribe_tests::tiny::{self, DATA, PIC_VECTORS, PIT_HZ};
 use scribe_tests::vcpu::emulates_kernels;
 use scribe_vmm::machine::platform::{GUEST_INTERFACE_PORT, UART_PORT};
 use scribe_vmm::session::config::{ConfigError, Moved};
 use scribe_vmm::session::start::{Connections, StartError};
 
-#[test]
 fn ticks_are_replayed_twenty_times_under_kicks() {
-    if !kvm("ticks_are_replayed_twenty_times_under_kicks") {
-        return;
-    }
     let bench = Bench::new();
     let mut guest = bench.guest(|a| guests::ticks(a, 300));
     guest.digest_every = 64;
@@ -43,12 +39,8 @@ fn is_full_checkpoint(body: &Body) -> bool {
     matches!(body, Body::Checkpoint { full: Some(_), .. })
 }
 
-#[test]
 fn interrupts_that_wait_for_a_window_are_replayed() {
     const NAME: &str = "interrupts_that_wait_for_a_window_are_replayed";
-    if !kvm(NAME) {
-        return;
-    }
     if emulates_kernels() {
         return tiny::skip(NAME, "windows of a KVM that emulates CPL 0 are not exact");
     }
@@ -88,11 +80,7 @@ fn interrupts_that_wait_for_a_window_are_replayed() {
     bench.replay_equal("a", &recorded, 10);
 }
 
-#[test]
 fn an_input_file_is_echoed_and_repeats() {
-    if !kvm("an_input_file_is_echoed_and_repeats") {
-        return;
-    }
     let bench = Bench::new();
     let text: Vec<u8> = (0..40_u8).map(|n| b' ' + n * 2).collect();
     let input = bench.file("input", &[&text[..], &[END_OF_INPUT], b"never read"].concat());
@@ -110,11 +98,7 @@ fn an_input_file_is_echoed_and_repeats() {
     }
 }
 
-#[test]
 fn a_long_input_file_is_offered_in_parts() {
-    if !kvm("a_long_input_file_is_offered_in_parts") {
-        return;
-    }
     let bench = Bench::new();
     let text: Vec<u8> = (0..4200_u32).map(|n| b'0' + (n % 71).to_le_bytes()[0]).collect();
     let input = bench.file("input", &[&text[..], &[END_OF_INPUT]].concat());
@@ -126,11 +110,7 @@ fn a_long_input_file_is_offered_in_parts() {
     bench.replay_equal("a", &recorded, 1);
 }
 
-#[test]
 fn running_without_recording_is_the_same_run() {
-    if !kvm("running_without_recording_is_the_same_run") {
-        return;
-    }
     let bench = Bench::new();
     let guest = bench.guest(|a| guests::ticks(a, 40));
     let recorded = bench.record("a", &guest, Connections::none());
@@ -141,11 +121,7 @@ fn running_without_recording_is_the_same_run() {
     assert_eq!(run.report.guest_time, recorded.report.guest_time);
 }
 
-#[test]
 fn another_seed_clock_or_command_is_another_recording() {
-    if !kvm("another_seed_clock_or_command_is_another_recording") {
-        return;
-    }
     let bench = Bench::new();
     // Looks at all three.
     let guest = bench.guest(|a| {
@@ -185,11 +161,7 @@ fn another_seed_clock_or_command_is_another_recording() {
     assert!(all.windows(2).all(|pair| pair[0] != pair[1]), "{all:x?}");
 }
 
-#[test]
 fn a_changed_kernel_or_image_is_refused() {
-    if !kvm("a_changed_kernel_or_image_is_refused") {
-        return;
-    }
     let bench = Bench::new();
     let mut guest = bench.guest(|a| tiny::power_off(a, 0));
     let image = bench.file("image", &[0; 65_536]);
@@ -234,11 +206,7 @@ fn a_changed_kernel_or_image_is_refused() {
 /// Clock page before an exit that reads guest time, that time, clock page after it.
 type Reading = [u64; 3];
 
-#[test]
 fn guest_time_moves_at_sync_points_only() {
-    if !kvm("guest_time_moves_at_sync_points_only") {
-        return;
-    }
     const TICKS: usize = 40;
     const PAGE: u64 = DATA + 0x2000;
     let bench = Bench::new();
@@ -300,3 +268,25 @@ fn guest_time_moves_at_sync_points_only() {
     assert!(recorded.report.guest_time > last && recorded.report.guest_time < last + 1_000_000);
     bench.replay_equal("a", &recorded, 2);
 }
+
+scribe_tests::each_engine!(
+    ticks_are_replayed_twenty_times_under_kicks,
+    interrupts_that_wait_for_a_window_are_replayed,
+    an_input_file_is_echoed_and_repeats,
+    a_long_input_file_is_offered_in_parts,
+    running_without_recording_is_the_same_run,
+    another_seed_clock_or_command_is_another_recording,
+    a_changed_kernel_or_image_is_refused,
+    guest_time_moves_at_sync_points_only,
+);
+
+scribe_tests::each_engine!(
+    counted:
+    ticks_are_replayed_twenty_times_under_kicks,
+    interrupts_that_wait_for_a_window_are_replayed,
+    an_input_file_is_echoed_and_repeats,
+    a_long_input_file_is_offered_in_parts,
+    running_without_recording_is_the_same_run,
+    another_seed_clock_or_command_is_another_recording,
+    a_changed_kernel_or_image_is_refused,
+);

@@ -93,11 +93,7 @@ fn ram(vcpu: &Vcpu) -> u128 {
     digest.value()
 }
 
-#[test]
 fn a_fresh_vcpu_goes_on_from_any_state() {
-    if !kvm("a_fresh_vcpu_goes_on_from_any_state") {
-        return;
-    }
     let mut original = varied();
     let mut states = Vec::new();
     let mut trace = Vec::new();
@@ -124,11 +120,7 @@ fn a_fresh_vcpu_goes_on_from_any_state() {
     }
 }
 
-#[test]
 fn a_fault_without_handlers_is_a_triple_fault() {
-    if !kvm("a_fault_without_handlers_is_a_triple_fault") {
-        return;
-    }
     let mut vcpu = Vcpu::new(|a| {
         mark(a, 1)?;
         a.ud2()
@@ -177,11 +169,7 @@ fn an_instruction_that_the_host_refuses_is_named() {
     assert!(detail.contains("KVM suberror 1"), "{detail}");
 }
 
-#[test]
 fn written_pages_are_reported_once() {
-    if !kvm("written_pages_are_reported_once") {
-        return;
-    }
     let mut vcpu = Vcpu::new(|a| {
         a.mov(rdi, DATA)?;
         for page in [1, 3, 9] {
@@ -223,3 +211,9 @@ fn written_pages_are_reported_once() {
     assert_eq!(vcpu.mark(), 3);
     assert_eq!(written(&mut vcpu), [3, 10, 11]);
 }
+
+scribe_tests::each_engine!(
+    a_fresh_vcpu_goes_on_from_any_state,
+    a_fault_without_handlers_is_a_triple_fault,
+    written_pages_are_reported_once,
+);

@@ -17,6 +17,30 @@ pub struct Leaf {
 
 /// Name of the profile, in recordings and on the command line.
 pub const SCRIBE_V1: &str = "scribe-v1";
+/// Name of the profile with a TSC that reads guest time: for engines that own the TSC.
+pub const SCRIBE_V1_TSC: &str = "scribe-v1-tsc";
+
+/// What processor a guest sees.
+#[derive(Debug, Clone, Copy)]
+pub struct Profile {
+    /// its name, in recordings and on the command line
+    pub name: &'static str,
+    /// its CPUID leaves; others read as zero
+    pub table: &'static [Leaf],
+    /// RDTSC and RDTSCP read guest time in ns; without, they do not exist
+    pub tsc: bool,
+}
+
+/// All profiles, the default first.
+pub const PROFILES: [Profile; 2] = [
+    Profile { name: SCRIBE_V1, table: &SCRIBE_V1_TABLE, tsc: false },
+    Profile { name: SCRIBE_V1_TSC, table: &SCRIBE_V1_TSC_TABLE, tsc: true },
+];
+
+/// The profile of this name.
+pub fn profile(name: &str) -> Option<&'static Profile> {
+    PROFILES.iter().find(|profile| profile.name == name)
+}
 
 const fn bits<const N: usize>(list: [u32; N]) -> u32 {
     let mut word = 0;
@@ -69,6 +93,29 @@ pub const SCRIBE_V1_TABLE: [Leaf; 13] = [
     leaf(0x8000_0008, [ADDRESS_BITS, 0, 0, 0]),
 ];
 
+/// The table of `scribe-v1-tsc`: a TSC of 1 GHz that never stops, RDTSCP.
+pub const SCRIBE_V1_TSC_TABLE: [Leaf; 13] = {
+    const EDX: usize = 3;
+    let mut table = SCRIBE_V1_TABLE;
+    let mut at = 0;
+    while at < table.len() {
+        match table[at].function {
+            1 => table[at].result[EDX] |= TSC,
+            0x8000_0001 => table[at].result[EDX] |= TSC | RDTSCP,
+            0x8000_0007 => table[at].result[EDX] |= INVARIANT_TSC,
+            _ => {}
+        }
+        at += 1;
+    }
+    table
+};
+/// Leaves 1 and 0x8000_0001 EDX.
+const TSC: u32 = 1 << 4;
+/// Leaf 0x8000_0001 EDX.
+const RDTSCP: u32 = 1 << 27;
+/// Leaf 0x8000_0007 EDX.
+const INVARIANT_TSC: u32 = 1 << 8;
+
 const fn leaf(function: u32, result: [u32; 4]) -> Leaf {
     Leaf { function, index: 0, result }
 }
@@ -85,6 +132,26 @@ pub const REQUIRED: [(u32, usize, u32); 5] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_tsc_profile_adds_the_tsc_and_nothing_else() {
+        assert!(profile(SCRIBE_V1).is_some_and(|p| !p.tsc) && profile("scribe-v2").is_none());
+        let differs: Vec<_> = profile(SCRIBE_V1_TSC)
+            .unwrap()
+            .table
+            .iter()
+            .zip(SCRIBE_V1_TABLE)
+            .filter(|(with, without)| **with != *without)
+            .map(|(with, without)| {
+                assert_eq!(
+                    (with.function, with.result[..3].to_vec()),
+                    (without.function, without.result[..3].to_vec())
+                );
+                (with.function, with.result[3] ^ without.result[3])
+            })
+            .collect();
+        assert_eq!(differs, [(1, 1 << 4), (0x8000_0001, 1 << 4 | 1 << 27), (0x8000_0007, 1 << 8)]);
+    }
 
     #[test]
     fn nothing_nondeterministic_is_advertised() {

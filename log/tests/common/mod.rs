@@ -21,6 +21,7 @@ pub fn header() -> Header {
         platform: "scribe-pc-1".to_owned(),
         engine: Engine::Kvm,
         cpu: "scribe-v1".to_owned(),
+        behaviour: None,
         digest_version: 1,
         counter: None,
         time: TimeConstants { ns_per_branch: 0, ns_per_exit: 2000 },

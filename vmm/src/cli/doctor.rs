@@ -65,7 +65,7 @@ impl<'a> Document<'a> {
     pub fn new(report: &'a Report) -> Self {
         let verdict = match report.fit_for_linux() {
             Ok(()) => "this host's KVM can run Linux guests deterministically".to_owned(),
-            Err(unfit) => unfit.to_string(),
+            Err(unfit) => format!("{unfit}. The soft engine needs no KVM: --engine auto takes it here"),
         };
         Self {
             format: 1,
@@ -191,7 +191,8 @@ warn  d          less so
 
 this host's KVM cannot run a Linux guest: several words several words several words several words
 several words several words several words several words several words several words several words
-several words (long-name); also failing: c
+several words (long-name); also failing: c. The soft engine needs no KVM: --engine auto takes it
+here
 ";
         assert_eq!(text(&report()), expected);
     }

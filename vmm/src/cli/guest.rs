@@ -17,6 +17,7 @@ use super::parse;
 use crate::engine::probe::{self, HostFacts, Scope};
 use crate::host::events::ConsoleSource;
 use crate::host::{clock, entropy};
+use crate::session::choice::{SyncPoints, Wish};
 use crate::session::config::GuestConfig;
 use crate::session::console::Console;
 use crate::session::files::DigestCache;
@@ -24,13 +25,43 @@ use crate::session::replay::describe;
 use crate::session::start::{Connections, LiveReport};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum EngineChoice {
-    /// the host's KVM
+pub(super) enum EngineChoice {
+    /// what fits the host and the guest
     Auto,
     /// the host's KVM
     Kvm,
-    /// our own CPU: not in this version
+    /// our own CPU, in software
     Soft,
+}
+
+impl EngineChoice {
+    /// With what was found out about this host, as far as it matters; `kvm_matters`: for `auto` too.
+    pub(super) fn wish(self, kvm_matters: bool) -> Result<(Wish, Host), Failure> {
+        let report = match self {
+            Self::Soft => None,
+            Self::Auto if !kvm_matters => None,
+            _ => Some(probe::probe(Scope::Quick)),
+        };
+        let Some(report) = report else {
+            let kvm = Err("this host's KVM does not matter".into());
+            let wish = if self == Self::Soft { Wish::Soft } else { Wish::Auto { kvm } };
+            return Ok((wish, facts(HostFacts::read())));
+        };
+        let wish = match (self, report.fit_for_linux()) {
+            (Self::Auto, fit) => Wish::Auto { kvm: fit.map_err(|unfit| unfit.to_string()) },
+            (_, Ok(())) => Wish::Kvm,
+            (_, Err(unfit)) => return Err(Failure::new(exit::HOST, unfit)),
+        };
+        Ok((wish, facts(report.host)))
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum SyncPointsChoice {
+    /// wherever it is determined or somebody types: needs a branch counter, which `soft` has
+    Counted,
+    /// exits only
+    Exit,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -65,9 +96,15 @@ pub(super) struct GuestArgs {
     /// What executes the guest
     #[arg(long, value_enum, default_value_t = EngineChoice::Auto)]
     engine: EngineChoice,
-    /// CPU profile that the guest sees
-    #[arg(long, value_name = "PROFILE", default_value = crate::machine::cpuid::SCRIBE_V1)]
-    cpu: String,
+    /// CPU profile that the guest sees [default: scribe-v1; scribe-v1-tsc for a kernel that is not ours]
+    #[arg(long, value_name = "PROFILE")]
+    cpu: Option<String>,
+    /// Where timers, input and stops may come between two instructions [default: counted on soft, exit on kvm]
+    #[arg(long, value_enum)]
+    sync_points: Option<SyncPointsChoice>,
+    /// What the soft CPU does where the manuals leave it open: `zen` or `tcg` [default: zen]
+    #[arg(long, value_name = "NAME")]
+    behaviour: Option<String>,
     /// Whether idle time passes on the host too [default: real at a terminal, else max]
     #[arg(long, value_enum)]
     pace: Option<PaceChoice>,
@@ -116,7 +153,7 @@ impl GuestArgs {
     /// Checks the options and this host, and opens the inputs.
     pub(super) fn prepare(self, digest_every: u64) -> Result<Prepared, Failure> {
         self.check_supported()?;
-        let host = fit_host()?;
+        let (engine, host) = self.engine.wish(true)?;
         let mut connections = Connections {
             host_limit: self.host_limit,
             guest_limit: self.guest_time,
@@ -165,6 +202,13 @@ impl GuestArgs {
             rtc: i64::try_from(rtc).unwrap_or(i64::MAX),
             pace,
             digest_every,
+            engine,
+            cpu: self.cpu,
+            sync_points: self.sync_points.map(|choice| match choice {
+                SyncPointsChoice::Counted => SyncPoints::Counted,
+                SyncPointsChoice::Exit => SyncPoints::Exit,
+            }),
+            behaviour: self.behaviour,
         };
         Ok(Prepared { guest, connections, cache: DigestCache::new(store.home()), store, host })
     }
@@ -173,12 +217,6 @@ impl GuestArgs {
         let unsupported = |what: String| Err(Failure::new(exit::ERROR, anyhow::Error::msg(what)));
         if self.vcpus != 1 {
             return unsupported(format!("--vcpus {}: this version has one vCPU; use --vcpus 1", self.vcpus));
-        }
-        if self.engine == EngineChoice::Soft {
-            return unsupported("--engine soft: this version has no soft engine; use --engine kvm".into());
-        }
-        if self.cpu != crate::machine::cpuid::SCRIBE_V1 {
-            return unsupported(format!("--cpu {}: no such profile on KVM; use --cpu scribe-v1", self.cpu));
         }
         if self.net != "none" {
             return unsupported(format!("--net {}: this version has no network; use --net none", self.net));
@@ -206,13 +244,6 @@ fn connect_stdin(connections: &mut Connections) -> std::io::Result<()> {
 /// Where recordings live.
 pub(super) fn store() -> Result<Store, Failure> {
     Ok(Store::locate(None, |name| std::env::var_os(name))?)
-}
-
-/// Refuses a host whose KVM cannot run a Linux guest, before anything is started.
-pub(super) fn fit_host() -> Result<Host, Failure> {
-    let report = probe::probe(Scope::Quick);
-    report.fit_for_linux().map_err(|unfit| Failure::new(exit::HOST, unfit))?;
-    Ok(facts(report.host))
 }
 
 /// The probe's facts in the recording's form.

@@ -4,10 +4,12 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use scribe_log::{Body, Recording, State};
+use scribe_log::header::TimeConstants;
+use scribe_log::{Body, Header, Recording, State};
 
 use super::exit::{self, Failure};
 use super::guest;
+use crate::session::choice;
 use crate::session::replay::describe;
 
 /// Show what a recording is
@@ -85,8 +87,9 @@ pub(super) fn run(args: &InfoArgs) -> Result<u8, Failure> {
                 header.memory >> 20
             ),
         ),
-        ("engine", format!("{:?}", header.engine).to_lowercase()),
-        ("clock", format!("starts at {} s since 1970, {} ns an exit", header.rtc, header.time.ns_per_exit)),
+        ("engine", engine(header)),
+        ("counter", header.counter.clone().unwrap_or_else(|| "none: sync points are exits".into())),
+        ("clock", clock(header)),
         ("seed", header.seed.iter().map(|byte| format!("{byte:02x}")).collect()),
         (
             "host",
@@ -104,6 +107,21 @@ pub(super) fn run(args: &InfoArgs) -> Result<u8, Failure> {
         }
     }
     Ok(0)
+}
+
+/// The engine, and what its processor does where the manuals leave it open.
+fn engine(header: &Header) -> String {
+    let name = choice::name(header.engine);
+    match &header.behaviour {
+        Some(behaviour) => format!("{name}, behaves as {behaviour}"),
+        None => name.into(),
+    }
+}
+
+fn clock(header: &Header) -> String {
+    let TimeConstants { ns_per_branch, ns_per_exit } = header.time;
+    let branch = if ns_per_branch == 0 { String::new() } else { format!(", {ns_per_branch} ns a branch") };
+    format!("starts at {} s since 1970, {ns_per_exit} ns an exit{branch}", header.rtc)
 }
 
 fn seconds(nanoseconds: u64) -> String {

@@ -3,15 +3,17 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use scribe_log::header::Engine as EngineName;
 
 use super::exit::{self, Failure};
+use super::guest::EngineChoice;
 use super::{guest, parse};
 use crate::machine::disk::DiskError;
 use crate::session::config::ConfigError;
 use crate::session::config::Moved;
 use crate::session::files::DigestCache;
 use crate::session::replay::{Outcome, describe};
-use crate::session::start::{self, StartError};
+use crate::session::start::{self, ReplayConfig, StartError};
 
 /// Run a recorded guest again, bit for bit
 #[derive(Debug, Args)]
@@ -30,6 +32,13 @@ pub(super) struct ReplayArgs {
     /// Where the initrd given with --initrd lies now, if it was moved
     #[arg(long, value_name = "FILE")]
     initrd: Option<PathBuf>,
+    /// What executes the guest; `auto` is the engine it was recorded on, if this host has it
+    #[arg(long, value_enum, default_value_t = EngineChoice::Auto)]
+    engine: EngineChoice,
+    /// For a recording made on kvm: what the soft CPU does where the manuals leave it open, `zen` or `tcg` [default: as
+    /// the processor it was recorded on]
+    #[arg(long, value_name = "NAME")]
+    behaviour: Option<String>,
     /// Print neither the guest's console nor a report; only errors
     #[arg(short, long)]
     quiet: bool,
@@ -41,14 +50,21 @@ pub(super) struct ReplayArgs {
 pub(super) fn run(args: ReplayArgs) -> Result<u8, Failure> {
     let store = guest::store()?;
     let directory = store.resolve(args.recording.as_deref())?;
-    scribe_log::Recording::open(&directory).map_err(|error| Failure::new(exit::RECORDING, error))?;
-    let host = guest::fit_host()?;
+    let recording =
+        scribe_log::Recording::open(&directory).map_err(|error| Failure::new(exit::RECORDING, error))?;
+    let kvm_matters = recording.header().engine == EngineName::Kvm;
+    let (engine, host) = args.engine.wish(kvm_matters)?;
     let cache = DigestCache::new(store.home());
     let mut console = guest::console(args.quiet);
-    let moved = Moved { image: args.image, kernel: args.kernel, initrd: args.initrd };
-    let report =
-        start::replay(&directory, &moved, &cache, &host, &guest::scratch(), args.perturb, &mut console)
-            .map_err(failure)?;
+    let config = ReplayConfig {
+        directory: &directory,
+        moved: Moved { image: args.image, kernel: args.kernel, initrd: args.initrd },
+        engine,
+        behaviour: args.behaviour,
+        quiet: args.quiet,
+        perturb: args.perturb,
+    };
+    let report = start::replay(&config, &cache, &host, &guest::scratch(), &mut console).map_err(failure)?;
     let (exits, checks) = (report.exits, report.checks);
     match report.outcome {
         Outcome::Complete(end) => {

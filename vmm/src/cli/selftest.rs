@@ -8,11 +8,12 @@ use scribe_log::header::{Host, Pace};
 
 use crate::engine::probe::{Check, Report, Status};
 use crate::host::clock;
+use crate::session::choice::Wish;
 use crate::session::config::{GuestConfig, Moved};
 use crate::session::console::Console;
 use crate::session::files::DigestCache;
 use crate::session::replay::{Outcome, describe};
-use crate::session::start::{self, Connections, LiveReport, Target};
+use crate::session::start::{self, Connections, LiveReport, ReplayConfig, Target};
 
 const REPLAYS: u32 = 10;
 /// Half of the replays are kicked at intervals of so many microseconds.
@@ -42,6 +43,10 @@ pub(super) fn run(image: &Path, report: &Report) -> anyhow::Result<Vec<Check>> {
         rtc: 1_767_225_600,
         pace: Pace::Max,
         digest_every: 65_536,
+        engine: Wish::Kvm,
+        cpu: None,
+        sync_points: None,
+        behaviour: None,
     };
     let host = super::guest::facts(report.host.clone());
     let record = |name: &str| -> anyhow::Result<(LiveReport, f64)> {
@@ -111,16 +116,17 @@ fn replays(home: &Path, cache: &DigestCache, host: &Host) -> Result<String, Stri
     for number in 1..=REPLAYS {
         let begun = clock::monotonic_ns();
         let perturb = (number % 2 == 0).then_some(KICKS);
-        let report = start::replay(
-            &home.join("a"),
-            &Moved::default(),
-            cache,
-            host,
-            &super::guest::scratch(),
+        let config = ReplayConfig {
+            directory: &home.join("a"),
+            moved: Moved::default(),
+            engine: Wish::Kvm,
+            behaviour: None,
+            quiet: true,
             perturb,
-            &mut Console::quiet(),
-        )
-        .map_err(|error| format!("replay {number} of {REPLAYS}: {error}"))?;
+        };
+        let scratch = super::guest::scratch();
+        let report = start::replay(&config, cache, host, &scratch, &mut Console::quiet())
+            .map_err(|error| format!("replay {number} of {REPLAYS}: {error}"))?;
         let Outcome::Complete(end) = &report.outcome else {
             return Err(format!("replay {number} of {REPLAYS} did not reach the end"));
         };

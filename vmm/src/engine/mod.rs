@@ -5,6 +5,7 @@
 
 pub mod kvm;
 pub mod probe;
+pub mod soft;
 
 pub use scribe_types::cpu;
 pub use scribe_types::stop::{Answer, Exit, Fault, Progress, Stop};
@@ -28,6 +29,12 @@ pub enum EngineError {
     /// KVM stopped in a way that no guest on this platform can cause.
     #[error("unexpected KVM exit: {0}")]
     Unexpected(String),
+    /// The engine was asked for something it cannot do.
+    #[error("{0}")]
+    Unsupported(&'static str),
+    /// A state that the engine's CPU cannot hold.
+    #[error(transparent)]
+    State(#[from] scribe_soft_cpu::StateError),
     /// Guest memory could not be registered or reached.
     #[error("guest memory: {0}")]
     Memory(String),
@@ -35,13 +42,34 @@ pub enum EngineError {
 
 /// One virtual CPU and the hardware under it.
 pub trait Engine {
-    /// Runs the guest until something happens.
+    /// Runs the guest until something happens, at the latest until it is at `until` or, if that lies in the middle of a
+    /// longer way, right behind it, counted from the last exit: [`Stop::Reached`]. That comes as soon as the instruction
+    /// before the place has retired, before anything else happens there and before any other stop. Only engines that
+    /// [`count`](Engine::counts) take a place to stop at.
     ///
     /// After [`Stop::Exit`] the caller must [`answer`](Engine::answer) and then [`finish`](Engine::finish).
     ///
     /// # Errors
     /// Host-side failures only; everything a guest can cause is a [`Stop`].
-    fn run(&mut self) -> Result<Stop, EngineError>;
+    fn run(&mut self, until: Option<Progress>) -> Result<Stop, EngineError>;
+
+    /// True if the engine counts branches and steps, and can stop at any of them.
+    fn counts(&self) -> bool {
+        false
+    }
+
+    /// How far the vCPU has come since its last exit was finished. At an exit that is not finished yet: up to the
+    /// instruction that causes it. [`Progress::NONE`] where nobody counts.
+    fn progress(&self) -> Progress {
+        Progress::NONE
+    }
+
+    /// The machine has written these guest frames (devices, the clock page), ascending: what the engine keeps of the
+    /// code in them is out of date. The processor of a host sees to that itself.
+    fn invalidate(&mut self, _frames: &[u64]) {}
+
+    /// What RDTSC reads, where the guest has one: `now` at the last exit, and `ns_per_branch` more for each branch since.
+    fn set_clock(&mut self, _now: u64, _ns_per_branch: u64) {}
 
     /// Supplies the answer to the exit being served.
     fn answer(&mut self, answer: Answer);

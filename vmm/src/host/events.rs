@@ -47,10 +47,26 @@ pub struct Shared {
     quit: AtomicBool,
 }
 
-impl Shared {
-    fn stop(&self, sender: &Sender<HostEvent>, reason: StopReason) {
-        self.stopping.store(true, Ordering::Relaxed);
-        let _ = sender.send(HostEvent::Stop(reason));
+/// The way to the guest's thread.
+#[derive(Debug, Clone)]
+struct Line {
+    sender: Sender<HostEvent>,
+    shared: Arc<Shared>,
+    target: kick::Target,
+    anywhere: bool,
+}
+
+impl Line {
+    fn send(&self, event: HostEvent) {
+        let _ = self.sender.send(event);
+        if self.anywhere {
+            self.target.kick();
+        }
+    }
+
+    fn stop(&self, reason: StopReason) {
+        self.shared.stopping.store(true, Ordering::Relaxed);
+        self.send(HostEvent::Stop(reason));
     }
 }
 
@@ -74,6 +90,8 @@ pub struct Watch {
     pub host_limit: Option<u64>,
     /// end the run if the guest makes no exit for this many ns of host time
     pub max_silence: Option<u64>,
+    /// the guest can be stopped between two exits: kick it for whatever comes
+    pub anywhere: bool,
 }
 
 /// Host time between two seals of a recording.
@@ -109,26 +127,17 @@ impl HostLoop {
         let wake = EventFd::new(EFD_NONBLOCK)?;
         let mut timer = TimerFd::new()?;
         timer.reset(TICK, Some(TICK))?;
+        let line = Line { sender, shared: shared.clone(), target, anywhere: watch.anywhere };
         let mut sources = vec![
             Source::Wake(wake.try_clone()?),
-            Source::Signals {
-                file: signals::open()?,
-                sender: sender.clone(),
-                seen: 0,
-                shared: shared.clone(),
-            },
-            Source::Timer(Box::new(Timer::new(timer, watch, sender.clone(), shared.clone(), target))),
+            Source::Signals { file: signals::open()?, seen: 0, line: line.clone() },
+            Source::Timer(Box::new(Timer::new(timer, watch, line.clone()))),
         ];
         match watch.console {
             ConsoleSource::None => {}
             ConsoleSource::Stream | ConsoleSource::Terminal => {
                 let keys = (watch.console == ConsoleSource::Terminal).then(Keys::default);
-                sources.push(Source::Console {
-                    file: standard_input()?,
-                    keys,
-                    sender,
-                    shared: shared.clone(),
-                });
+                sources.push(Source::Console { file: standard_input()?, keys, line });
             }
         }
         let thread = {
@@ -187,14 +196,12 @@ enum Source {
     Console {
         file: File,
         keys: Option<Keys>,
-        sender: Sender<HostEvent>,
-        shared: Arc<Shared>,
+        line: Line,
     },
     Signals {
         file: File,
-        sender: Sender<HostEvent>,
         seen: u32,
-        shared: Arc<Shared>,
+        line: Line,
     },
     Timer(Box<Timer>),
 }
@@ -205,11 +212,11 @@ impl MutEventSubscriber for Source {
             Source::Wake(fd) => ops.add(Events::new(fd, EventSet::IN)),
             Source::Signals { file, .. } => ops.add(Events::new(file, EventSet::IN)),
             Source::Timer(timer) => ops.add(Events::new(&timer.fd, EventSet::IN)),
-            Source::Console { file, sender, .. } => {
+            Source::Console { file, line, .. } => {
                 let added = ops.add(Events::new(file, EventSet::IN));
                 if added.is_err() {
                     // A file that cannot be waited for (such as /dev/null): nothing will come from it.
-                    let _ = sender.send(HostEvent::ConsoleClosed);
+                    line.send(HostEvent::ConsoleClosed);
                 }
                 return;
             }
@@ -224,19 +231,19 @@ impl MutEventSubscriber for Source {
             Source::Wake(fd) => {
                 let _ = fd.read();
             }
-            Source::Signals { file, sender, seen, shared } => {
+            Source::Signals { file, seen, line } => {
                 while signals::take(file) {
                     *seen += 1;
-                    shared.stop(sender, StopReason::Signal);
+                    line.stop(StopReason::Signal);
                     // A second signal does not wait for a sync point.
                     if *seen > 1 {
-                        shared.force_stop.store(true, Ordering::Relaxed);
+                        line.shared.force_stop.store(true, Ordering::Relaxed);
                     }
                 }
             }
             Source::Timer(timer) => timer.tick(),
-            Source::Console { file, keys, sender, shared } => {
-                if shared.queued.load(Ordering::Relaxed) >= MOST_QUEUED {
+            Source::Console { file, keys, line } => {
+                if line.shared.queued.load(Ordering::Relaxed) >= MOST_QUEUED {
                     // The guest is slower than its input: leave the rest where it is. The other sources still have their
                     // turn between two of these.
                     clock::sleep_ns(FULL_PAUSE_NS);
@@ -246,12 +253,12 @@ impl MutEventSubscriber for Source {
                 match file.read(&mut buffer) {
                     Ok(0) | Err(_) => {
                         let _ = ops.remove(Events::new(file, EventSet::IN));
-                        let _ = sender.send(HostEvent::ConsoleClosed);
+                        line.send(HostEvent::ConsoleClosed);
                     }
                     Ok(count) => {
-                        shared.queued.fetch_add(count, Ordering::Relaxed);
-                        if console_bytes(&buffer[..count], keys.as_mut(), sender) {
-                            shared.stop(sender, StopReason::User);
+                        line.shared.queued.fetch_add(count, Ordering::Relaxed);
+                        if console_bytes(&buffer[..count], keys.as_mut(), line) {
+                            line.stop(StopReason::User);
                         }
                     }
                 }
@@ -261,9 +268,9 @@ impl MutEventSubscriber for Source {
 }
 
 /// Passes console bytes on. True if the user wants to quit.
-fn console_bytes(bytes: &[u8], keys: Option<&mut Keys>, sender: &Sender<HostEvent>) -> bool {
+fn console_bytes(bytes: &[u8], keys: Option<&mut Keys>, line: &Line) -> bool {
     let Some(keys) = keys else {
-        let _ = sender.send(HostEvent::Console(bytes.to_vec()));
+        line.send(HostEvent::Console(bytes.to_vec()));
         return false;
     };
     let mut typed = Vec::new();
@@ -279,7 +286,7 @@ fn console_bytes(bytes: &[u8], keys: Option<&mut Keys>, sender: &Sender<HostEven
         }
     }
     if !typed.is_empty() {
-        let _ = sender.send(HostEvent::Console(typed));
+        line.send(HostEvent::Console(typed));
     }
     quit
 }
@@ -288,9 +295,7 @@ fn console_bytes(bytes: &[u8], keys: Option<&mut Keys>, sender: &Sender<HostEven
 struct Timer {
     fd: TimerFd,
     watch: Watch,
-    sender: Sender<HostEvent>,
-    shared: Arc<Shared>,
-    target: kick::Target,
+    line: Line,
     start: u64,
     sealed: u64,
     /// exits at the last change, when that was, and whether the silence since was named
@@ -300,20 +305,12 @@ struct Timer {
 }
 
 impl Timer {
-    fn new(
-        fd: TimerFd,
-        watch: Watch,
-        sender: Sender<HostEvent>,
-        shared: Arc<Shared>,
-        target: kick::Target,
-    ) -> Self {
+    fn new(fd: TimerFd, watch: Watch, line: Line) -> Self {
         let now = clock::monotonic_ns();
         Self {
             fd,
             watch,
-            sender,
-            shared,
-            target,
+            line,
             start: now,
             sealed: now,
             progress: (0, now, false),
@@ -325,19 +322,20 @@ impl Timer {
     fn tick(&mut self) {
         let _ = self.fd.wait();
         let now = clock::monotonic_ns();
-        let exits = self.shared.exits.load(Ordering::Relaxed);
-        if exits != self.progress.0 || !self.shared.running.load(Ordering::Relaxed) {
+        let shared = &self.line.shared;
+        let exits = shared.exits.load(Ordering::Relaxed);
+        if exits != self.progress.0 || !shared.running.load(Ordering::Relaxed) {
             self.progress = (exits, now, false);
         }
         let silent = now - self.progress.1;
         if now - self.sealed >= SEAL_EVERY_NS {
             self.sealed = now;
-            self.shared.seal_due.store(true, Ordering::Relaxed);
+            shared.seal_due.store(true, Ordering::Relaxed);
             if silent >= SEAL_EVERY_NS {
-                self.target.kick(); // no sync point will look at it soon
+                self.line.target.kick(); // no sync point will look at it soon
             }
         }
-        if silent >= SILENCE_NS && !self.progress.2 {
+        if silent >= SILENCE_NS && !self.progress.2 && !self.watch.anywhere {
             self.progress.2 = true;
             let stop = if self.watch.console == ConsoleSource::Terminal { "Ctrl-A x" } else { "Ctrl-C" };
             say!(
@@ -350,21 +348,21 @@ impl Timer {
         } else if self.watch.max_silence.is_some_and(|limit| silent >= limit) {
             self.stop(StopReason::Silence);
         }
-        if self.shared.stopping.load(Ordering::Relaxed) {
+        if self.line.shared.stopping.load(Ordering::Relaxed) {
             self.stop_sent.get_or_insert(now);
         }
         if self.stop_sent.is_some_and(|at| now - at >= STOP_GRACE_NS) && silent >= STOP_GRACE_NS {
-            self.shared.force_stop.store(true, Ordering::Relaxed);
-            self.target.kick();
-        } else if self.shared.force_stop.load(Ordering::Relaxed) {
-            self.target.kick();
+            self.line.shared.force_stop.store(true, Ordering::Relaxed);
+            self.line.target.kick();
+        } else if self.line.shared.force_stop.load(Ordering::Relaxed) {
+            self.line.target.kick();
         }
     }
 
     fn stop(&mut self, reason: StopReason) {
         if !self.limit_sent {
             self.limit_sent = true;
-            self.shared.stop(&self.sender, reason);
+            self.line.stop(reason);
         }
     }
 }
@@ -377,7 +375,8 @@ mod tests {
     fn a_limit_ends_the_run_and_forces_a_silent_guest() {
         signals::prepare().unwrap();
         kick::prepare().unwrap();
-        let watch = Watch { console: ConsoleSource::None, host_limit: Some(1), max_silence: None };
+        let watch =
+            Watch { console: ConsoleSource::None, host_limit: Some(1), max_silence: None, anywhere: false };
         let host = HostLoop::start(watch, kick::Target::current()).unwrap();
         host.shared.running.store(true, Ordering::Relaxed);
         let event = host.events.recv_timeout(Duration::from_secs(10)).unwrap();

@@ -1,8 +1,12 @@
 //! Kicks: making a running vCPU return to its thread.
 //!
-//! A kick is a real-time signal that every thread blocks. Only KVM_RUN lets it in (KVM_SET_SIGNAL_MASK), so a kick
-//! sent at any moment either interrupts the guest or stays pending until the next KVM_RUN returns at once.
+//! A kick is a flag of the thread and a real-time signal that every thread blocks. Only KVM_RUN lets the signal in
+//! (KVM_SET_SIGNAL_MASK), so a kick sent at any moment either interrupts the guest or stays pending until the next
+//! KVM_RUN returns at once. An engine that is a program like any other looks at the flag.
 #![allow(unsafe_code)] // pthread_kill, pthread_sigmask
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use vmm_sys_util::signal::{SIGRTMIN, block_signal, clear_signal};
 
@@ -33,21 +37,56 @@ pub(crate) fn clear() {
     let _ = clear_signal(signal());
 }
 
+thread_local! {
+    static FLAG: Arc<AtomicBool> = Arc::default();
+}
+
+/// Calls `run` with the flag that says that this thread was kicked.
+pub(crate) fn with_flag<T>(run: impl FnOnce(&AtomicBool) -> T) -> T {
+    FLAG.with(|flag| run(flag))
+}
+
+/// Takes a kick off the flag, and the signal that came with it. What was said before the kick can be read after this.
+pub(crate) fn take() {
+    // The signal first: one that is sent later belongs to a kick whose flag stays up, or is taken with the next.
+    clear();
+    with_flag(|flag| flag.swap(false, Ordering::AcqRel));
+}
+
 /// A thread that can be kicked: the one that runs the vCPU.
-#[derive(Debug, Clone, Copy)]
-pub struct Target(libc::pthread_t);
+#[derive(Debug, Clone)]
+pub struct Target {
+    thread: libc::pthread_t,
+    flag: Arc<AtomicBool>,
+}
 
 impl Target {
     /// The calling thread. It must outlive every use of the target.
     pub fn current() -> Self {
         // SAFETY: pthread_self has no preconditions.
-        Self(unsafe { libc::pthread_self() })
+        Self { thread: unsafe { libc::pthread_self() }, flag: FLAG.with(Arc::clone) }
     }
 
     /// Kicks the thread.
-    pub fn kick(self) {
+    pub fn kick(&self) {
+        self.flag.store(true, Ordering::Release);
         // SAFETY: the thread outlives the target (see `current`), and the signal is blocked everywhere but in KVM_RUN,
         // so that it never kills.
-        unsafe { libc::pthread_kill(self.0, signal()) };
+        unsafe { libc::pthread_kill(self.thread, signal()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kick_is_taken_once() {
+        prepare().unwrap();
+        let target = Target::current();
+        std::thread::spawn(move || target.kick()).join().unwrap();
+        assert!(with_flag(|flag| flag.load(Ordering::Acquire)));
+        take();
+        assert!(!with_flag(|flag| flag.load(Ordering::Acquire)));
     }
 }

@@ -21,6 +21,9 @@ use super::platform::{
     UART_IRQ, UART_PORT,
 };
 
+/// The disk's register that makes it read and write RAM (virtio 1.2, 4.2.2).
+const QUEUE_NOTIFY: u64 = 0x50;
+
 /// What a device asks of the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
@@ -156,17 +159,21 @@ impl Devices {
         value
     }
 
-    /// Serves a store of `size` (1 to 8) bytes to an address that is not RAM; a device may read and write `memory`.
-    pub fn mmio_write(&mut self, address: u64, size: u8, value: u64, memory: &Memory) {
+    /// Serves a store of `size` (1 to 8) bytes to an address that is not RAM; a device may read and write `memory`. True
+    /// if one had the chance to.
+    pub fn mmio_write(&mut self, address: u64, size: u8, value: u64, memory: &Memory) -> bool {
         let slot = address.checked_sub(MMIO_BASE).filter(|offset| *offset < MMIO_SLOT);
+        let mut served = false;
         if let (Some(offset), Some(disk)) = (slot, &mut self.disk) {
             disk.device.write(offset, size, value, memory, &mut disk.backend);
+            served = offset == QUEUE_NOTIFY;
         }
         self.route();
+        served
     }
 
-    /// The next guest time at which a device does something by itself, if its line is not masked: while the vCPU is
-    /// halted nothing unmasks it.
+    /// The next guest time at which a device does something by itself, if its line is not masked: until the next exit
+    /// nothing unmasks it.
     pub fn next_wake(&self) -> Option<u64> {
         let pit = self.pit.next_deadline().filter(|_| !self.pic.is_masked(TIMER_IRQ));
         let uart = self.uart.next_deadline().filter(|_| !self.pic.is_masked(UART_IRQ));

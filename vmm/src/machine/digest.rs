@@ -1,7 +1,7 @@
 //! Digests of guest state: engine-neutral, version 1 (docs/determinism.md).
 //!
-//! The *rolling* digest covers every exit (what was accessed, what was written or read) and the registers at every
-//! sync point. The *full* digest covers the CPU's whole state, all of RAM and the devices. In RAM bits 5 and 6 of every
+//! The *rolling* digest covers every exit (what was accessed, what was written or read), the registers at every sync
+//! point and, with a counter, the branches before it. The *full* digest covers the CPU's whole state, all of RAM and the devices. In RAM bits 5 and 6 of every
 //! 8-byte word are masked: where the word is a page-table entry they are A and D, which depend on TLB history.
 
 use serde::Serialize;
@@ -10,7 +10,7 @@ use twox_hash::XxHash3_128;
 
 use super::memory::{GuestRam, PAGE_SIZE};
 use crate::engine::cpu::Registers;
-use crate::engine::{Answer, Exit};
+use crate::engine::{Answer, Exit, Progress};
 
 /// The version of all of this, in recordings.
 pub const VERSION: u32 = 1;
@@ -54,6 +54,16 @@ impl Rolling {
             Answer::GeneralProtection => u64::MAX,
         };
         self.mix([kind | u64::from(size) << 8, address, written, read]);
+    }
+
+    /// Adds how many branches lie between an exit and the one before, where they are counted.
+    pub fn branches(&mut self, progress: Progress) {
+        self.mix([progress.branches]);
+    }
+
+    /// Adds the place of a counted sync point.
+    pub fn counted(&mut self, progress: Progress) {
+        self.mix([progress.branches, progress.steps]);
     }
 
     /// Adds the registers at a sync point.

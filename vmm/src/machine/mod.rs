@@ -15,12 +15,15 @@ pub mod trace;
 
 pub use scribe_types::{cpuid, msr};
 
+use std::collections::BTreeSet;
+
 use scribe_devices::guest_interface::GuestRequest;
 use scribe_devices::virtio::blk::BackendError;
-use scribe_log::{EndCause, FullDigest, GeneralRegisters};
+use scribe_log::header::TimeConstants;
+use scribe_log::{EndCause, FullDigest, GeneralRegisters, Position};
 
 use crate::engine::cpu::Registers;
-use crate::engine::{Answer, Engine, EngineError, Exit, Fault, Stop};
+use crate::engine::{Answer, Engine, EngineError, Exit, Fault, Progress, Stop};
 use bus::{Devices, Request};
 use digest::{RamDigest, Rolling};
 use memory::{GuestRam, MemoryError, PAGE_SIZE};
@@ -47,9 +50,9 @@ pub enum MachineError {
 /// How a [`Machine::step`] came back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// An exit was served and its instruction retired: position `(exits, 0, 0)`.
+    /// The machine is at a new sync point: an exit was served and its instruction retired, or a counted place was reached.
     SyncPoint,
-    /// The host kicked; the position has not changed.
+    /// The host kicked. The guest may be anywhere behind the last sync point.
     Kicked,
     /// The guest ended itself. For a fault the position is the last sync point, before which nothing is known.
     Ended(EndCause),
@@ -61,6 +64,10 @@ pub struct Machine {
     ram: GuestRam,
     devices: Devices,
     clock: GuestClock,
+    /// positions have branches and steps
+    counted: bool,
+    /// frames that devices have written since the last digest of RAM
+    written: BTreeSet<u64>,
     rolling: Rolling,
     ram_digest: RamDigest,
     /// HLT was executed and no interrupt has been injected since
@@ -77,13 +84,28 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Puts the parts together; `engine` already holds the vCPU's start state.
-    pub fn new(engine: Box<dyn Engine>, ram: GuestRam, devices: Devices) -> Self {
-        Self {
+    /// Puts the parts together; `engine` already holds the vCPU's start state. `counted`: there are sync points between
+    /// exits, which takes an engine that counts.
+    ///
+    /// # Errors
+    /// The engine does not count.
+    pub fn new(
+        engine: Box<dyn Engine>,
+        ram: GuestRam,
+        devices: Devices,
+        time: TimeConstants,
+        counted: bool,
+    ) -> Result<Self, EngineError> {
+        if counted && !engine.counts() {
+            return Err(EngineError::Unsupported("counted sync points need an engine with a branch counter"));
+        }
+        Ok(Self {
             engine,
             ram,
             devices,
-            clock: GuestClock::default(),
+            clock: GuestClock::new(time),
+            counted,
+            written: BTreeSet::new(),
             rolling: Rolling::default(),
             ram_digest: RamDigest::default(),
             halted: false,
@@ -93,7 +115,13 @@ impl Machine {
             registers: Registers::default(),
             trace: Trace::default(),
             fault_detail: None,
-        }
+        })
+    }
+
+    /// The last sync point the machine has come to.
+    pub fn position(&self) -> Position {
+        let Progress { branches, steps } = self.clock.progress();
+        Position { exit: self.clock.exits(), branches, steps }
     }
 
     /// Exits served since power-on: the first part of the position.
@@ -101,7 +129,7 @@ impl Machine {
         self.clock.exits()
     }
 
-    /// Guest time, ns.
+    /// Guest time at the last sync point, ns.
     pub fn guest_time(&self) -> u64 {
         self.clock.now()
     }
@@ -176,35 +204,80 @@ impl Machine {
         self.clock.jump(to);
     }
 
-    /// Runs the guest to the next sync point, kick or end.
+    /// The counted place, since the last exit, at which guest time will be at least `time`; `None` if there is none ahead.
+    pub fn place_of(&self, time: u64) -> Option<Progress> {
+        self.clock.place_of(time).filter(|_| self.counted)
+    }
+
+    /// After a kick: the next place at which something can happen to the guest. Not where it is, for there the machine may
+    /// have injected an interrupt, or an exception have been delivered, and a replay stops before these.
+    pub fn place_ahead(&self) -> Progress {
+        let at = self.engine.progress();
+        Progress { branches: at.branches, steps: at.steps.saturating_add(1) }
+    }
+
+    /// True if positions have branches and steps.
+    pub fn is_counted(&self) -> bool {
+        self.counted
+    }
+
+    /// Makes a sync point of the place that the guest has reached.
+    fn arrive(&mut self) {
+        let progress = self.engine.progress();
+        self.clock.set_progress(progress);
+        self.registers = self.engine.registers();
+        self.rolling.counted(progress);
+        self.rolling.registers(&self.registers);
+        tracing::trace!(target: "exit", "{} {:016x} {}", self.position(), self.rolling(), self.registers);
+    }
+
+    /// Runs the guest to the next sync point, kick or end. With a counter that is at the latest where a device does
+    /// something by itself, or at `until`, counted from the last exit; without one `until` says nothing. All that happens
+    /// at a place happens in one stop there, so `until` must be one that a replay stops at too.
     ///
     /// # Errors
     /// Failures of the host.
-    pub fn step(&mut self) -> Result<Step, MachineError> {
+    pub fn step(&mut self, until: Option<Progress>) -> Result<Step, MachineError> {
+        // A timer whose line is masked can wait for the next sync point: nothing but an exit unmasks it.
+        let timer = self.devices.next_wake().and_then(|deadline| self.place_of(deadline));
+        let until = [timer, until].into_iter().flatten().min().filter(|_| self.counted);
+        self.engine.set_clock(self.clock.at_exit(), self.clock.constants().ns_per_branch);
         loop {
-            match self.engine.run()? {
-                Stop::Exit(exit) => {
-                    self.serve(exit);
-                    while let Some(next) = self.engine.finish()? {
-                        self.serve(next);
-                    }
-                    self.registers = self.engine.registers();
-                    self.rolling.registers(&self.registers);
-                    tracing::trace!(target: "exit", "{} {:016x} {}", self.clock.exits(), self.rolling(), self.registers);
-                    if let Some(error) = self.devices.take_disk_error() {
-                        return Err(MachineError::Disk(error));
-                    }
-                    return Ok(match self.ending.take() {
-                        Some(cause) => Step::Ended(cause),
-                        None => Step::SyncPoint,
-                    });
+            match self.engine.run(until)? {
+                Stop::Exit(exit) => return self.exit(exit),
+                Stop::Fault(fault) => return Ok(Step::Ended(self.fault(fault))),
+                Stop::Reached if until.is_some_and(|place| self.engine.progress() >= place) => {
+                    self.arrive();
+                    return Ok(Step::SyncPoint);
                 }
                 Stop::InterruptWindow => self.deliver()?,
                 Stop::Kicked => return Ok(Step::Kicked),
-                Stop::Reached => return Err(EngineError::Unexpected("a stop at a place nobody asked for".into()).into()),
-                Stop::Fault(fault) => return Ok(Step::Ended(self.fault(fault))),
+                Stop::Reached => {
+                    return Err(EngineError::Unexpected("a stop before the place asked for".into()).into());
+                }
             }
         }
+    }
+
+    fn exit(&mut self, exit: Exit) -> Result<Step, MachineError> {
+        let progress = self.engine.progress();
+        if self.counted {
+            self.rolling.branches(progress);
+        }
+        self.serve(exit, progress);
+        while let Some(next) = self.engine.finish()? {
+            self.serve(next, Progress::NONE);
+        }
+        self.registers = self.engine.registers();
+        self.rolling.registers(&self.registers);
+        tracing::trace!(target: "exit", "{} {:016x} {}", self.clock.exits(), self.rolling(), self.registers);
+        if let Some(error) = self.devices.take_disk_error() {
+            return Err(MachineError::Disk(error));
+        }
+        Ok(match self.ending.take() {
+            Some(cause) => Step::Ended(cause),
+            None => Step::SyncPoint,
+        })
     }
 
     /// After the inputs of a sync point: timers, clock page, interrupts.
@@ -224,13 +297,12 @@ impl Machine {
     /// Failures of the host.
     pub fn full_digest(&mut self) -> Result<FullDigest, MachineError> {
         if self.ram_digest.is_started() {
-            let mut frames = self.engine.take_dirty_pages()?;
-            frames.extend(self.ram.take_written_frames());
-            frames.sort_unstable();
-            frames.dedup();
-            self.ram_digest.update(&self.ram, frames);
+            self.written.extend(self.engine.take_dirty_pages()?);
+            self.written.extend(self.ram.take_written_frames());
+            self.ram_digest.update(&self.ram, std::mem::take(&mut self.written));
         } else {
             self.ram.take_written_frames();
+            self.written.clear();
             self.ram_digest.full(&self.ram);
         }
         Ok(FullDigest {
@@ -255,8 +327,9 @@ impl Machine {
         self.devices.into_disk()
     }
 
-    fn serve(&mut self, exit: Exit) {
-        self.clock.count_exit();
+    /// `progress`: how far the exit is from the one before.
+    fn serve(&mut self, exit: Exit, progress: Progress) {
+        self.clock.count_exit(progress);
         let now = self.clock.now();
         let answer = match exit {
             Exit::PortRead { port, size } => Answer::Value(self.devices.port_read(port, size, now).into()),
@@ -268,7 +341,9 @@ impl Machine {
             }
             Exit::MmioRead { address, size } => Answer::Value(self.devices.mmio_read(address, size)),
             Exit::MmioWrite { address, size, value } => {
-                self.devices.mmio_write(address, size, value, self.ram.memory());
+                if self.devices.mmio_write(address, size, value, self.ram.memory()) {
+                    self.note_written();
+                }
                 Answer::Done
             }
             Exit::Halt => {
@@ -282,6 +357,15 @@ impl Machine {
         self.engine.answer(answer);
         self.rolling.exit(&exit, answer);
         self.trace.push(self.clock.exits(), exit, answer);
+    }
+
+    /// A device may have written RAM: the engine hears of it now, the next digest later.
+    fn note_written(&mut self) {
+        let frames = self.ram.take_written_frames();
+        self.engine.invalidate(&frames);
+        if self.ram_digest.is_started() {
+            self.written.extend(frames);
+        }
     }
 
     fn request(&mut self, request: Request) {
@@ -306,6 +390,7 @@ impl Machine {
             && *stored != now
         {
             self.ram.write(*frame * PAGE_SIZE, &now.to_le_bytes())?;
+            self.engine.invalidate(&[*frame]);
             *stored = now;
         }
         Ok(())

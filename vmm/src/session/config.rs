@@ -4,17 +4,19 @@
 use std::path::{Path, PathBuf};
 
 use scribe_devices::guest_interface::CommandTooLong;
-use scribe_log::header::{BootFile, Engine as EngineName, Header, Host, Image, Origin, Pace, TimeConstants};
+use scribe_log::header::{BootFile, Engine as EngineName, Header, Host, Image, Origin, Pace};
 
+use super::choice::{self, Choice, SyncPoints, Wish};
 use super::files::{self, DigestCache};
 use crate::engine::kvm::Kvm;
+use crate::engine::soft::{self, Soft};
 use crate::engine::{Engine, EngineError};
 use crate::machine::boot::{self, BootError, SEED_BYTES};
 use crate::machine::bus::Devices;
 use crate::machine::disk::{Disk, DiskError};
 use crate::machine::kernel::{self, Blob, BootFiles, KernelError};
 use crate::machine::memory::{GuestRam, MemoryError};
-use crate::machine::{Machine, cpuid, digest, platform};
+use crate::machine::{Machine, digest, platform};
 
 /// What the user asks for.
 #[derive(Debug, Clone)]
@@ -39,6 +41,14 @@ pub struct GuestConfig {
     pub pace: Pace,
     /// exits between two digests of RAM; 0: at the end only
     pub digest_every: u64,
+    /// what executes it
+    pub engine: Wish,
+    /// CPU profile, if not what suits the kernel
+    pub cpu: Option<String>,
+    /// kinds of sync points, if not what suits the engine
+    pub sync_points: Option<SyncPoints>,
+    /// open results of the soft engine's processor, if not the usual
+    pub behaviour: Option<String>,
 }
 
 /// Why there is no machine.
@@ -70,7 +80,7 @@ pub enum ConfigError {
     /// The kernel reads clocks that KVM cannot deny it.
     #[error(
         "{0}: this Linux kernel does not say that it reads no TSC (no ELF note `Scribe`), and KVM cannot keep it from \
-         doing so; use the guest kernel of this project (make image), with --kernel if need be"
+         doing so; use --engine soft, or the guest kernel of this project (make image), with --kernel if need be"
     )]
     KernelWithoutNote(String),
     /// The kernel needs a newer guest interface.
@@ -83,6 +93,9 @@ pub enum ConfigError {
         /// what there is
         ours: u32,
     },
+    /// Options that do not go together.
+    #[error("{0}")]
+    Option(String),
     /// CMD and ARGS are too long.
     #[error(transparent)]
     Command(#[from] CommandTooLong),
@@ -109,8 +122,8 @@ const GUEST_INTERFACE: u32 = 1;
 pub fn describe(
     config: &GuestConfig,
     cache: &DigestCache,
-    host: Host,
-) -> Result<(Header, BootFiles), ConfigError> {
+    mut host: Host,
+) -> Result<(Header, BootFiles, Choice), ConfigError> {
     let read_error = |path: &Path| {
         let path = path.to_owned();
         move |source| ConfigError::Read { path, source }
@@ -124,7 +137,12 @@ pub fn describe(
         None => None,
     };
     let files = kernel::find(config.image.as_deref(), config.kernel.as_deref(), config.initrd.as_deref())?;
-    check_note(&files.kernel)?;
+    let noted = has_note(&files.kernel)?;
+    let choice = choice::for_guest(config, &files.kernel.source, noted)?;
+    if choice.engine == EngineName::Soft {
+        host.kvm_module = String::new(); // it has no part in it
+    }
+    let (counter, time) = choice.counting();
     let mut cmdline = boot::default_command_line(image.is_some());
     if let Some(append) = &config.append {
         cmdline = format!("{cmdline} {append}");
@@ -132,11 +150,12 @@ pub fn describe(
     let header = Header {
         program: env!("CARGO_PKG_VERSION").into(),
         platform: platform::NAME.into(),
-        engine: EngineName::Kvm,
-        cpu: cpuid::SCRIBE_V1.into(),
+        engine: choice.engine,
+        cpu: choice.cpu.name.into(),
+        behaviour: choice.behaviour.map(|behaviour| soft::name(behaviour).to_owned()),
         digest_version: digest::VERSION,
-        counter: None,
-        time: TimeConstants { ns_per_branch: 0, ns_per_exit: platform::NS_PER_EXIT },
+        counter,
+        time,
         memory: config.memory,
         vcpus: 1,
         image,
@@ -150,7 +169,7 @@ pub fn describe(
         digest_every: config.digest_every,
         host,
     };
-    Ok((header, files))
+    Ok((header, files, choice))
 }
 
 fn boot_file(blob: &Blob, from_host: bool) -> Result<BootFile, ConfigError> {
@@ -164,14 +183,15 @@ fn boot_file(blob: &Blob, from_host: bool) -> Result<BootFile, ConfigError> {
     Ok(BootFile { origin, path, blake3: files::of_bytes(&blob.bytes) })
 }
 
-fn check_note(kernel: &Blob) -> Result<(), ConfigError> {
+/// True if the kernel says that it reads no clock behind the machine's back.
+fn has_note(kernel: &Blob) -> Result<bool, ConfigError> {
     kernel::format(kernel)?;
     match kernel::note(kernel) {
-        None => Err(ConfigError::KernelWithoutNote(kernel.source.clone())),
+        None => Ok(false),
         Some(needed) if needed > GUEST_INTERFACE => {
             Err(ConfigError::KernelTooNew { kernel: kernel.source.clone(), needed, ours: GUEST_INTERFACE })
         }
-        Some(_) => Ok(()),
+        Some(_) => Ok(true),
     }
 }
 
@@ -210,11 +230,15 @@ impl Moved {
     }
 }
 
-/// Finds the files of a recording again and checks that they are the same.
+/// Finds the files of a recording again and checks that they are the same. True with them if the kernel has the note.
 ///
 /// # Errors
 /// A file is gone or has changed, or the recording needs what this program does not have.
-pub fn find_again(header: &mut Header, moved: &Moved, cache: &DigestCache) -> Result<BootFiles, ConfigError> {
+pub fn find_again(
+    header: &mut Header,
+    moved: &Moved,
+    cache: &DigestCache,
+) -> Result<(BootFiles, bool), ConfigError> {
     check_supported(header)?;
     moved.apply(header)?;
     if let Some(recorded) = &header.image {
@@ -249,37 +273,42 @@ pub fn find_again(header: &mut Header, moved: &Moved, cache: &DigestCache) -> Re
             return Err(ConfigError::Changed { path, what: "the file has changed".into() });
         }
     }
-    Ok(found)
+    let noted = has_note(&found.kernel)?;
+    Ok((found, noted))
 }
 
 fn check_supported(header: &Header) -> Result<(), ConfigError> {
-    let time = TimeConstants { ns_per_branch: 0, ns_per_exit: platform::NS_PER_EXIT };
     let checks = [
         (header.platform == platform::NAME, format!("platform {}", header.platform)),
-        (header.cpu == cpuid::SCRIBE_V1, format!("CPU profile {}", header.cpu)),
-        (header.engine == EngineName::Kvm, "the soft engine".into()),
         (header.digest_version == digest::VERSION, format!("digest version {}", header.digest_version)),
         (header.vcpus == 1, format!("{} vCPUs", header.vcpus)),
-        (header.counter.is_none(), "a branch counter".into()),
-        (header.time == time, "other time constants".into()),
     ];
     match checks.into_iter().find(|(supported, _)| !supported) {
         Some((_, what)) => Err(ConfigError::Unsupported(what)),
-        None => Ok(()),
+        None => choice::check(header),
     }
 }
 
-/// Builds the machine that `header` describes; the disk's overlay goes into `scratch`.
+/// Builds the machine that `header` describes, on the engine of `choice`; the disk's overlay goes into `scratch`.
 ///
 /// # Errors
 /// A file is unusable, or the host cannot run it.
-pub fn assemble(header: &Header, files: &BootFiles, scratch: &Path) -> Result<Machine, ConfigError> {
+pub fn assemble(
+    header: &Header,
+    files: &BootFiles,
+    choice: &Choice,
+    scratch: &Path,
+) -> Result<Machine, ConfigError> {
     let ram = GuestRam::new(header.memory)?;
     let start = boot::load(&ram, files, &header.cmdline, &header.seed)?;
     let disk = header.image.as_ref().map(|image| Disk::open(&image.path, scratch)).transpose()?;
-    let mut engine = Kvm::new(&ram)?;
+    let mut engine: Box<dyn Engine> = match choice.engine {
+        EngineName::Kvm => Box::new(Kvm::new(&ram)?),
+        EngineName::Soft => Box::new(Soft::new(&ram, choice.cpu, choice.behaviour.unwrap_or_default())),
+    };
     engine.set_state(&start)?;
     let command = header.command.iter().flat_map(|word| word.iter().copied().chain([0])).collect();
     let devices = Devices::new(command, u64::try_from(header.rtc).unwrap_or(0), disk)?;
-    Ok(Machine::new(Box::new(engine), ram, devices))
+    let counted = choice.sync_points == SyncPoints::Counted;
+    Ok(Machine::new(engine, ram, devices, header.time, counted)?)
 }

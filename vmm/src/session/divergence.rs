@@ -31,15 +31,15 @@ impl Divergence {
     /// Describes a difference found at the machine's position.
     pub fn new(
         machine: &Machine,
-        agreed: u64,
+        agreed: Position,
         events: impl IntoIterator<Item = Event>,
         what: impl Into<String>,
         expected: impl Into<String>,
         found: impl Into<String>,
     ) -> Self {
         Self {
-            agreed: Position::exit(agreed),
-            found_at: Position::exit(machine.exits()),
+            agreed,
+            found_at: machine.position(),
             what: what.into(),
             expected: expected.into(),
             found: found.into(),

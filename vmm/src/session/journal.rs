@@ -75,7 +75,7 @@ pub struct Recorder {
     next_full: u64,
     inputs: u64,
     /// position of the last seal, so that a guest that makes no exits is not sealed again and again
-    sealed_at: Option<u64>,
+    sealed_at: Option<Position>,
     summary: Option<Summary>,
 }
 
@@ -99,7 +99,7 @@ impl Recorder {
     }
 
     fn append(&mut self, machine: &Machine, body: Body) -> Result<(), SessionError> {
-        let event = Event::new(Position::exit(machine.exits()), body);
+        let event = Event::new(machine.position(), body);
         if let Some(writer) = &mut self.writer {
             writer.append(&event)?;
         }
@@ -138,15 +138,15 @@ impl Journal for Recorder {
     }
 
     fn seal(&mut self, machine: &Machine) -> Result<(), SessionError> {
-        let exits = machine.exits();
-        if self.sealed_at == Some(exits) {
+        let here = machine.position();
+        if self.sealed_at == Some(here) {
             return Ok(());
         }
         let body = Body::Seal { registers: machine.rolling(), guest_time: machine.guest_time() };
         if let Some(writer) = &mut self.writer {
-            writer.seal(&Event::new(Position::exit(exits), body))?;
+            writer.seal(&Event::new(here, body))?;
         }
-        self.sealed_at = Some(exits);
+        self.sealed_at = Some(here);
         Ok(())
     }
 
@@ -164,7 +164,7 @@ impl Journal for Recorder {
             inputs: self.inputs,
         };
         if let Some(writer) = self.writer.take() {
-            let sizes = writer.close(&Event::new(Position::exit(machine.exits()), Body::End(end.clone())))?;
+            let sizes = writer.close(&Event::new(machine.position(), Body::End(end.clone())))?;
             self.summary = Some(Summary { end, sizes });
         }
         Ok(())

@@ -12,6 +12,7 @@ use scribe_log::{Body, EndCause, MAX_DATA, StopReason};
 
 use super::journal::Journal;
 use super::{Flow, Place, Policy, SessionError};
+use crate::engine::Progress;
 use crate::host::clock;
 use crate::host::events::{HostEvent, HostLoop};
 use crate::machine::Machine;
@@ -39,6 +40,8 @@ pub struct Live<J> {
     origin: u64,
     /// guest time when the machine came to its position
     arrived: u64,
+    /// something waits for the guest, which computes: the next place will do
+    ahead: bool,
 }
 
 impl<J: Journal> Live<J> {
@@ -63,6 +66,7 @@ impl<J: Journal> Live<J> {
             guest_limit,
             origin: clock::monotonic_ns(),
             arrived: 0,
+            ahead: false,
         }
     }
 
@@ -250,12 +254,21 @@ impl<J: Journal> Policy for Live<J> {
         Ok(flow)
     }
 
+    fn until(&mut self, machine: &Machine) -> Option<Progress> {
+        if std::mem::take(&mut self.ahead) {
+            return Some(machine.place_ahead());
+        }
+        machine.place_of(self.guest_limit?)
+    }
+
     fn kicked(&mut self, machine: &mut Machine) -> Result<Flow, SessionError> {
         if self.host.shared.seal_due.swap(false, Ordering::Relaxed) {
             self.journal.seal(machine)?;
         }
-        if self.host.shared.force_stop.load(Ordering::Relaxed) {
-            self.take_all();
+        self.take_all();
+        let waiting = self.stop.is_some() || (!self.typed.is_empty() && machine.console_room() > 0);
+        self.ahead = waiting && machine.is_counted();
+        if self.host.shared.force_stop.load(Ordering::Relaxed) && !self.ahead {
             let reason = self.stop.unwrap_or(StopReason::Signal);
             return Ok(Flow::End(EndCause::Stopped { reason }));
         }

@@ -3,6 +3,7 @@
 //! [`drive`] takes the machine from sync point to sync point and asks a [`Policy`] what comes from outside there:
 //! [`live`] takes it from the host (and, when recording, has a [`journal`] write it down), [`replay`] from the log.
 
+pub mod choice;
 pub mod config;
 pub mod console;
 pub mod divergence;
@@ -16,6 +17,7 @@ mod tests;
 
 use scribe_log::{EndCause, OpenError, WriteError};
 
+use crate::engine::Progress;
 use crate::machine::{Machine, MachineError, Step};
 use console::Console;
 use divergence::Divergence;
@@ -78,6 +80,10 @@ pub trait Policy {
     /// The session cannot go on.
     fn idle(&mut self, machine: &mut Machine, deadline: Option<u64>) -> Result<Flow, SessionError>;
 
+    /// A place behind the last exit at which the guest must stop, if it comes there before its next exit. There is an event
+    /// at that position, so that a replay stops there too.
+    fn until(&mut self, machine: &Machine) -> Option<Progress>;
+
     /// The engine was kicked while the guest ran.
     ///
     /// # Errors
@@ -130,7 +136,7 @@ fn until_end(
             machine.settle()?;
         }
         loop {
-            match machine.step()? {
+            match machine.step(policy.until(machine))? {
                 Step::SyncPoint => break,
                 Step::Kicked => {
                     if let Flow::End(cause) = policy.kicked(machine)? {

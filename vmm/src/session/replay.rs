@@ -7,6 +7,7 @@ use scribe_log::{Body, End, EndCause, Event, Events, FullDigest, Position, State
 
 use super::divergence::Divergence;
 use super::{Flow, Place, Policy, SessionError};
+use crate::engine::Progress;
 use crate::host::events::{HostEvent, HostLoop};
 use crate::machine::Machine;
 
@@ -31,7 +32,7 @@ pub struct Replay {
     host: HostLoop,
     recent: VecDeque<Event>,
     /// position of the last check that was equal
-    agreed: u64,
+    agreed: Position,
     /// guest time when the machine came to its position
     arrived: u64,
     checks: u64,
@@ -49,7 +50,7 @@ impl Replay {
             state,
             host,
             recent: VecDeque::new(),
-            agreed: 0,
+            agreed: Position::START,
             arrived: 0,
             checks: 0,
             bookmarks: Vec::new(),
@@ -70,7 +71,7 @@ impl Replay {
 
     /// The next event, if it is at the machine's position. An event at an earlier position was missed.
     fn peek(&mut self, machine: &Machine) -> Result<Option<Body>, SessionError> {
-        let here = Position::exit(machine.exits());
+        let here = machine.position();
         match self.events.peek() {
             None => Ok(None),
             Some(Err(_)) => match self.events.next() {
@@ -155,11 +156,11 @@ impl Replay {
                         self.check_full(machine, full)?;
                         machine.track_dirty_pages()?;
                     }
-                    self.agreed = machine.exits();
+                    self.agreed = machine.position();
                 }
                 Body::Seal { registers, .. } => {
                     self.check_rolling(machine, registers)?;
-                    self.agreed = machine.exits();
+                    self.agreed = machine.position();
                 }
                 Body::Bookmark { name } => match self.bookmarks.iter().position(|set| *set == name) {
                     Some(index) => drop(self.bookmarks.remove(index)),
@@ -186,7 +187,7 @@ impl Replay {
         if self.events.peek().is_some() || self.state == State::Complete {
             return Flow::Continue;
         }
-        self.outcome = Some(Outcome::SealedEnd(Position::exit(machine.exits())));
+        self.outcome = Some(Outcome::SealedEnd(machine.position()));
         Flow::End(EndCause::Stopped { reason: StopReason::Signal })
     }
 
@@ -198,7 +199,7 @@ impl Replay {
     }
 
     fn interrupt(&mut self, machine: &Machine) -> Flow {
-        self.outcome = Some(Outcome::Interrupted(Position::exit(machine.exits())));
+        self.outcome = Some(Outcome::Interrupted(machine.position()));
         Flow::End(EndCause::Stopped { reason: StopReason::User })
     }
 }
@@ -234,8 +235,18 @@ impl Policy for Replay {
         Ok(Flow::Continue)
     }
 
+    /// The place of the next event, if the guest comes there before its next exit.
+    fn until(&mut self, machine: &Machine) -> Option<Progress> {
+        let here = machine.position();
+        let Some(Ok(Event { position, .. })) = self.events.peek() else { return None };
+        (position.exit == here.exit && *position > here)
+            .then_some(Progress { branches: position.branches, steps: position.steps })
+    }
+
     fn kicked(&mut self, machine: &mut Machine) -> Result<Flow, SessionError> {
-        if self.host.shared.force_stop.load(Ordering::Relaxed) {
+        // Where it stops is of no account, so with a counter it need not wait for a sync point.
+        let stopped = machine.is_counted() && self.stop_requested();
+        if stopped || self.host.shared.force_stop.load(Ordering::Relaxed) {
             return Ok(self.interrupt(machine));
         }
         Ok(Flow::Continue)
@@ -247,18 +258,14 @@ impl Policy for Replay {
             return Ok(());
         }
         let end = match self.events.next() {
-            Some(Ok(Event { body: Body::End(end), position, .. }))
-                if position == Position::exit(machine.exits()) =>
-            {
-                end
-            }
+            Some(Ok(Event { body: Body::End(end), position, .. })) if position == machine.position() => end,
             Some(Ok(event)) => {
                 let what = "the end of the guest";
                 return Err(self.diverged(machine, what, format!("it goes on to {event}"), describe(cause)));
             }
             Some(Err(error)) => return Err(error.into()),
             None => {
-                self.outcome = Some(Outcome::SealedEnd(Position::exit(machine.exits())));
+                self.outcome = Some(Outcome::SealedEnd(machine.position()));
                 return Ok(());
             }
         };

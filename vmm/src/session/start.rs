@@ -3,9 +3,10 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use scribe_log::header::{Header, Host, Pace};
+use scribe_log::header::{Engine as EngineName, Header, Host, Pace};
 use scribe_log::{EndCause, OpenError, Recording, Store, WriteError, Writer};
 
+use super::choice::{self, Wish};
 use super::config::{self, ConfigError, GuestConfig, Moved};
 use super::console::Console;
 use super::files::DigestCache;
@@ -137,9 +138,10 @@ pub fn run(
     commit: bool,
 ) -> Result<LiveReport, StartError> {
     let image = guest.image.as_deref().map(|path| lock(path, commit)).transpose()?;
-    let (header, files) = config::describe(guest, cache, Host::default())?;
+    let (header, files, choice) = config::describe(guest, cache, Host::default())?;
     prepare_process()?;
-    let mut machine = config::assemble(&header, &files, scratch)?;
+    let mut machine = config::assemble(&header, &files, &choice, scratch)?;
+    choice.tell();
     let (report, _) = live(&mut machine, NoJournal, connections, guest.pace, console)?;
     if let (true, Some(image), Some(disk)) = (commit, image, machine.into_disk()) {
         disk.commit(&image)?;
@@ -171,14 +173,15 @@ pub fn record(
     console: &mut Console,
 ) -> Result<LiveReport, StartError> {
     let _image = guest.image.as_deref().map(|path| lock(path, false)).transpose()?;
-    let (header, files) = config::describe(guest, cache, host)?;
+    let (header, files, choice) = config::describe(guest, cache, host)?;
     prepare_process()?;
     let scratch = existing_ancestor(target.directory);
-    let mut machine = config::assemble(&header, &files, &scratch)?;
+    let mut machine = config::assemble(&header, &files, &choice, &scratch)?;
     let writer = Writer::create(target.directory, &header, target.overwrite)?;
     if let Some(Err(error)) = target.store.map(|store| store.set_latest(target.directory)) {
         say!("it will not be found as the latest: {error}");
     }
+    choice.tell();
     let recorder = Recorder::new(writer, guest.digest_every);
     let (mut report, recorder) = live(&mut machine, recorder, connections, guest.pace, console)?;
     report.recorded = recorder.summary().cloned();
@@ -197,6 +200,7 @@ fn live<J: Journal>(
         console: connections.console,
         host_limit: connections.host_limit,
         max_silence: connections.max_silence,
+        anywhere: machine.is_counted(),
     };
     let _terminal = (connections.console == ConsoleSource::Terminal).then(RawTerminal::enter).flatten();
     let host = host_loop(watch)?;
@@ -216,31 +220,57 @@ fn live<J: Journal>(
     Ok((report, policy.into_journal()))
 }
 
-/// Replays the recording in `directory`; `moved` says where its files lie now.
+/// What is replayed, and how.
+#[derive(Debug, Clone)]
+pub struct ReplayConfig<'a> {
+    /// the recording's directory
+    pub directory: &'a Path,
+    /// where its files lie now
+    pub moved: Moved,
+    /// what executes it
+    pub engine: Wish,
+    /// open results of the soft engine's processor, for a recording made on KVM
+    pub behaviour: Option<String>,
+    /// nothing is said on stderr
+    pub quiet: bool,
+    /// kicks at random intervals between these many microseconds
+    pub perturb: Option<(u64, u64)>,
+}
+
+/// Replays a recording.
 ///
 /// # Errors
 /// One line that says what failed, or the divergence.
 pub fn replay(
-    directory: &Path,
-    moved: &Moved,
+    config: &ReplayConfig,
     cache: &DigestCache,
     host_facts: &Host,
     scratch: &Path,
-    perturb: Option<(u64, u64)>,
     console: &mut Console,
 ) -> Result<ReplayReport, StartError> {
-    let recording = Recording::open(directory)?;
+    let recording = Recording::open(config.directory)?;
+    let moved = &config.moved;
     let mut header = recording.header().clone();
     let recorded = header.image.as_ref().map(|image| image.path.as_path());
     let image = moved.image.as_deref().or(recorded);
     let _image = image.map(|path| lock(path, false)).transpose()?;
-    let files = config::find_again(&mut header, moved, cache)?;
+    let (files, noted) = config::find_again(&mut header, moved, cache)?;
+    let choice = choice::for_recording(&config.engine, config.behaviour.as_deref(), &header, noted)?;
     prepare_process()?;
-    let mut machine = config::assemble(&header, &files, scratch)?;
-    let host = host_loop(Watch { console: ConsoleSource::None, host_limit: None, max_silence: None })?;
-    let perturbation = perturbation(perturb);
+    let mut machine = config::assemble(&header, &files, &choice, scratch)?;
+    if !config.quiet {
+        choice.tell();
+    }
+    let host = host_loop(Watch {
+        console: ConsoleSource::None,
+        host_limit: None,
+        max_silence: None,
+        anywhere: machine.is_counted(),
+    })?;
+    let perturbation = perturbation(config.perturb);
     let mut policy = Replay::new(recording.events(), recording.state(), host);
-    drive(&mut machine, &mut policy, console).map_err(|error| with_hosts(error, &header.host, host_facts))?;
+    drive(&mut machine, &mut policy, console)
+        .map_err(|error| with_hosts(error, &header, host_facts, choice.engine))?;
     let Some(outcome) = policy.outcome().cloned() else {
         return Err(StartError::Host { what: "replay", reason: "it ended without an outcome".into() });
     };
@@ -249,7 +279,8 @@ pub fn replay(
 }
 
 /// Adds to a divergence how this host differs from the recording's.
-fn with_hosts(mut error: SessionError, recorded: &Host, here: &Host) -> SessionError {
+fn with_hosts(mut error: SessionError, header: &Header, here: &Host, engine: EngineName) -> SessionError {
+    let recorded = &header.host;
     if let SessionError::Diverged(divergence) = &mut error {
         let pairs = [
             ("processor", &recorded.cpu_model, &here.cpu_model),
@@ -259,9 +290,13 @@ fn with_hosts(mut error: SessionError, recorded: &Host, here: &Host) -> SessionE
         ];
         divergence.hosts = pairs
             .iter()
-            .filter(|(_, then, now)| then != now)
+            .filter(|(_, then, now)| !then.is_empty() && then != now)
             .map(|(what, then, now)| format!("{what}: recorded on {then:?}, replayed on {now:?}"))
             .collect();
+        if engine != header.engine {
+            let (then, now) = (choice::name(header.engine), choice::name(engine));
+            divergence.hosts.push(format!("engine: recorded on {then}, replayed on {now}"));
+        }
     }
     error
 }

@@ -1,11 +1,12 @@
 //! Sessions over a made-up engine: what is recorded at which place, and that replay comes to the same, without KVM.
 
+mod counted;
 mod toy;
 
 use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
 
-use scribe_log::header::{BootFile, Engine, Header, Host, Origin, Pace, TimeConstants};
+use scribe_log::header::{BootFile, Engine, Header, Host, Origin, Pace};
 use scribe_log::{Body, EndCause, Event, Position, Recording, StopReason, Writer};
 
 use super::console::Console;
@@ -18,11 +19,13 @@ use crate::host::events::{HostEvent, HostLoop};
 use crate::machine::Machine;
 use crate::machine::bus::Devices;
 use crate::machine::memory::GuestRam;
+use crate::machine::time::WITHOUT_COUNTER;
 use toy::{Op, Toy};
 
 fn machine(program: &[Op], handler: &[Op]) -> Machine {
     let devices = Devices::new(Vec::new(), 0, None).unwrap();
-    Machine::new(Box::new(Toy::new(program, handler)), GuestRam::new(2 << 20).unwrap(), devices)
+    let ram = GuestRam::new(2 << 20).unwrap();
+    Machine::new(Box::new(Toy::new(program, handler)), ram, devices, WITHOUT_COUNTER, false).unwrap()
 }
 
 fn header() -> Header {
@@ -31,9 +34,10 @@ fn header() -> Header {
         platform: "scribe-pc-1".into(),
         engine: Engine::Kvm,
         cpu: "scribe-v1".into(),
+        behaviour: None,
         digest_version: 1,
         counter: None,
-        time: TimeConstants { ns_per_branch: 0, ns_per_exit: 2000 },
+        time: WITHOUT_COUNTER,
         memory: 2 << 20,
         vcpus: 1,
         image: None,
@@ -186,7 +190,7 @@ fn a_killed_recording_replays_to_its_last_seal() {
     let mut recorder = Recorder::new(Writer::create(directory.path(), &header(), true).unwrap(), 0);
     let mut live = echo();
     for exit in 1..=6 {
-        live.step().unwrap();
+        live.step(None).unwrap();
         live.settle().unwrap();
         recorder.sync_point(&mut live, exit == 4).unwrap();
     }

@@ -16,7 +16,7 @@ use exits::Pending;
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd, VmFd};
 
 use super::cpu::{CpuState, Registers};
-use super::{Answer, Engine, EngineError, Exit, Fault, Stop};
+use super::{Answer, Engine, EngineError, Exit, Fault, Progress, Stop};
 use crate::host::kick;
 use crate::machine::memory::GuestRam;
 
@@ -120,7 +120,12 @@ impl Kvm {
 }
 
 impl Engine for Kvm {
-    fn run(&mut self) -> Result<Stop, EngineError> {
+    fn run(&mut self, until: Option<Progress>) -> Result<Stop, EngineError> {
+        if until.is_some() {
+            return Err(EngineError::Unsupported(
+                "the kvm engine has no counter, it cannot stop at a counted place",
+            ));
+        }
         if let Some(stop) = self.deferred.take() {
             return Ok(stop);
         }

@@ -1,7 +1,10 @@
 //! A made-up processor: a list of operations, one interrupt handler, and everything an [`Engine`] must do.
 
+use std::sync::atomic::Ordering;
+
 use crate::engine::cpu::{CpuState, Registers};
-use crate::engine::{Answer, Engine, EngineError, Exit, Stop};
+use crate::engine::{Answer, Engine, EngineError, Exit, Progress, Stop};
+use crate::host::kick;
 
 /// What a toy guest can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,12 +22,16 @@ pub(super) enum Op {
     Cli,
     /// go to an operation of the program
     Jump(usize),
-    /// skip the next operation unless the accumulator has this value
+    /// skip the next operation unless the accumulator has this value; a branch
     IfEqual(u8),
     /// leave the handler
     Return,
-    /// compute for ever: only a kick comes out
+    /// compute for ever: only a kick comes out. A branch, each time
     Spin,
+    /// count in a register: an operation that is no branch
+    Count,
+    /// go to an operation without having executed anything, as a fault does
+    Fault(usize),
 }
 
 /// The toy.
@@ -39,9 +46,42 @@ pub(super) struct Toy {
     back: Option<usize>,
     window: bool,
     reading: bool,
+    count: u64,
+    /// if it counts: how far it is since the last exit
+    progress: Option<Progress>,
+    /// how often it comes back from a run as if kicked: one time in so many, on average
+    restless: u64,
+    random: u64,
 }
 
 impl Toy {
+    /// A toy that counts, and comes back kicked now and then, at times that depend on `seed`.
+    pub(super) fn counting(program: &[Op], handler: &[Op], seed: u64) -> Self {
+        let toy = Self::new(program, handler);
+        Self { progress: Some(Progress::NONE), restless: 40, random: seed, ..toy }
+    }
+
+    fn chance(&mut self) -> bool {
+        // xorshift64 (Marsaglia 2003)
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random % self.restless == 0
+    }
+
+    /// What stops the guest where it is.
+    fn stop(&mut self, until: Option<Progress>) -> Option<Stop> {
+        if until.is_some_and(|place| self.progress() >= place) {
+            return Some(Stop::Reached);
+        }
+        if self.progress.is_some() && (self.chance() || kick::with_flag(|flag| flag.load(Ordering::Acquire)))
+        {
+            kick::take();
+            return Some(Stop::Kicked);
+        }
+        (self.window && self.can_inject()).then_some(Stop::InterruptWindow)
+    }
+
     pub(super) fn new(program: &[Op], handler: &[Op]) -> Self {
         Self {
             ops: [program, handler].concat(),
@@ -52,15 +92,19 @@ impl Toy {
             back: None,
             window: false,
             reading: false,
+            count: 0,
+            progress: None,
+            restless: 0,
+            random: 1,
         }
     }
 }
 
 impl Engine for Toy {
-    fn run(&mut self) -> Result<Stop, EngineError> {
+    fn run(&mut self, until: Option<Progress>) -> Result<Stop, EngineError> {
         loop {
-            if self.window && self.can_inject() {
-                return Ok(Stop::InterruptWindow);
+            if let Some(stop) = self.stop(until) {
+                return Ok(stop);
             }
             let op = self.ops[self.at];
             self.at += 1;
@@ -88,10 +132,31 @@ impl Engine for Toy {
                 }
                 Op::Spin => {
                     self.at -= 1;
-                    return Ok(Stop::Kicked);
+                    if self.progress.is_none() {
+                        return Ok(Stop::Kicked);
+                    }
+                }
+                Op::Count => self.count += 1,
+                Op::Fault(to) => {
+                    self.at = to;
+                    continue;
                 }
             }
+            if let Some(progress) = &mut self.progress {
+                *progress = match op {
+                    Op::IfEqual(_) | Op::Spin => Progress { branches: progress.branches + 1, steps: 0 },
+                    _ => Progress { steps: progress.steps + 1, ..*progress },
+                };
+            }
         }
+    }
+
+    fn counts(&self) -> bool {
+        self.progress.is_some()
+    }
+
+    fn progress(&self) -> Progress {
+        self.progress.unwrap_or_default()
     }
 
     fn answer(&mut self, answer: Answer) {
@@ -101,12 +166,14 @@ impl Engine for Toy {
     }
 
     fn finish(&mut self) -> Result<Option<Exit>, EngineError> {
+        self.progress = self.progress.map(|_| Progress::NONE);
         Ok(None)
     }
 
     fn registers(&self) -> Registers {
         let mut registers = Registers { rip: self.at as u64, rflags: 2, ..Registers::default() };
         registers.general[0] = self.accumulator.into();
+        registers.general[1] = self.count;
         registers.rflags |= if self.interrupts { Registers::IF } else { 0 };
         registers
     }

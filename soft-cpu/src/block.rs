@@ -1,0 +1,359 @@
+//! Pre-decoded basic blocks and the cache that keeps them.
+//!
+//! A block is a run of instructions on one page (its last one may reach into the next), found by the guest physical
+//! address of its first byte and the mode it was decoded for. So translations may change under it, and only a write to
+//! its bytes makes it wrong: pages with blocks are marked, and a write to a marked page drops the blocks it meets.
+
+use std::collections::BTreeMap;
+
+use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction};
+
+use crate::cpu::{Cpu, Mode, Trap};
+use crate::lower::{Context, lower};
+use crate::mmu::NO_PAGE;
+use crate::op::{Ends, Op};
+use crate::ram::Page;
+
+/// The most instructions of a block.
+const LONGEST: usize = 64;
+/// Instructions in the cache before it is emptied: 40 bytes each.
+const MOST_OPS: usize = 600_000;
+/// Slots of the direct-mapped front of the cache.
+const FRONT: usize = 1 << 15;
+const NO_BLOCK: u32 = u32::MAX;
+
+/// A run of instructions.
+#[derive(Debug)]
+pub(crate) struct Block {
+    pub ops: Box<[Op]>,
+    /// how it ends behind the last
+    pub ends: Ends,
+    /// bytes
+    pub length: u16,
+    /// one of them is a string instruction with REP
+    pub has_rep: bool,
+    /// pages of RAM it lies on
+    pub pages: [usize; 2],
+    /// guest physical address of the next page, if the block reaches into it
+    pub second: Option<u64>,
+    key: Key,
+    /// where execution has gone from here on the same linear page
+    links: [Link; 2],
+}
+
+/// Execution went from the end of one block to another on the same page, `delta` behind the first one's start. Where one
+/// is mapped and may be executed, so may the other be, whatever linear address they have. It holds as long as no block
+/// has been dropped since.
+#[derive(Debug, Clone, Copy)]
+struct Link {
+    delta: u64,
+    to: u32,
+    generation: u64,
+}
+
+/// What a block is found by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    gpa: u64,
+    bitness: u8,
+    stack: u8,
+    protected: bool,
+    flat: bool,
+}
+
+impl Key {
+    fn new(gpa: u64, mode: Mode) -> Self {
+        Self { gpa, bitness: mode.bitness, stack: mode.stack, protected: mode.protected, flat: mode.flat }
+    }
+
+    fn slot(self) -> usize {
+        let mixed = self.gpa.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(self.bitness);
+        (mixed >> 40) as usize & (FRONT - 1)
+    }
+}
+
+/// All blocks.
+pub(crate) struct Cache {
+    blocks: Vec<Block>,
+    free: Vec<u32>,
+    /// last block found for a slot
+    front: Vec<u32>,
+    /// blocks by address; a page's are neighbours
+    index: BTreeMap<Key, u32>,
+    /// blocks that reach into a page from the one before, by page
+    reaching: BTreeMap<usize, Vec<u32>>,
+    ops: usize,
+    /// rises whenever a block goes
+    generation: u64,
+}
+
+/// A block to run, or one that could not be cached.
+pub(crate) enum Found {
+    Cached(u32),
+    /// code that is not in RAM
+    Nowhere,
+}
+
+impl Cache {
+    pub(crate) fn new() -> Self {
+        Self {
+            blocks: Vec::new(),
+            free: Vec::new(),
+            front: vec![NO_BLOCK; FRONT],
+            index: BTreeMap::new(),
+            reaching: BTreeMap::new(),
+            ops: 0,
+            generation: 0,
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn block(&self, number: u32) -> &Block {
+        &self.blocks[number as usize]
+    }
+
+    /// The block that execution goes to from block `from` at `old`, if it has done so before, now that it is at `rip`.
+    #[inline(always)]
+    pub(crate) fn linked(&self, from: u32, old: u64, rip: u64) -> Option<u32> {
+        if (old ^ rip) >> 12 != 0 {
+            return None;
+        }
+        let delta = rip.wrapping_sub(old);
+        let links = &self.blocks.get(from as usize)?.links;
+        links
+            .iter()
+            .find(|link| link.delta == delta && link.generation == self.generation)
+            .map(|link| link.to)
+    }
+
+    /// Execution has gone from block `from` at `old` to block `to` at `rip`.
+    pub(crate) fn link(&mut self, from: u32, old: u64, to: u32, rip: u64) {
+        let generation = self.generation;
+        if (old ^ rip) >> 12 == 0
+            && let Some(block) = self.blocks.get_mut(from as usize)
+        {
+            block.links.swap(0, 1);
+            block.links[0] = Link { delta: rip.wrapping_sub(old), to, generation };
+        }
+    }
+
+    /// The block at `linear`, which code is fetched from.
+    #[inline(always)]
+    pub(crate) fn find(&mut self, cpu: &mut Cpu, linear: u64) -> Result<Found, Trap> {
+        let gpa = cpu.code_address(linear)?;
+        let key = Key::new(gpa, cpu.mode);
+        let number = self.front[key.slot()];
+        if let Some(block) = self.blocks.get(number as usize)
+            && block.key == key
+            && block.second.is_none()
+        {
+            return Ok(Found::Cached(number));
+        }
+        self.find_slow(cpu, linear, key)
+    }
+
+    #[cold]
+    fn find_slow(&mut self, cpu: &mut Cpu, linear: u64, key: Key) -> Result<Found, Trap> {
+        if let Some(&number) = self.index.get(&key) {
+            match self.blocks[number as usize].second {
+                None => {
+                    self.front[key.slot()] = number;
+                    return Ok(Found::Cached(number));
+                }
+                Some(second) if cpu.code_address((linear | 0xfff).wrapping_add(1))? == second => {
+                    return Ok(Found::Cached(number));
+                }
+                Some(_) => self.remove(cpu, number),
+            }
+        }
+        let Some(page) = cpu.mmu.ram.page(key.gpa) else { return Ok(Found::Nowhere) };
+        if self.ops > MOST_OPS {
+            self.clear(cpu);
+        }
+        let block = decode(cpu, linear, key, page, LONGEST)?;
+        Ok(Found::Cached(self.insert(cpu, block)))
+    }
+
+    fn insert(&mut self, cpu: &mut Cpu, block: Block) -> u32 {
+        let (key, pages) = (block.key, block.pages);
+        self.ops += block.ops.len();
+        let single = block.second.is_none();
+        let number = match self.free.pop() {
+            Some(number) => {
+                self.blocks[number as usize] = block;
+                number
+            }
+            None => {
+                self.blocks.push(block);
+                (self.blocks.len() - 1) as u32
+            }
+        };
+        self.index.insert(key, number);
+        if single {
+            self.front[key.slot()] = number;
+        } else {
+            self.reaching.entry(pages[1]).or_default().push(number);
+        }
+        for page in pages {
+            if page != NO_PAGE
+                && let Some(page) = cpu.mmu.ram.page(cpu.mmu.ram.frame(page) << 12)
+            {
+                cpu.mmu.mark_code(page);
+            }
+        }
+        number
+    }
+
+    fn remove(&mut self, _cpu: &mut Cpu, number: u32) {
+        self.generation += 1;
+        let block = &mut self.blocks[number as usize];
+        self.ops -= block.ops.len();
+        block.ops = Box::default();
+        let (key, pages, second) = (block.key, block.pages, block.second.take());
+        block.key.gpa = u64::MAX;
+        self.index.remove(&key);
+        if second.is_some()
+            && let Some(list) = self.reaching.get_mut(&pages[1])
+        {
+            list.retain(|&other| other != number);
+        }
+        self.free.push(number);
+    }
+
+    fn clear(&mut self, cpu: &mut Cpu) {
+        self.generation += 1;
+        self.blocks.clear();
+        self.free.clear();
+        self.front.fill(NO_BLOCK);
+        self.index.clear();
+        self.reaching.clear();
+        self.ops = 0;
+        cpu.mmu.ram.take(crate::ram::CODE);
+    }
+
+    /// Drops the blocks that lie on any of the bytes that have been written.
+    #[cold]
+    pub(crate) fn take_overwritten(&mut self, cpu: &mut Cpu) {
+        let ranges = std::mem::take(&mut cpu.mmu.overwritten);
+        for (gpa, bytes) in &ranges {
+            self.overwritten(cpu, *gpa, *bytes);
+        }
+        let mut ranges = ranges;
+        ranges.clear();
+        cpu.mmu.overwritten = ranges; // keeps its capacity
+    }
+
+    /// Drops the blocks of a range of at most one page.
+    fn overwritten(&mut self, cpu: &mut Cpu, gpa: u64, bytes: u64) {
+        let Some(page) = cpu.mmu.ram.page(gpa) else { return };
+        let start = gpa & !0xfff;
+        let key = |gpa| Key { gpa, bitness: 0, stack: 0, protected: false, flat: false };
+        let on_page: Vec<u32> = self.index.range(key(start)..key(start + 0x1000)).map(|(_, &n)| n).collect();
+        let reaching = self.reaching.get(&page.index).cloned().unwrap_or_default();
+        let mut left = 0;
+        for number in on_page {
+            let block = &self.blocks[number as usize];
+            if block.key.gpa < gpa + bytes && gpa < block.key.gpa + u64::from(block.length) {
+                self.remove(cpu, number);
+            } else {
+                left += 1;
+            }
+        }
+        for number in reaching {
+            let block = &self.blocks[number as usize];
+            let end = (block.key.gpa & 0xfff) + u64::from(block.length) - 0x1000;
+            if gpa & 0xfff < end {
+                self.remove(cpu, number);
+            } else {
+                left += 1;
+            }
+        }
+        if left == 0 {
+            cpu.mmu.unmark_code(page);
+        }
+    }
+
+    /// Somebody else has written a whole page.
+    pub(crate) fn page_overwritten(&mut self, cpu: &mut Cpu, frame: u64) {
+        let gpa = frame << 12;
+        if let Some(page) = cpu.mmu.ram.page(gpa)
+            && cpu.mmu.ram.flags(page) & crate::ram::CODE != 0
+        {
+            self.overwritten(cpu, gpa, 0x1000);
+        }
+    }
+}
+
+/// Decodes one instruction at `linear`, not to be cached.
+pub(crate) fn decode_one(cpu: &mut Cpu, linear: u64) -> Result<Option<Block>, Trap> {
+    let gpa = cpu.code_address(linear)?;
+    let Some(page) = cpu.mmu.ram.page(gpa) else { return Ok(None) };
+    decode(cpu, linear, Key::new(gpa, cpu.mode), page, 1).map(Some)
+}
+
+/// Decodes at most `most` instructions from `linear`.
+fn decode(cpu: &mut Cpu, linear: u64, key: Key, page: Page, most: usize) -> Result<Block, Trap> {
+    let offset = (key.gpa & 0xfff) as usize;
+    let mut bytes = [0; 4096 + 16];
+    let mut end = 4096;
+    cpu.mmu.ram.read(page, offset as u64, &mut bytes[offset..4096]);
+    // RIP, which RIP-relative operands and branches start from; its difference to the linear address does not matter.
+    let start = linear;
+    let mut context = Context {
+        mode: cpu.mode,
+        behaviour: cpu.profile.behaviour,
+        tsc: cpu.profile.tsc,
+        start,
+        flags_width: None,
+    };
+    let mut block = Block {
+        ops: Box::default(),
+        ends: Ends::Behind,
+        length: 0,
+        has_rep: false,
+        pages: [page.index, NO_PAGE],
+        second: None,
+        key,
+        links: [Link { delta: 0, to: NO_BLOCK, generation: u64::MAX }; 2],
+    };
+    let mut ops = Vec::new();
+    let mut at = offset;
+    while ops.len() < most && at < 4096 {
+        let mut i = decode_at(cpu.mode.bitness, &bytes[at..end], start.wrapping_add((at - offset) as u64));
+        if i.1 == DecoderError::NoMoreBytes && end == 4096 {
+            if !ops.is_empty() {
+                break; // the next block starts with it: it may fault on the next page
+            }
+            let next = cpu.code_address((linear | 0xfff).wrapping_add(1))?;
+            let Some(second) = cpu.mmu.ram.page(next) else { break };
+            cpu.mmu.ram.read(second, 0, &mut bytes[4096..]);
+            end = bytes.len();
+            i = decode_at(cpu.mode.bitness, &bytes[at..end], start);
+            if at + i.0.len() > 4096 {
+                block.pages[1] = second.index;
+                block.second = Some(next & !0xfff);
+            }
+        }
+        let lowered = lower(&i.0, &context);
+        crate::int::track_flags(&i.0, &mut context);
+        block.has_rep |= i.0.is_string_instruction() && lowered.op.rep != 0;
+        ops.push(lowered.op);
+        at += i.0.len().max(1);
+        block.ends = lowered.ends;
+        if lowered.ends != Ends::No {
+            break;
+        }
+    }
+    if block.ends == Ends::No {
+        block.ends = Ends::Behind;
+    }
+    block.length = (at - offset) as u16;
+    block.ops = ops.into_boxed_slice();
+    Ok(block)
+}
+
+fn decode_at(bitness: u8, bytes: &[u8], ip: u64) -> (Instruction, DecoderError) {
+    let mut decoder = Decoder::with_ip(bitness.into(), bytes, ip, DecoderOptions::FORCE_RESERVED_NOP);
+    let instruction = decoder.decode();
+    (instruction, decoder.last_error())
+}

@@ -1,0 +1,223 @@
+//! Loads and stores that no TLB entry serves: misses, page crossings, devices, code pages, the processor's own accesses.
+
+use super::walk::Translation;
+use super::{Access, Mmu};
+use crate::cpu::{Cpu, Done, Trap, vector};
+use crate::ram::{CODE, Page, WRITTEN};
+use crate::word::Word;
+
+/// The most bytes of one access (FXSAVE goes by 8).
+const LARGEST: usize = 16;
+
+/// A part of an access that lies on one page.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    gpa: u64,
+    /// its bytes within the access
+    start: usize,
+    end: usize,
+    page: Option<Page>,
+}
+
+impl Mmu {
+    /// True if a store to `page` must wait until the running instruction runs alone.
+    fn is_running(&self, page: Page) -> bool {
+        self.running.contains(&page.index) && self.ram.flags(page) & CODE != 0
+    }
+
+    /// True if stores to the page need no more attention.
+    fn is_quiet(&self, page: Page) -> bool {
+        let flags = self.ram.flags(page);
+        flags & CODE == 0 && (!self.tracking || flags & WRITTEN != 0)
+    }
+}
+
+impl Cpu {
+    #[cold]
+    #[inline(never)]
+    pub(super) fn load_slow<W: Word>(&mut self, linear: u64) -> Result<W, Trap> {
+        let mut bytes = [0; 8];
+        self.read_bytes(linear, &mut bytes[..W::BYTES as usize])?;
+        Ok(W::cut(u64::from_le_bytes(bytes)))
+    }
+
+    #[cold]
+    #[inline(never)]
+    pub(super) fn store_slow<W: Word>(&mut self, linear: u64, value: W) -> Done {
+        self.write_bytes(linear, &value.wide().to_le_bytes()[..W::BYTES as usize])
+    }
+
+    #[cold]
+    #[inline(never)]
+    pub(super) fn load_for_update_slow<W: Word>(&mut self, linear: u64) -> Result<W, Trap> {
+        self.check_update(linear, W::BYTES)?;
+        self.load_slow(linear)
+    }
+
+    /// Before the load of a read-modify-write: what its store would fault on.
+    pub(crate) fn check_update(&mut self, linear: u64, bytes: u64) -> Done {
+        if self.profile.behaviour != crate::Behaviour::Tcg {
+            self.check_writable(linear, bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Faults as a store of `bytes` to `linear` would.
+    pub(crate) fn check_writable(&mut self, linear: u64, bytes: u64) -> Done {
+        self.parts(linear, bytes as usize, Access::Write, false).map(|_| ())
+    }
+
+    /// Loads up to 16 bytes at the current privilege.
+    pub(crate) fn read_bytes(&mut self, linear: u64, bytes: &mut [u8]) -> Done {
+        self.check_alignment(linear, bytes.len())?;
+        self.watch(linear, bytes.len(), false);
+        let (parts, count) = self.parts(linear, bytes.len(), Access::Read, false)?;
+        for part in &parts[..count] {
+            self.read_part(*part, bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Stores up to 16 bytes at the current privilege: all or, with a fault, nothing.
+    pub(crate) fn write_bytes(&mut self, linear: u64, bytes: &[u8]) -> Done {
+        self.check_alignment(linear, bytes.len())?;
+        let (parts, count) = self.parts(linear, bytes.len(), Access::Write, false)?;
+        self.watch(linear, bytes.len(), true);
+        for part in &parts[..count] {
+            self.write_part(*part, bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Loads a word as the processor does for itself (descriptor tables, TSS): at CPL 0, alignment and breakpoints apart.
+    pub(crate) fn load_system<W: Word>(&mut self, linear: u64) -> Result<W, Trap> {
+        let mut bytes = [0; 8];
+        let size = W::BYTES as usize;
+        let (parts, count) = self.parts(linear, size, Access::Read, true)?;
+        for part in &parts[..count] {
+            self.read_part(*part, &mut bytes[..size])?;
+        }
+        Ok(W::cut(u64::from_le_bytes(bytes)))
+    }
+
+    /// Stores a word likewise.
+    pub(crate) fn store_system<W: Word>(&mut self, linear: u64, value: W) -> Done {
+        let size = W::BYTES as usize;
+        let (parts, count) = self.parts(linear, size, Access::Write, true)?;
+        for part in &parts[..count] {
+            self.write_part(*part, &value.wide().to_le_bytes()[..size])?;
+        }
+        Ok(())
+    }
+
+    /// Translates an access of at most 16 bytes, part by part.
+    fn parts(
+        &mut self,
+        linear: u64,
+        size: usize,
+        access: Access,
+        implicit: bool,
+    ) -> Result<([Part; 2], usize), Trap> {
+        debug_assert!(size <= LARGEST);
+        let first = size.min(4096 - (linear & 0xfff) as usize);
+        let one = self.part(linear, 0, first, access, implicit)?;
+        if first == size {
+            return Ok(([one, one], 1));
+        }
+        let two = self.part(linear.wrapping_add(first as u64), first, size, access, implicit)?;
+        Ok(([one, two], 2))
+    }
+
+    fn part(
+        &mut self,
+        linear: u64,
+        start: usize,
+        end: usize,
+        access: Access,
+        implicit: bool,
+    ) -> Result<Part, Trap> {
+        let linear = if self.mmu.context.long { linear } else { linear & 0xffff_ffff };
+        let Translation { gpa, writable } = self.translate(linear, access, implicit)?;
+        let page = self.mmu.ram.page(gpa);
+        if let Some(page) = page {
+            if access == Access::Write {
+                if self.mmu.is_running(page) {
+                    return Err(Trap::Alone);
+                }
+                *self.mmu.ram.flags_mut(page) |= WRITTEN;
+            }
+            if !implicit && self.mmu.kind() != super::Kind::Slow {
+                let write = writable && self.mmu.is_quiet(page);
+                self.mmu.enter(linear, page, write);
+            }
+        }
+        Ok(Part { gpa, start, end, page })
+    }
+
+    fn read_part(&mut self, part: Part, bytes: &mut [u8]) -> Done {
+        let bytes = &mut bytes[part.start..part.end];
+        if let Some(page) = part.page {
+            self.mmu.ram.read(page, part.gpa, bytes);
+            return Ok(());
+        }
+        let mut gpa = part.gpa;
+        for chunk in bytes.chunks_mut(8) {
+            let value = self.mmio_read(gpa, chunk.len() as u8)?;
+            chunk.copy_from_slice(&value.to_le_bytes()[..chunk.len()]);
+            gpa += 8;
+        }
+        Ok(())
+    }
+
+    fn write_part(&mut self, part: Part, bytes: &[u8]) -> Done {
+        let bytes = &bytes[part.start..part.end];
+        if let Some(page) = part.page {
+            self.mmu.ram.write(page, part.gpa, bytes);
+            self.mmu.note_write(page, part.gpa, bytes.len() as u64);
+            return Ok(());
+        }
+        let mut gpa = part.gpa;
+        for chunk in bytes.chunks(8) {
+            let mut value = [0; 8];
+            value[..chunk.len()].copy_from_slice(chunk);
+            self.mmio_write(gpa, chunk.len() as u8, u64::from_le_bytes(value))?;
+            gpa += 8;
+        }
+        Ok(())
+    }
+
+    /// #AC where alignment is checked (Intel SDM vol. 3, 7.15, "Interrupt 17").
+    fn check_alignment(&mut self, linear: u64, size: usize) -> Done {
+        if self.mmu.context.aligned && size.is_power_of_two() && linear & (size as u64 - 1) != 0 {
+            return Err(self.raise_code(vector::AC, 0));
+        }
+        Ok(())
+    }
+
+    /// Notes which data breakpoints an access meets (Intel SDM vol. 3, 19.2.4).
+    fn watch(&mut self, linear: u64, size: usize, write: bool) {
+        if !self.mmu.is_watching() {
+            return;
+        }
+        for n in 0..4 {
+            let enabled = self.dr7 >> (2 * n) & 3 != 0;
+            let kind = self.dr7 >> (16 + 4 * n) & 3;
+            let wanted = match kind {
+                1 => write,
+                3 => true,
+                _ => false,
+            };
+            let length = match self.dr7 >> (18 + 4 * n) & 3 {
+                0 => 1,
+                1 => 2,
+                2 => 8,
+                _ => 4,
+            };
+            let start = self.dr[n as usize] & !(length - 1);
+            let apart = start.wrapping_sub(linear) >= size as u64 && linear.wrapping_sub(start) >= length;
+            if enabled && wanted && !apart {
+                self.watched |= 1 << n;
+            }
+        }
+    }
+}

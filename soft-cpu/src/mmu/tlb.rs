@@ -1,0 +1,126 @@
+//! TLB entries and the fast paths of loads and stores.
+#![allow(unsafe_code)] // RAM through TLB entries
+
+use super::{ENTRIES, Mmu};
+use crate::cpu::{Cpu, Done, Trap};
+use crate::ram::{self, Page};
+use crate::word::Word;
+
+/// Matches no page: tags are multiples of 4096.
+pub(super) const NO_TAG: u64 = u64::MAX;
+
+/// One linear page in RAM.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Entry {
+    /// linear page that may be read
+    pub read: u64,
+    /// linear page that may be written without further ado
+    pub write: u64,
+    /// address in this process less linear address
+    pub delta: u64,
+    /// address of the page in this process
+    page: u64,
+}
+
+impl Entry {
+    pub(super) const NONE: Self = Self { read: NO_TAG, write: NO_TAG, delta: 0, page: 0 };
+
+    pub(super) fn host_page(&self) -> u64 {
+        self.page
+    }
+}
+
+impl Mmu {
+    #[inline(always)]
+    fn entry(&self, linear: u64) -> &Entry {
+        &self.data[(self.base + ((linear >> 12) as usize & (ENTRIES - 1))) & (4 * ENTRIES - 1)]
+    }
+
+    /// Enters a page of RAM: readable, and writable without further ado if `write`.
+    pub(super) fn enter(&mut self, linear: u64, page: Page, write: bool) {
+        let tag = linear & !0xfff;
+        let slot = self.base + ((linear >> 12) as usize & (ENTRIES - 1));
+        self.data[slot & (4 * ENTRIES - 1)] = Entry {
+            read: tag,
+            write: if write { tag } else { NO_TAG },
+            delta: page.host().wrapping_sub(tag),
+            page: page.host(),
+        };
+    }
+}
+
+#[inline(always)]
+fn on_one_page<W: Word>(linear: u64) -> bool {
+    linear & 0xfff <= 4096 - W::BYTES
+}
+
+impl Cpu {
+    /// Loads from a linear address at the current privilege.
+    #[inline(always)]
+    pub(crate) fn load<W: Word>(&mut self, linear: u64) -> Result<W, Trap> {
+        let entry = self.mmu.entry(linear);
+        if entry.read == linear & !0xfff && on_one_page::<W>(linear) {
+            // SAFETY: an entry with this tag was made by `enter` for a page of RAM, and the word is all on it.
+            return Ok(unsafe { ram::read_word(linear.wrapping_add(entry.delta)) });
+        }
+        self.load_slow(linear)
+    }
+
+    /// Stores to a linear address at the current privilege.
+    #[inline(always)]
+    pub(crate) fn store<W: Word>(&mut self, linear: u64, value: W) -> Done {
+        let entry = self.mmu.entry(linear);
+        if entry.write == linear & !0xfff && on_one_page::<W>(linear) {
+            // SAFETY: as in `load`.
+            unsafe { ram::write_word(linear.wrapping_add(entry.delta), value) };
+            return Ok(());
+        }
+        self.store_slow(linear, value)
+    }
+
+    /// Loads what the same instruction will store to: a page fault says that it was a write, as on processors.
+    #[inline(always)]
+    pub(crate) fn load_for_update<W: Word>(&mut self, linear: u64) -> Result<W, Trap> {
+        let entry = self.mmu.entry(linear);
+        if entry.write == linear & !0xfff && on_one_page::<W>(linear) {
+            // SAFETY: as in `load`; a writable page is readable.
+            return Ok(unsafe { ram::read_word(linear.wrapping_add(entry.delta)) });
+        }
+        self.load_for_update_slow(linear)
+    }
+}
+
+/// Whole stretches of RAM at once, for REP MOVS and REP STOS. Each gives the bytes that were done, at most up to the end of
+/// a page, or 0 where the fast path does not apply.
+impl Cpu {
+    /// Copies upwards; stretches that overlap are left to the slow path, whose order of bytes matters.
+    pub(crate) fn copy_stretch(&mut self, from: u64, to: u64, bytes: u64) -> u64 {
+        let (source, target) = (*self.mmu.entry(from), *self.mmu.entry(to));
+        if source.read != from & !0xfff || target.write != to & !0xfff {
+            return 0;
+        }
+        let count = bytes.min(4096 - (from & 0xfff)).min(4096 - (to & 0xfff));
+        let (a, b) = (from.wrapping_add(source.delta), to.wrapping_add(target.delta));
+        if a.abs_diff(b) < count {
+            return 0;
+        }
+        // SAFETY: as in `load`; the stretches are on one page each and do not overlap.
+        unsafe { ram::copy(a, b, count as usize) };
+        count
+    }
+
+    /// Stores `value` again and again.
+    pub(crate) fn fill_stretch<W: Word>(&mut self, to: u64, value: W, bytes: u64) -> u64 {
+        let target = *self.mmu.entry(to);
+        let count = bytes.min(4096 - (to & 0xfff)) & !(W::BYTES - 1);
+        if target.write != to & !0xfff {
+            return 0;
+        }
+        let host = to.wrapping_add(target.delta);
+        for offset in (0..count).step_by(W::BYTES as usize) {
+            // SAFETY: as in `load`; the stretch is on one page.
+            unsafe { ram::write_word(host + offset, value) };
+        }
+        count
+    }
+}

@@ -1,0 +1,262 @@
+//! Page walks: 4-level, PAE and 32-bit paging (Intel SDM vol. 3, 5.3 to 5.6; AMD APM vol. 2, 5.2 to 5.6).
+
+use super::{ENTRIES, Mmu};
+use crate::cpu::{Cpu, Fault, Trap, vector};
+use crate::ram::WRITTEN;
+
+/// What a walk depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Context {
+    pub paging: bool,
+    pub long: bool,
+    pub pae: bool,
+    pub pse: bool,
+    pub write_protect: bool,
+    pub no_execute: bool,
+    pub smep: bool,
+    pub smap: bool,
+    pub global: bool,
+    pub root: u64,
+    /// CPL 3
+    pub user: bool,
+    /// RFLAGS.AC
+    pub access_user: bool,
+    /// alignment is checked
+    pub aligned: bool,
+}
+
+impl Context {
+    /// True if translations made under one hold under the other.
+    pub(super) fn same_translations(&self, other: &Self) -> bool {
+        let normal = |c: &Self| Self { user: false, access_user: false, aligned: false, ..*c };
+        normal(self) == normal(other)
+    }
+}
+
+/// What an access is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    Write,
+    Execute,
+}
+
+/// Where a linear address leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Translation {
+    pub gpa: u64,
+    /// writes are allowed too, and D is set
+    pub writable: bool,
+}
+
+const PRESENT: u64 = 1;
+const WRITE: u64 = 1 << 1;
+const USER: u64 = 1 << 2;
+const ACCESSED: u64 = 1 << 5;
+const DIRTY: u64 = 1 << 6;
+const LARGE: u64 = 1 << 7;
+const NX: u64 = 1 << 63;
+/// Physical address bits: 40 (CPUID leaf 0x8000_0008).
+const ADDRESS: u64 = 0xff_ffff_f000;
+/// Bits 40 to 51 of an entry.
+const RESERVED: u64 = 0x000f_ff00_0000_0000;
+
+const ERROR_PRESENT: u32 = 1;
+const ERROR_WRITE: u32 = 2;
+const ERROR_USER: u32 = 4;
+const ERROR_RESERVED: u32 = 8;
+const ERROR_FETCH: u32 = 16;
+
+/// True for a linear address whose bits 63 to 47 are equal.
+#[inline(always)]
+pub(crate) fn is_canonical(linear: u64) -> bool {
+    ((linear << 16).cast_signed() >> 16).cast_unsigned() == linear
+}
+
+impl Cpu {
+    /// Translates for an access at the current privilege; `implicit`: by the processor itself, as at CPL 0.
+    ///
+    /// Sets A and D. A fault is in [`Cpu::fault`]; CR2 is set when it is delivered.
+    pub(crate) fn translate(
+        &mut self,
+        linear: u64,
+        access: Access,
+        implicit: bool,
+    ) -> Result<Translation, Trap> {
+        let context = self.mmu.context;
+        if !context.paging {
+            return Ok(Translation { gpa: linear & 0xffff_ffff, writable: true });
+        }
+        if context.long {
+            if !is_canonical(linear) {
+                self.fault = Fault { vector: vector::GP, code: Some(0), address: linear, canonical: true };
+                return Err(Trap::Fault);
+            }
+            return self
+                .mmu
+                .walk(linear, access, implicit, 8, context.root & ADDRESS, 4)
+                .map_err(|code| self.page_fault(linear, code));
+        }
+        let linear = linear & 0xffff_ffff;
+        let walked = if context.pae {
+            self.mmu.walk(linear, access, implicit, 8, context.root & 0xffff_ffe0, 3)
+        } else {
+            self.mmu.walk(linear, access, implicit, 4, context.root & 0xffff_f000, 2)
+        };
+        walked.map_err(|code| self.page_fault(linear, code))
+    }
+
+    #[cold]
+    fn page_fault(&mut self, linear: u64, code: u32) -> Trap {
+        self.fault = Fault { vector: vector::PF, code: Some(code), address: linear, canonical: false };
+        Trap::Fault
+    }
+
+    /// Guest physical address of the code at `linear`.
+    #[inline(always)]
+    pub(crate) fn code_address(&mut self, linear: u64) -> Result<u64, Trap> {
+        let slot = (linear >> 12) as usize & (ENTRIES - 1);
+        let (tag, page) = self.mmu.code[usize::from(self.mmu.context.user)][slot];
+        if tag == linear & !0xfff {
+            return Ok(page | linear & 0xfff);
+        }
+        self.code_address_slow(linear)
+    }
+
+    fn code_address_slow(&mut self, linear: u64) -> Result<u64, Trap> {
+        let gpa = self.translate(linear, Access::Execute, false)?.gpa;
+        let slot = (linear >> 12) as usize & (ENTRIES - 1);
+        self.mmu.code[usize::from(self.mmu.context.user)][slot] = (linear & !0xfff, gpa & !0xfff);
+        Ok(gpa)
+    }
+}
+
+impl Mmu {
+    /// Walks `levels` tables of entries of `bytes` (4 or 8) from `root`. An error is a page fault's error code.
+    fn walk(
+        &mut self,
+        linear: u64,
+        access: Access,
+        implicit: bool,
+        bytes: u64,
+        root: u64,
+        levels: u32,
+    ) -> Result<Translation, u32> {
+        let context = self.context;
+        let user = context.user && !implicit;
+        let mut code = 0;
+        if access == Access::Write {
+            code |= ERROR_WRITE;
+        }
+        if user {
+            code |= ERROR_USER;
+        }
+        if access == Access::Execute && (context.smep || (context.no_execute && context.pae)) {
+            code |= ERROR_FETCH;
+        }
+        let index_bits = if bytes == 8 { 9 } else { 10 };
+        let mut table = root;
+        let (mut writes, mut users, mut no_execute) = (true, true, false);
+        for level in (0..levels).rev() {
+            let shift = 12 + index_bits * level;
+            // The page-directory-pointer table of PAE has four entries, whose other bits mean nothing.
+            let pdpte = bytes == 8 && levels == 3 && level == 2;
+            let index = linear >> shift & if pdpte { 3 } else { (1 << index_bits) - 1 };
+            let at = table + index * bytes;
+            let entry = self.entry_at(at, bytes);
+            if entry & PRESENT == 0 {
+                return Err(code);
+            }
+            let mut reserved = if bytes == 8 { RESERVED } else { 0 };
+            if bytes == 8 && !context.no_execute {
+                reserved |= NX;
+            }
+            let large = entry & LARGE != 0
+                && match (bytes, level) {
+                    (8, 1) => true,
+                    (4, 1) => context.pse,
+                    _ => false,
+                };
+            if levels == 4 && level >= 2 {
+                reserved |= LARGE;
+            }
+            if pdpte {
+                reserved = RESERVED | 0x1e6;
+            }
+            if large {
+                reserved |= if bytes == 8 { 0x1f_e000 } else { 0x3f_e000 & !0x1_e000 };
+            }
+            if entry & reserved != 0 {
+                return Err(code | ERROR_PRESENT | ERROR_RESERVED);
+            }
+            if !pdpte {
+                writes &= entry & WRITE != 0;
+                users &= entry & USER != 0;
+                no_execute |= bytes == 8 && entry & NX != 0;
+            }
+            if level > 0 && !large {
+                if !pdpte {
+                    self.set_bits(at, entry, ACCESSED);
+                }
+                table = if bytes == 8 { entry & ADDRESS } else { entry & 0xffff_f000 };
+                continue;
+            }
+            let may_write = writes || (!user && !context.write_protect);
+            let allowed = if user {
+                users && (access != Access::Write || writes) && (access != Access::Execute || !no_execute)
+            } else {
+                let user_page_denied = users
+                    && match access {
+                        Access::Execute => context.smep,
+                        _ => context.smap && (implicit || !context.access_user),
+                    };
+                !user_page_denied
+                    && (access != Access::Write || may_write)
+                    && (access != Access::Execute || !no_execute)
+            };
+            if !allowed {
+                return Err(code | ERROR_PRESENT);
+            }
+            let marks = if access == Access::Write { ACCESSED | DIRTY } else { ACCESSED };
+            self.set_bits(at, entry, marks);
+            let offset = linear & ((1 << shift) - 1);
+            let frame = match (large, bytes) {
+                (false, 8) => entry & ADDRESS,
+                (false, _) => entry & 0xffff_f000,
+                (true, 8) => entry & ADDRESS & !0x1f_ffff,
+                // PSE-36: bits 13 to 16 are bits 32 to 35 of the address.
+                (true, _) => entry & 0xffc0_0000 | (entry >> 13 & 0xf) << 32,
+            };
+            let writable = access == Access::Write || (entry & DIRTY != 0 && may_write);
+            return Ok(Translation { gpa: frame | offset, writable });
+        }
+        Err(code)
+    }
+
+    /// A paging-structure entry; outside RAM there is none.
+    fn entry_at(&self, gpa: u64, bytes: u64) -> u64 {
+        let Some(page) = self.ram.page(gpa) else { return 0 };
+        let mut entry = [0; 8];
+        self.ram.read(page, gpa, &mut entry[..bytes as usize]);
+        u64::from_le_bytes(entry)
+    }
+
+    /// Sets A or D in the entry at `gpa`. Both are in its first byte.
+    fn set_bits(&mut self, gpa: u64, entry: u64, bits: u64) {
+        if entry & bits == bits {
+            return;
+        }
+        let Some(page) = self.ram.page(gpa) else { return };
+        self.ram.write(page, gpa, &[((entry | bits) & 0xff) as u8]);
+        self.note_write(page, gpa, 1);
+    }
+
+    /// RAM has been written there otherwise than through a TLB entry.
+    pub(super) fn note_write(&mut self, page: crate::ram::Page, gpa: u64, bytes: u64) {
+        let flags = self.ram.flags_mut(page);
+        *flags |= WRITTEN;
+        if *flags & crate::ram::CODE != 0 {
+            self.overwritten.push((gpa, bytes));
+        }
+    }
+}

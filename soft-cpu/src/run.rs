@@ -1,0 +1,415 @@
+//! The run loop: blocks, places to stop at, events between instructions.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use scribe_types::stop::{Answer, Exit, Fault as GuestFault, Progress, Stop};
+
+use crate::SoftCpu;
+use crate::block::{Block, Cache, Found, decode_one};
+use crate::cpu::{BLOCK_RIP, CS, Cpu, Trap, vector};
+use crate::flags::{IF, RF, TF};
+use crate::mmu::NO_PAGE;
+use crate::op::Ends;
+use crate::system::event::Event;
+
+/// How a stretch of a block ended.
+enum Way {
+    /// all its instructions have retired
+    Through,
+    /// so many of them have, and the limit is reached
+    Limit,
+    /// so many have; RIP is at the next one, which said this
+    Trapped(Trap),
+}
+
+impl SoftCpu {
+    /// Runs until an exit, a fault, `until` (counted from the last exit), an open interrupt window that was asked for, or
+    /// until `kick` is true (looked at, not cleared).
+    pub fn run(&mut self, until: Option<Progress>, kick: &AtomicBool) -> Stop {
+        loop {
+            if !self.cpu.mmu.overwritten.is_empty() {
+                self.cache.take_overwritten(&mut self.cpu);
+            }
+            let limit = match until {
+                Some(until) if self.cpu.branches >= until.branches => {
+                    let left = until.steps.saturating_sub(self.steps());
+                    if left == 0 || self.cpu.branches > until.branches {
+                        return Stop::Reached;
+                    }
+                    left
+                }
+                _ => u64::MAX,
+            };
+            if self.window && self.can_inject() {
+                return Stop::InterruptWindow;
+            }
+            if kick.load(Ordering::Relaxed) {
+                return Stop::Kicked;
+            }
+            let stop = if self.cpu.careful {
+                self.careful_step()
+            } else {
+                self.blocks(limit, until.map_or(u64::MAX, |until| until.branches), kick)
+            };
+            if let Some(stop) = stop {
+                return stop;
+            }
+        }
+    }
+
+    /// Supplies the answer to the exit being served.
+    pub fn answer(&mut self, answer: Answer) {
+        if let Some(exit) = self.cpu.wanted.take() {
+            self.cpu.accesses.push(exit, answer);
+        }
+    }
+
+    /// Retires the instruction of the exit being served. `Some`: its next exit, which has to be served and finished too.
+    /// `None`: the processor is at a sync point.
+    pub fn finish(&mut self) -> Option<Exit> {
+        let stop = self.one_instruction();
+        self.cpu.branches = 0;
+        self.mark = self.cpu.instructions;
+        match stop {
+            None => None,
+            Some(Stop::Exit(exit)) => Some(exit),
+            Some(other) => {
+                self.deferred = Some(other);
+                None
+            }
+        }
+    }
+
+    /// Where the processor is since the last exit.
+    pub fn progress(&self) -> Progress {
+        Progress { branches: self.cpu.branches, steps: self.steps() }
+    }
+
+    pub(crate) fn steps(&self) -> u64 {
+        self.cpu.instructions - self.mark
+    }
+
+    /// True if an external interrupt can be taken now.
+    pub fn can_inject(&self) -> bool {
+        let cpu = &self.cpu;
+        cpu.flags.system & IF != 0
+            && cpu.shadow == 0
+            && cpu.interrupt.is_none()
+            && cpu.exception.is_none()
+            && cpu.accesses.is_empty()
+    }
+
+    /// Runs blocks until something has to be looked at.
+    fn blocks(&mut self, limit: u64, branch_limit: u64, kick: &AtomicBool) -> Option<Stop> {
+        if let Some(stop) = self.deferred.take() {
+            return Some(stop);
+        }
+        let (cpu, cache) = (&mut self.cpu, &mut self.cache);
+        let mut limit = limit;
+        let mut previous = None;
+        loop {
+            let rip = cpu.rip;
+            let number = match next_block(cpu, cache, previous) {
+                Ok(Found::Cached(number)) => number,
+                Ok(Found::Nowhere) => return Some(refused(cpu, "code that is not in RAM")),
+                Err(trap) => return self.trapped(trap),
+            };
+            let block = cache.block(number);
+            let generation = cpu.mmu.generation;
+            cpu.regs[usize::from(BLOCK_RIP)] = rip;
+            cpu.mmu.running = if block.ops.len() > 1 { block.pages } else { [NO_PAGE; 2] };
+            let before = cpu.instructions;
+            let (way, done) = run_block(cpu, block, limit);
+            cpu.instructions += done;
+            match way {
+                Way::Through => match block.ends {
+                    Ends::Jump => {}
+                    Ends::Branch => {
+                        cpu.branches += 1;
+                        self.mark = cpu.instructions;
+                        if cpu.branches >= branch_limit {
+                            return None;
+                        }
+                    }
+                    _ => cpu.rip = advanced(cpu, rip, block.length.into()),
+                },
+                Way::Limit => {
+                    cpu.rip = advanced(cpu, rip, start_of(block, done));
+                    return None;
+                }
+                Way::Trapped(trap) => {
+                    cpu.rip = advanced(cpu, rip, start_of(block, done));
+                    return self.trapped(trap);
+                }
+            }
+            if limit != u64::MAX {
+                limit = limit.saturating_sub(cpu.instructions - before);
+                if limit == 0 {
+                    return None;
+                }
+            }
+            if cpu.careful
+                || !cpu.mmu.overwritten.is_empty()
+                || (self.window && cpu.flags.system & IF != 0)
+                || kick.load(Ordering::Relaxed)
+            {
+                return None;
+            }
+            previous = Some(Previous { number, rip, generation });
+        }
+    }
+
+    /// Something other than retiring has happened to the instruction at RIP.
+    #[cold]
+    fn trapped(&mut self, trap: Trap) -> Option<Stop> {
+        self.cpu.mmu.running = [NO_PAGE; 2];
+        match trap {
+            Trap::Exit => self.cpu.wanted.map(Stop::Exit),
+            Trap::Again => None,
+            Trap::Alone => self.one_instruction(),
+            Trap::Fault => {
+                self.cpu.accesses.clear();
+                let event = Event::fault(&self.cpu);
+                self.deliver(event)
+            }
+            Trap::Refused => {
+                let what = self.cpu.refused;
+                Some(refused(&mut self.cpu, what))
+            }
+            Trap::Shutdown => Some(Stop::Fault(GuestFault::TripleFault)),
+        }
+    }
+
+    fn deliver(&mut self, event: Event) -> Option<Stop> {
+        match self.cpu.deliver(event) {
+            Ok(()) => {
+                self.cpu.update_careful();
+                None
+            }
+            Err(Trap::Refused) => {
+                let what = self.cpu.refused;
+                Some(refused(&mut self.cpu, what))
+            }
+            Err(_) => Some(Stop::Fault(GuestFault::TripleFault)),
+        }
+    }
+
+    /// Executes the instruction at RIP by itself, and what has to happen around it: traps, breakpoints, the end of an
+    /// interrupt shadow.
+    fn one_instruction(&mut self) -> Option<Stop> {
+        let cpu = &mut self.cpu;
+        let rip = cpu.rip;
+        let (shadow, trace, resume) = (cpu.shadow, cpu.flags.system & TF != 0, cpu.flags.system & RF != 0);
+        let linear = cpu.linear_rip();
+        let block = match linear.and_then(|linear| decode_one(cpu, linear)) {
+            Ok(Some(block)) => block,
+            Ok(None) => return Some(refused(cpu, "code that is not in RAM")),
+            Err(trap) => return self.trapped(trap),
+        };
+        cpu.regs[usize::from(BLOCK_RIP)] = rip;
+        cpu.mmu.running = [NO_PAGE; 2];
+        cpu.accesses.rewind();
+        cpu.shadow = 0;
+        cpu.watched = 0;
+        let before = cpu.instructions;
+        let (way, done) = run_counted(cpu, &block, 1);
+        cpu.instructions += done;
+        let partial = match way {
+            Way::Through => {
+                match block.ends {
+                    Ends::Jump => {}
+                    Ends::Branch => {
+                        cpu.branches += 1;
+                        self.mark = cpu.instructions;
+                    }
+                    _ => cpu.rip = advanced(cpu, rip, block.length.into()),
+                }
+                cpu.accesses.clear();
+                false
+            }
+            Way::Trapped(Trap::Again) => cpu.instructions != before,
+            Way::Limit => return None,
+            Way::Trapped(trap) => {
+                // The instruction has not retired: it is still in its shadow.
+                if trap == Trap::Exit || trap == Trap::Fault {
+                    cpu.shadow = shadow;
+                }
+                if trap == Trap::Fault {
+                    cpu.shadow = 0;
+                }
+                let stop = self.trapped(trap);
+                self.cpu.update_careful();
+                return stop;
+            }
+        };
+        let cpu = &mut self.cpu;
+        if resume && !partial {
+            // Set by the IRET or POPF that has just run, or else over with this instruction.
+            if !cpu.resume_set {
+                cpu.flags.system &= !RF;
+            }
+        }
+        cpu.resume_set = false;
+        let mut hits = cpu.watched;
+        if trace {
+            hits |= 1 << 14; // BS
+        }
+        if hits != 0 && cpu.shadow & 1 == 0 {
+            cpu.dr6 = cpu.dr6 & !0xf | hits;
+            cpu.exception = Some((vector::DB, None));
+        }
+        cpu.update_careful();
+        None
+    }
+
+    /// One instruction, with everything that may have to happen before it.
+    #[cold]
+    fn careful_step(&mut self) -> Option<Stop> {
+        if let Some(stop) = self.deferred.take() {
+            return Some(stop);
+        }
+        let cpu = &mut self.cpu;
+        if let Some((vector, code)) = cpu.exception.take() {
+            let event = Event::trap(cpu, vector, code);
+            return self.deliver(event);
+        }
+        if let Some(vector) = cpu.interrupt.take() {
+            let event = Event::external(cpu, vector);
+            return self.deliver(event);
+        }
+        if cpu.dr7 & 0xff != 0 && cpu.flags.system & RF == 0 && cpu.shadow & 1 == 0 && cpu.accesses.is_empty()
+        {
+            let linear = cpu.rip.wrapping_add(cpu.segs[CS].base);
+            let hits = cpu.execute_breakpoints(linear);
+            if hits != 0 {
+                cpu.dr6 = cpu.dr6 & !0xf | hits;
+                let event = Event::breakpoint(cpu);
+                return self.deliver(event);
+            }
+        }
+        self.one_instruction()
+    }
+}
+
+impl Cpu {
+    /// Linear address of the next instruction.
+    ///
+    /// # Errors
+    /// RIP is beyond the limit of CS.
+    pub(crate) fn linear_rip(&mut self) -> Result<u64, Trap> {
+        if self.is_long() {
+            return Ok(self.rip);
+        }
+        if self.rip > u64::from(self.segs[CS].limit) {
+            return Err(self.general_protection());
+        }
+        Ok(self.rip.wrapping_add(self.segs[CS].base) & 0xffff_ffff)
+    }
+
+    /// DR6 bits of the instruction breakpoints at a linear address.
+    fn execute_breakpoints(&self, linear: u64) -> u64 {
+        (0..4)
+            .filter(|n| {
+                let enabled = self.dr7 >> (2 * n) & 3 != 0;
+                let execute = self.dr7 >> (16 + 4 * n) & 3 == 0;
+                enabled && execute && self.dr[*n as usize] == linear
+            })
+            .fold(0, |hits, n| hits | 1 << n)
+    }
+}
+
+/// A block that has run to its end.
+#[derive(Debug, Clone, Copy)]
+struct Previous {
+    number: u32,
+    /// where it started
+    rip: u64,
+    /// [`Mmu::generation`](crate::mmu::Mmu::generation) when it did
+    generation: u64,
+}
+
+/// The block at RIP.
+#[inline(always)]
+fn next_block(cpu: &mut Cpu, cache: &mut Cache, previous: Option<Previous>) -> Result<Found, Trap> {
+    let rip = cpu.rip;
+    // A link says nothing of another mode or other translations than those that its first block ran with.
+    let previous = previous.filter(|previous| previous.generation == cpu.mmu.generation);
+    if let Some(previous) = previous
+        && let Some(number) = cache.linked(previous.number, previous.rip, rip)
+    {
+        return Ok(Found::Cached(number));
+    }
+    let linear = if cpu.mode.bitness == 64 { rip } else { cpu.linear_rip()? };
+    let found = cache.find(cpu, linear)?;
+    if let (Some(previous), Found::Cached(number)) = (previous, &found)
+        && cache.block(*number).second.is_none()
+    {
+        cache.link(previous.number, previous.rip, *number, rip);
+    }
+    Ok(found)
+}
+
+/// Runs a block's instructions, at most `limit` of them (iterations of REP count).
+#[inline(always)]
+fn run_block(cpu: &mut Cpu, block: &Block, limit: u64) -> (Way, u64) {
+    if (block.ops.len() as u64) <= limit && !block.has_rep {
+        for (n, op) in block.ops.iter().enumerate() {
+            if let Err(trap) = (op.run)(cpu, op) {
+                return (Way::Trapped(trap), n as u64);
+            }
+        }
+        return (Way::Through, block.ops.len() as u64);
+    }
+    run_counted(cpu, block, limit)
+}
+
+/// As [`run_block`], where the limit may lie inside the block or a REP instruction adds to what is counted.
+fn run_counted(cpu: &mut Cpu, block: &Block, limit: u64) -> (Way, u64) {
+    let begun = cpu.instructions;
+    for (n, op) in (0..).zip(block.ops.iter()) {
+        // What REP instructions have counted beyond the one that each of them is.
+        let used = n + (cpu.instructions - begun);
+        if used >= limit {
+            return (Way::Limit, n);
+        }
+        cpu.iterations = limit - used;
+        if let Err(trap) = (op.run)(cpu, op) {
+            return (Way::Trapped(trap), n);
+        }
+    }
+    (Way::Through, block.ops.len() as u64)
+}
+
+/// Where instruction `number` of a block starts.
+fn start_of(block: &Block, number: u64) -> u64 {
+    match number.checked_sub(1) {
+        None => 0,
+        Some(before) => block.ops.get(before as usize).map_or(0, |op| op.next.into()),
+    }
+}
+
+#[inline(always)]
+fn advanced(cpu: &Cpu, rip: u64, bytes: u64) -> u64 {
+    let rip = rip.wrapping_add(bytes);
+    match cpu.mode.bitness {
+        64 => rip,
+        32 => rip & 0xffff_ffff,
+        _ => rip & 0xffff,
+    }
+}
+
+#[cold]
+fn refused(cpu: &mut Cpu, what: &str) -> Stop {
+    let mut bytes = Vec::new();
+    if let Ok(linear) = cpu.linear_rip() {
+        for n in 0..15 {
+            let mut byte = [0];
+            if cpu.read_bytes(linear.wrapping_add(n), &mut byte).is_err() {
+                break;
+            }
+            bytes.extend(byte);
+        }
+    }
+    cpu.wanted = None;
+    Stop::Fault(GuestFault::Refused { rip: cpu.rip, bytes, detail: what.into() })
+}

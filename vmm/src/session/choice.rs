@@ -1,0 +1,217 @@
+//! Which engine executes a guest, with which processor and which sync points, and why.
+
+use scribe_log::Header;
+use scribe_log::header::{Engine as EngineName, TimeConstants};
+use scribe_soft_cpu::Behaviour;
+
+use super::config::{ConfigError, GuestConfig};
+use crate::engine::soft;
+use crate::machine::cpuid::{self, Profile};
+use crate::machine::platform;
+use crate::machine::time::WITHOUT_COUNTER;
+
+/// What the branch counter counts, in recordings: every retired Jcc, JCXZ, JECXZ, JRCXZ, LOOP and LOOPcc, taken or not
+/// (docs/determinism.md, section 1).
+pub const COUNTER: &str = "retired-conditional-branches-1";
+
+/// What the user wants to have the guest executed by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wish {
+    /// what fits
+    Auto {
+        /// whether the host's KVM is fit, or why not
+        kvm: Result<(), String>,
+    },
+    /// the host's KVM
+    Kvm,
+    /// the processor in software
+    Soft,
+}
+
+/// Between which places time passes and input comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SyncPoints {
+    /// exits only
+    Exit,
+    /// exits, timers, and wherever the guest is
+    Counted,
+}
+
+/// What executes the guest.
+#[derive(Debug, Clone)]
+pub struct Choice {
+    /// the engine
+    pub engine: EngineName,
+    /// CPU profile
+    pub cpu: &'static Profile,
+    /// kinds of sync points
+    pub sync_points: SyncPoints,
+    /// what the soft engine's processor does where the manuals leave it open
+    pub behaviour: Option<Behaviour>,
+    /// why this engine, for people; `None` if the user named it
+    pub why: Option<String>,
+}
+
+impl Choice {
+    /// Says on stderr which engine it is and why, unless the user knows.
+    pub fn tell(&self) {
+        if let Some(why) = &self.why {
+            say!("engine {}: {why}", name(self.engine));
+        }
+    }
+
+    /// For the header: the counter's name and what branches and exits are worth.
+    pub fn counting(&self) -> (Option<String>, TimeConstants) {
+        match self.sync_points {
+            SyncPoints::Exit => (None, WITHOUT_COUNTER),
+            SyncPoints::Counted => (Some(COUNTER.into()), COUNTED),
+        }
+    }
+}
+
+const COUNTED: TimeConstants =
+    TimeConstants { ns_per_branch: platform::NS_PER_BRANCH, ns_per_exit: platform::NS_PER_EXIT };
+
+/// The engine's name, as on the command line.
+pub fn name(engine: EngineName) -> &'static str {
+    match engine {
+        EngineName::Kvm => "kvm",
+        EngineName::Soft => "soft",
+    }
+}
+
+fn behaviour_named(name: &str) -> Result<Behaviour, ConfigError> {
+    let unknown =
+        || ConfigError::Option(format!("--behaviour {name}: no such behaviour; there are zen and tcg"));
+    soft::behaviour(name).ok_or_else(unknown)
+}
+
+fn refused<T>(text: String) -> Result<T, ConfigError> {
+    Err(ConfigError::Option(text))
+}
+
+/// Chooses for a new guest, whose kernel `kernel` is `noted` if it says that it reads no clock.
+///
+/// # Errors
+/// What was asked for does not go together.
+pub fn for_guest(config: &GuestConfig, kernel: &str, noted: bool) -> Result<Choice, ConfigError> {
+    let cpu = config.cpu.as_deref().unwrap_or(if noted { cpuid::SCRIBE_V1 } else { cpuid::SCRIBE_V1_TSC });
+    let Some(profile) = cpuid::profile(cpu) else {
+        let known: Vec<&str> = cpuid::PROFILES.iter().map(|profile| profile.name).collect();
+        return refused(format!("--cpu {cpu}: no such profile; there are {}", known.join(" and ")));
+    };
+    let behaviour = config.behaviour.as_deref().map(behaviour_named).transpose()?;
+    let needs_soft = if !noted {
+        Some(format!("{kernel} does not say that it reads no TSC (no ELF note `Scribe`)"))
+    } else if profile.tsc {
+        Some(format!("only it has CPU profile {cpu}"))
+    } else if config.sync_points == Some(SyncPoints::Counted) {
+        Some("only it counts branches (--sync-points counted)".into())
+    } else {
+        behaviour.map(|_| "only it can be told how to behave".into())
+    };
+    let (engine, why) = match (&config.engine, needs_soft) {
+        (Wish::Kvm, Some(_)) if !noted => return Err(ConfigError::KernelWithoutNote(kernel.to_owned())),
+        (Wish::Kvm, Some(needs)) => {
+            return refused(format!("--engine kvm does not do for this guest; use --engine soft: {needs}"));
+        }
+        (Wish::Kvm, None) => (EngineName::Kvm, None),
+        (Wish::Soft, _) => (EngineName::Soft, None),
+        (Wish::Auto { .. }, Some(needs)) => (EngineName::Soft, Some(needs)),
+        (Wish::Auto { kvm: Ok(()) }, None) => (EngineName::Kvm, Some("this host's KVM is fit".into())),
+        (Wish::Auto { kvm: Err(unfit) }, None) => (EngineName::Soft, Some(unfit.clone())),
+    };
+    let (sync_points, behaviour) = match engine {
+        EngineName::Kvm => (SyncPoints::Exit, None),
+        EngineName::Soft => {
+            (config.sync_points.unwrap_or(SyncPoints::Counted), Some(behaviour.unwrap_or_default()))
+        }
+    };
+    Ok(Choice { engine, cpu: profile, sync_points, behaviour, why })
+}
+
+/// Chooses for the recording with this header, which [`check`] has let through.
+///
+/// # Errors
+/// What was asked for cannot replay it.
+pub fn for_recording(
+    wish: &Wish,
+    behaviour: Option<&str>,
+    header: &Header,
+    noted: bool,
+) -> Result<Choice, ConfigError> {
+    let Some(profile) = cpuid::profile(&header.cpu) else {
+        return Err(ConfigError::Unsupported(format!("CPU profile {}", header.cpu)));
+    };
+    let sync_points = if header.counter.is_some() { SyncPoints::Counted } else { SyncPoints::Exit };
+    let kvm_lacks = if sync_points == SyncPoints::Counted {
+        Some("it has counted sync points")
+    } else if profile.tsc {
+        Some("its processor has a TSC")
+    } else if !noted {
+        Some("its kernel has no ELF note `Scribe`")
+    } else {
+        None
+    };
+    let (engine, why) = match (wish, header.engine, kvm_lacks) {
+        (Wish::Kvm, _, Some(lacks)) => {
+            return refused(format!("--engine kvm cannot replay this recording: {lacks}; use --engine soft"));
+        }
+        (Wish::Kvm, _, None) => (EngineName::Kvm, None),
+        (Wish::Soft, _, _) => (EngineName::Soft, None),
+        (Wish::Auto { .. }, EngineName::Soft, _) => (EngineName::Soft, Some("as recorded".to_owned())),
+        (Wish::Auto { kvm: Ok(()) }, EngineName::Kvm, None) => {
+            (EngineName::Kvm, Some("as recorded".to_owned()))
+        }
+        (Wish::Auto { kvm: Err(unfit) }, EngineName::Kvm, None) => {
+            (EngineName::Soft, Some(format!("the recording was made on kvm, but {unfit}")))
+        }
+        (Wish::Auto { .. }, EngineName::Kvm, Some(lacks)) => (EngineName::Soft, Some(lacks.to_owned())),
+    };
+    let behaviour = match engine {
+        EngineName::Kvm => None,
+        EngineName::Soft => Some(recorded_behaviour(header, behaviour)?),
+    };
+    Ok(Choice { engine, cpu: profile, sync_points, behaviour, why })
+}
+
+/// What the processor of a recording did where the manuals leave it open. One made on KVM does not say.
+fn recorded_behaviour(header: &Header, asked: Option<&str>) -> Result<Behaviour, ConfigError> {
+    let emulated = header.host.cpu_model.starts_with("QEMU TCG");
+    let wanted = match (header.behaviour.as_deref(), asked) {
+        (Some(recorded), Some(asked)) if recorded != asked => {
+            return refused(format!("--behaviour {asked}: the recording was made with {recorded}"));
+        }
+        (Some(recorded), _) => recorded,
+        (None, Some(asked)) => asked,
+        (None, None) if emulated => "tcg",
+        (None, None) => "zen",
+    };
+    behaviour_named(wanted)
+}
+
+/// Checks that this program has what a recording's header names.
+///
+/// # Errors
+/// The first that it does not have, by name.
+pub fn check(header: &Header) -> Result<(), ConfigError> {
+    let counter = header.counter.as_deref();
+    let time = if counter.is_some() { COUNTED } else { WITHOUT_COUNTER };
+    let behaviour = header.behaviour.as_deref();
+    let checks = [
+        (cpuid::profile(&header.cpu).is_some(), format!("CPU profile {}", header.cpu)),
+        (
+            counter.is_none_or(|name| name == COUNTER),
+            format!("branch counter {}", counter.unwrap_or_default()),
+        ),
+        (
+            behaviour.is_none_or(|name| soft::behaviour(name).is_some()),
+            format!("processor behaviour {}", behaviour.unwrap_or_default()),
+        ),
+        (header.time == time, "other time constants".into()),
+    ];
+    match checks.into_iter().find(|(supported, _)| !supported) {
+        Some((_, what)) => Err(ConfigError::Unsupported(what)),
+        None => Ok(()),
+    }
+}
