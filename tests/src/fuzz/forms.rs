@@ -70,7 +70,6 @@ pub const EXCLUDED: &[(&str, &[Mnemonic])] = &[
             Mnemonic::Iretd,
             Mnemonic::Iretq,
             Mnemonic::Retf,
-            Mnemonic::Retfq,
         ],
     ),
     ("processors differ in its length", &[Mnemonic::Ud0]),

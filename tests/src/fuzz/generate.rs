@@ -71,7 +71,11 @@ impl Generator {
         let mut rng = Rng::new(self.seed, number);
         let machine = case::machine(&mut rng, mode == 1);
         let turns = &self.turns[mode];
-        let turn = if self.modes == Modes::Both { number / 4 * 3 + number % 4 } else { number };
+        let turn = match (self.modes, number % 4) {
+            (Modes::Both, 3) => number / 4,
+            (Modes::Both, rest) => number / 4 * 3 + rest,
+            _ => number,
+        };
         let main = turns[(turn % turns.len().max(1) as u64) as usize];
         let mut builder = Builder {
             known: machine.general.map(Some),
