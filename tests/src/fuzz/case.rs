@@ -200,7 +200,8 @@ pub fn machine(rng: &mut Rng, compatibility: bool) -> Machine {
         machine.rflags |= rng.pick(&[0x100, 0x4_0000]); // TF, AC
     }
     let masks = if rng.chance(80) { 0x3f } else { rng.bits() as u16 & 0x3f };
-    let fcw = 0x40 | masks | (rng.below(4) << 10) as u16 | rng.pick(&[0x300_u16, 0x300, 0x300, 0x200, 0, 0x100]);
+    let fcw =
+        0x40 | masks | (rng.below(4) << 10) as u16 | rng.pick(&[0x300_u16, 0x300, 0x300, 0x200, 0, 0x100]);
     let status = if rng.chance(60) { 0 } else { rng.bits() as u16 & 0x7f };
     let pending = if status & !fcw & 0x3f != 0 { 0x8080 } else { 0 };
     let fsw = status | pending | rng.bits() as u16 & 0x4700 | (rng.below(8) << 11) as u16;

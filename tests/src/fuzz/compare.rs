@@ -24,10 +24,22 @@ pub enum Verdict {
 
 /// Instructions that write several words and may have written some of them when they fault.
 fn partial(mnemonic: Mnemonic) -> bool {
-    use Mnemonic::{Enter, Fnsave, Fnstenv, Fsave, Fstenv, Fxsave, Fxsave64, Maskmovdqu, Maskmovq, Pusha, Pushad};
+    use Mnemonic::{
+        Enter, Fnsave, Fnstenv, Fsave, Fstenv, Fxsave, Fxsave64, Maskmovdqu, Maskmovq, Pusha, Pushad,
+    };
     matches!(
         mnemonic,
-        Enter | Fnsave | Fsave | Fnstenv | Fstenv | Fxsave | Fxsave64 | Maskmovq | Maskmovdqu | Pusha | Pushad
+        Enter
+            | Fnsave
+            | Fsave
+            | Fnstenv
+            | Fstenv
+            | Fxsave
+            | Fxsave64
+            | Maskmovq
+            | Maskmovdqu
+            | Pusha
+            | Pushad
     )
 }
 
@@ -77,7 +89,8 @@ pub fn compare(case: &Case, native: &Outcome, soft: &Outcome, strict: bool) -> V
             found.push(format!("st{index}: native {}, soft {}", hex(&a), hex(&b)));
         }
     }
-    let destination = last.filter(|_| accuracy == Accuracy::Reciprocal).map(|last| last.op0_register().number());
+    let destination =
+        last.filter(|_| accuracy == Accuracy::Reciprocal).map(|last| last.op0_register().number());
     for index in 0..count {
         let (a, b) = (n.bytes::<16>(fx::XMM + 16 * index), s.bytes::<16>(fx::XMM + 16 * index));
         if a != b && !(destination == Some(index) && lanes_close(a, b)) {
@@ -89,12 +102,17 @@ pub fn compare(case: &Case, native: &Outcome, soft: &Outcome, strict: bool) -> V
         let (a, b) = (&native.data[at..at + 8], &soft.data[at..at + 8]);
         found.push(format!("memory at {:#x}: native {}, soft {}", DATA + at as u64, hex(a), hex(b)));
     }
+    if !found.is_empty() {
+        found.push(format!("(native ended by vector {:#x} at {:#x})", native.vector, n.rip));
+    }
     if found.is_empty() { Verdict::Same } else { Verdict::Different(found) }
 }
 
 /// Names of the general registers.
-pub const NAMES: [&str; 16] =
-    ["rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"];
+pub const NAMES: [&str; 16] = [
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
+    "r15",
+];
 
 /// Bytes of a number, the highest first.
 pub fn hex(bytes: &[u8]) -> String {

@@ -1,7 +1,7 @@
 //! Runs cases on both processors and gathers what differs.
 
 use super::case::{Case, Outcome};
-use super::compare::{Verdict, compare};
+use super::compare::{NAMES, Verdict, compare};
 use super::generate::{Generator, Modes};
 use super::layout::BATCH;
 use super::minimise::minimise;
@@ -97,7 +97,8 @@ pub fn run(options: &Options) -> io::Result<Report> {
     let end = options.first + options.cases;
     let mut from = options.first + options.part.0 * BATCH as u64;
     while from < end {
-        let cases: Vec<Case> = (from..end.min(from + BATCH as u64)).map(|number| generator.case(number)).collect();
+        let cases: Vec<Case> =
+            (from..end.min(from + BATCH as u64)).map(|number| generator.case(number)).collect();
         for (index, case) in cases.iter().enumerate() {
             native.shared().load(index, case);
         }
@@ -164,8 +165,12 @@ fn explain(
     }
     let by = small.remaining().filter(|(_, piece)| piece.form.is_some()).last();
     let by = by.or_else(|| small.remaining().last());
-    let name = by.map_or_else(String::new, |(_, piece)| format!("{:?}", piece.instruction.code()));
-    let what = last.0.first().map_or("", |found| found.split(':').next().unwrap_or_default());
+    let name = by.map_or_else(String::new, |(_, piece)| format!("{:?}", piece.instruction.mnemonic()));
+    let what = last.0.first().map_or("", |found| found.split([':', ' ']).next().unwrap_or_default());
+    let what = match what {
+        general if NAMES.contains(&general) => "register",
+        other => other.trim_end_matches(|c: char| c.is_ascii_digit()),
+    };
     let entry = report.groups.entry(format!("{name} ({what})")).or_default();
     entry.0 += 1;
     if entry.0 == 1 {

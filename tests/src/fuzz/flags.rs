@@ -26,7 +26,8 @@ pub fn read(instruction: &Instruction) -> u64 {
 /// The count of a shift by a constant, as the processor masks it.
 fn count(instruction: &Instruction) -> Option<u32> {
     let last = instruction.op_count() - 1;
-    let mask = if instruction.op_register(0).is_gpr64() || instruction.memory_size().size() == 8 { 63 } else { 31 };
+    let mask =
+        if instruction.op_register(0).is_gpr64() || instruction.memory_size().size() == 8 { 63 } else { 31 };
     match instruction.op_kind(last) {
         OpKind::Immediate8 => Some(u32::from(instruction.immediate8()) & mask),
         _ => None,
@@ -111,5 +112,7 @@ pub fn wide_count(instruction: &Instruction) -> bool {
 
 /// True if the piece counts by CL.
 pub fn counts_by_cl(instruction: &Instruction) -> bool {
-    instruction.op_count() == 3 && instruction.op_kind(2) == OpKind::Register && instruction.op2_register() == Register::CL
+    instruction.op_count() == 3
+        && instruction.op_kind(2) == OpKind::Register
+        && instruction.op2_register() == Register::CL
 }

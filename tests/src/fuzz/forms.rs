@@ -100,8 +100,8 @@ fn excluded(op: &OpCodeInfo, bitness: u32) -> Option<&'static str> {
         return Some("decoded by one maker's processors only");
     }
     let near = kinds.iter().any(|kind| matches!(kind, Op::br16_1 | Op::br16_2));
-    let near16 = near
-        || matches!(op.code(), Code::Jmp_rm16 | Code::Call_rm16 | Code::Retnw | Code::Retnw_imm16);
+    let near16 =
+        near || matches!(op.code(), Code::Jmp_rm16 | Code::Call_rm16 | Code::Retnw | Code::Retnw_imm16);
     if bitness == 64 && near16 {
         return Some("operand-size prefix on a near branch: processors differ");
     }
@@ -153,15 +153,15 @@ fn theme(op: &OpCodeInfo) -> Theme {
 }
 
 fn candidates(bitness: u32) -> impl Iterator<Item = Form> {
-    Code::values()
-        .map(|code| Form { code, op: code.op_code(), theme: theme(code.op_code()) })
-        .filter(move |form| {
+    Code::values().map(|code| Form { code, op: code.op_code(), theme: theme(code.op_code()) }).filter(
+        move |form| {
             form.op.is_instruction()
                 && form.op.encoding() == EncodingKind::Legacy
                 && form.op.is_available_in_mode(bitness)
                 && form.op.cpl3() | form.op.must_be_cpl0()
                 && form.code.cpuid_features().iter().all(|feature| FEATURES.contains(feature))
-        })
+        },
+    )
 }
 
 /// The forms that are fuzzed in a mode (64 or 32).

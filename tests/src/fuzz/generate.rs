@@ -119,7 +119,8 @@ impl Builder<'_> {
         };
         self.case.machine.rip = start;
         self.ip = start;
-        self.case.pool_offset = rng.below((values::POOL_BYTES - super::layout::DATA_BYTES) as u64 / 16) as usize * 16;
+        self.case.pool_offset =
+            rng.below((values::POOL_BYTES - super::layout::DATA_BYTES) as u64 / 16) as usize * 16;
         let count = if rng.chance(35) { 1 } else { 1 + rng.below(longest) };
         let exact = |form: &Form| forms::accuracy(form.op.mnemonic()) == Accuracy::Exact;
         let place = match exact(&self.forms[main]) {
@@ -179,7 +180,10 @@ impl Builder<'_> {
 
     fn around(&mut self, form: &Form, instruction: &mut Instruction, index: usize, group: usize) {
         let near = form.op.op_count() > 0
-            && matches!(form.op.op0_kind(), Op::br16_1 | Op::br16_2 | Op::br32_1 | Op::br32_4 | Op::br64_1 | Op::br64_4);
+            && matches!(
+                form.op.op0_kind(),
+                Op::br16_1 | Op::br16_2 | Op::br32_1 | Op::br32_4 | Op::br64_1 | Op::br64_4
+            );
         let indirect = matches!(form.op.mnemonic(), Mnemonic::Jmp | Mnemonic::Call | Mnemonic::Ret) && !near;
         if near || indirect {
             world::branch(self, instruction, near, index, group);
@@ -251,7 +255,8 @@ impl Builder<'_> {
     fn place(&mut self, bytes: Vec<u8>, instruction: Instruction, form: Option<usize>, group: usize) {
         for used in self.info.info(&instruction).used_registers() {
             let full = used.register().full_register();
-            let written = !matches!(used.access(), OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess);
+            let written =
+                !matches!(used.access(), OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess);
             if written && full.is_gpr64() {
                 self.known[full.number()] = None;
             }

@@ -51,7 +51,8 @@ pub fn minimise(case: &Case, mut differs: impl FnMut(&Case) -> bool) -> Case {
         }
     }
     let plain = Machine::new();
-    for range in [fx::FCW..fx::FCW + 2, fx::FSW..fx::FSW + 2, fx::FTW..fx::FTW + 1, fx::MXCSR..fx::MXCSR + 4] {
+    for range in [fx::FCW..fx::FCW + 2, fx::FSW..fx::FSW + 2, fx::FTW..fx::FTW + 1, fx::MXCSR..fx::MXCSR + 4]
+    {
         attempt(&mut best, &|case| case.machine.fx[range.clone()].copy_from_slice(&plain.fx[range.clone()]));
     }
     best

@@ -191,7 +191,9 @@ fn serve(shared: Shared, pool: &'static [u8]) -> io::Result<()> {
     CONTEXT.store(Box::leak(Box::new(context)), Ordering::Release);
     handle_signals()?;
     // SAFETY: the flat user data segment, which 32-bit code needs there and 64-bit code ignores.
-    unsafe { std::arch::asm!("mov ds, {0:x}", "mov es, {0:x}", in(reg) DS, options(nostack, preserves_flags)) };
+    unsafe {
+        std::arch::asm!("mov ds, {0:x}", "mov es, {0:x}", in(reg) DS, options(nostack, preserves_flags))
+    };
     sandbox::enter()?;
     let counters = shared.counters();
     loop {

@@ -182,7 +182,12 @@ impl Operands<'_> {
         };
         let vectors = if self.bitness == 64 { 16 } else { 8 };
         match form.op.op_kind(operand) {
-            Op::r8_or_mem | Op::r16_or_mem | Op::r32_or_mem | Op::r64_or_mem | Op::mm_or_mem | Op::xmm_or_mem
+            Op::r8_or_mem
+            | Op::r16_or_mem
+            | Op::r32_or_mem
+            | Op::r64_or_mem
+            | Op::mm_or_mem
+            | Op::xmm_or_mem
                 if !in_register =>
             {
                 self.memory(instruction, operand, size);
@@ -197,8 +202,12 @@ impl Operands<'_> {
                 set(instruction, nth(Register::XMM0, self.rng.below(vectors)));
             }
             Op::seg_reg => set(instruction, nth(Register::ES, self.rng.below(6))),
-            Op::cr_reg => set(instruction, self.rng.pick(&[Register::CR0, Register::CR2, Register::CR3, Register::CR4])),
-            Op::dr_reg => set(instruction, self.rng.pick(&[Register::DR0, Register::DR3, Register::DR6, Register::DR7])),
+            Op::cr_reg => {
+                set(instruction, self.rng.pick(&[Register::CR0, Register::CR2, Register::CR3, Register::CR4]))
+            }
+            Op::dr_reg => {
+                set(instruction, self.rng.pick(&[Register::DR0, Register::DR3, Register::DR6, Register::DR7]))
+            }
             Op::es => set(instruction, Register::ES),
             Op::cs => set(instruction, Register::CS),
             Op::ss => set(instruction, Register::SS),
@@ -220,7 +229,8 @@ impl Operands<'_> {
             Op::imm8 => {
                 let value = self.immediate();
                 // system calls are no user-mode results
-                let value = if form.op.mnemonic() == Mnemonic::Int && value as u8 == 0x80 { 3 } else { value };
+                let value =
+                    if form.op.mnemonic() == Mnemonic::Int && value as u8 == 0x80 { 3 } else { value };
                 immediate(instruction, OpKind::Immediate8, value);
             }
             Op::imm8_const_1 => immediate(instruction, OpKind::Immediate8, 1),
@@ -228,7 +238,8 @@ impl Operands<'_> {
             Op::imm8sex32 => immediate(instruction, OpKind::Immediate8to32, self.immediate()),
             Op::imm8sex64 => immediate(instruction, OpKind::Immediate8to64, self.immediate()),
             Op::imm16 => {
-                let small = matches!(form.op.mnemonic(), Mnemonic::Enter | Mnemonic::Ret) && self.rng.chance(80);
+                let small =
+                    matches!(form.op.mnemonic(), Mnemonic::Enter | Mnemonic::Ret) && self.rng.chance(80);
                 let value = if small { self.rng.below(128) } else { self.immediate() };
                 immediate(instruction, OpKind::Immediate16, value);
             }
@@ -238,7 +249,8 @@ impl Operands<'_> {
             Op::mem_offs => {
                 instruction.set_op_kind(operand, OpKind::Memory);
                 let target = self.target(size);
-                let wide = if self.bitness == 64 { self.rng.pick(&[8, 8, 4]) } else { self.rng.pick(&[4, 4, 2]) };
+                let wide =
+                    if self.bitness == 64 { self.rng.pick(&[8, 8, 4]) } else { self.rng.pick(&[4, 4, 2]) };
                 instruction.set_memory_displacement64(target);
                 instruction.set_memory_displ_size(wide);
             }

@@ -30,7 +30,8 @@ pub fn difference(seed: u64, case: &Case, found: &[String], note: &str, pool: &[
                 r if r.is_gpr() => Some(case.machine.general[r.full_register().number()]),
                 _ => Some(0),
             };
-            let operand = (0..i.op_count()).find(|n| i.op_kind(*n) == iced_x86::OpKind::Memory).unwrap_or_default();
+            let operand =
+                (0..i.op_count()).find(|n| i.op_kind(*n) == iced_x86::OpKind::Memory).unwrap_or_default();
             if let Some(address) = i.virtual_address(operand, 0, value) {
                 let at = address.wrapping_sub(DATA) as usize;
                 if let Some(bytes) = pool[case.pool_offset..].get(at..at.saturating_add(16)) {

@@ -85,7 +85,9 @@ impl Shared {
         let timeout = libc::timespec { tv_sec: 0, tv_nsec: 100_000_000 };
         if word.load(Ordering::Acquire) == value {
             // SAFETY: FUTEX_WAIT on a mapped word.
-            unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, value, &raw const timeout) };
+            unsafe {
+                libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, value, &raw const timeout)
+            };
         }
     }
 

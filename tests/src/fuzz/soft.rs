@@ -44,7 +44,8 @@ extern "C" fn tick(_signal: libc::c_int) {
 /// After so many seconds of run time without a reset a case is taken for endless.
 fn arm(seconds: i64) {
     let none = libc::timeval { tv_sec: 0, tv_usec: 0 };
-    let timer = libc::itimerval { it_interval: none, it_value: libc::timeval { tv_sec: seconds, tv_usec: 0 } };
+    let timer =
+        libc::itimerval { it_interval: none, it_value: libc::timeval { tv_sec: seconds, tv_usec: 0 } };
     // SAFETY: a handler that sets a flag, and a timer for it.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
@@ -128,7 +129,8 @@ impl Soft {
         for vector in 0..256 {
             let handler = HANDLERS + vector * STRIDE;
             let level = if matches!(vector, 3 | 4 | 0x80) { 3 } else { 0 };
-            let gate = handler & 0xffff | 0x10 << 16 | (0x8e00 | level << 13) << 32 | (handler >> 16 & 0xffff) << 48;
+            let gate =
+                handler & 0xffff | 0x10 << 16 | (0x8e00 | level << 13) << 32 | (handler >> 16 & 0xffff) << 48;
             self.entry(KERNEL_PAGES + PAGE + vector * 16, gate);
             self.entry(KERNEL_PAGES + PAGE + vector * 16 + 8, handler >> 32);
             self.write(KERNEL_PAGES + 2 * PAGE + vector * STRIDE, &[0xf4]);

@@ -54,7 +54,15 @@ pub fn double(rng: &mut Rng) -> u64 {
     let fraction = rng.bits() & 0x000f_ffff_ffff_ffff;
     let sign = rng.below(2) << 63;
     sign | match rng.below(13) {
-        0 => rng.pick(&[0, 1, 0x000f_ffff_ffff_ffff, 1 << 52, 0x7fef_ffff_ffff_ffff, 0x7ff0 << 48, 0x3ff0 << 48]),
+        0 => rng.pick(&[
+            0,
+            1,
+            0x000f_ffff_ffff_ffff,
+            1 << 52,
+            0x7fef_ffff_ffff_ffff,
+            0x7ff0 << 48,
+            0x3ff0 << 48,
+        ]),
         1 => fraction,
         2 => 0x7ff0 << 48 | fraction,
         3 => 0x7ff8 << 48,
@@ -93,12 +101,18 @@ pub fn extended(rng: &mut Rng) -> [u8; 10] {
         5 => (0, fraction >> rng.below(63)),
         6 => (0, integer_bit | fraction),
         7 => (rng.below(0x8000), fraction),
-        8 => (rng.pick(&[1, 2, 0x7ffe, 0x3c00, 0x3c01, 0x43fe, 0x43ff, 0x3f80, 0x3f81, 0x407e]), integer_bit | fraction),
+        8 => (
+            rng.pick(&[1, 2, 0x7ffe, 0x3c00, 0x3c01, 0x43fe, 0x43ff, 0x3f80, 0x3f81, 0x407e]),
+            integer_bit | fraction,
+        ),
         9 => (near, integer_bit | fraction & (u64::MAX << 40)),
         10 => (near, integer_bit | fraction & (u64::MAX << 11)),
         11 => (near, integer_bit | fraction & (u64::MAX << 62)),
         // around the integers that FIST can store
-        12 => (16383 + rng.pick(&[14, 15, 30, 31, 62, 63_u64]), integer_bit | fraction & (u64::MAX << rng.below(64))),
+        12 => (
+            16383 + rng.pick(&[14, 15, 30, 31, 62, 63_u64]),
+            integer_bit | fraction & (u64::MAX << rng.below(64)),
+        ),
         13 => (16383 + rng.below(64), integer_bit | fraction & (u64::MAX << rng.below(64))),
         14 => (rng.below(0x7ffe) + 1, integer_bit | fraction),
         _ => (near, integer_bit | fraction),

@@ -86,7 +86,13 @@ fn filler(rng: &mut Rng) -> Option<Instruction> {
 }
 
 /// A near branch over one instruction.
-pub(super) fn branch(b: &mut Builder<'_>, instruction: &mut Instruction, near: bool, form: usize, group: usize) {
+pub(super) fn branch(
+    b: &mut Builder<'_>,
+    instruction: &mut Instruction,
+    near: bool,
+    form: usize,
+    group: usize,
+) {
     let Some(filler) = filler(&mut b.rng) else { return };
     let Some(skipped) = b.encode(&filler) else { return };
     b.settle_flags(instruction, group);
@@ -101,7 +107,9 @@ pub(super) fn branch(b: &mut Builder<'_>, instruction: &mut Instruction, near: b
     } else if b.rng.chance(92) {
         // where the target comes from: its length does not depend on it
         let Some(own) = b.encode(instruction) else { return };
-        let Some(length) = target_source(instruction, b.bitness, 0x8000).and_then(|i| b.encode(&i)) else { return };
+        let Some(length) = target_source(instruction, b.bitness, 0x8000).and_then(|i| b.encode(&i)) else {
+            return;
+        };
         let target = b.ip + (length.len() + own.len() + skipped.len()) as u64;
         let source = target_source(instruction, b.bitness, target as u32);
         b.helper(source, group);
