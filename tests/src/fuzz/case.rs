@@ -114,6 +114,8 @@ pub struct Piece {
     pub group: usize,
     /// a branch that jumps over the next piece, perhaps
     pub skips: bool,
+    /// keeps what is not defined out of what is compared: dropped only with its group
+    pub guard: bool,
     /// dropped: NOPs in its place
     pub dropped: bool,
 }

@@ -171,7 +171,7 @@ impl Builder<'_> {
                     continue;
                 }
                 let fifteen = Instruction::with2(Code::And_rm32_imm8, Register::ECX, 15);
-                self.helper(fifteen.ok(), group);
+                self.guard(fifteen.ok(), group);
             }
             self.around(&description, &mut instruction, form, group);
             return;
@@ -190,7 +190,7 @@ impl Builder<'_> {
             return;
         }
         for before in world::before(&mut self.rng, instruction) {
-            self.helper(Some(before), group);
+            self.guard(Some(before), group);
         }
         let lock = self.rng.chance(1) && form.theme != Theme::Trap && !instruction.has_lock_prefix();
         self.settle_flags(instruction, group);
@@ -199,7 +199,7 @@ impl Builder<'_> {
         }
         self.push(instruction, Some(index), group);
         for after in world::after(instruction) {
-            self.helper(Some(after), group);
+            self.guard(Some(after), group);
         }
     }
 
@@ -229,6 +229,15 @@ impl Builder<'_> {
         if let Some(instruction) = instruction {
             self.settle_flags(&instruction, group);
             self.push(&instruction, None, group);
+        }
+    }
+
+    /// Adds an instruction without which the case would not be defined.
+    fn guard(&mut self, instruction: Option<Instruction>, group: usize) {
+        let before = self.case.pieces.len();
+        self.helper(instruction, group);
+        for piece in &mut self.case.pieces[before..] {
+            piece.guard = true;
         }
     }
 
@@ -266,7 +275,7 @@ impl Builder<'_> {
             self.known[instruction.op0_register().number()] = Some(u64::from(instruction.immediate32()));
         }
         self.ip += bytes.len() as u64;
-        let piece = Piece { bytes, instruction, form, group, skips: false, dropped: false };
+        let piece = Piece { bytes, instruction, form, group, skips: false, guard: false, dropped: false };
         self.undefined = flags::after(&piece, self.undefined);
         self.case.pieces.push(piece);
     }

@@ -31,7 +31,7 @@ pub fn minimise(case: &Case, mut differs: impl FnMut(&Case) -> bool) -> Case {
             }
         }
         for index in (0..best.pieces.len()).rev() {
-            if !best.pieces[index].dropped {
+            if !best.pieces[index].dropped && !best.pieces[index].guard {
                 changed |= attempt(&mut best, &|case| case.pieces[index].dropped = true);
             }
         }

@@ -263,6 +263,9 @@ impl Operands<'_> {
                 // both operands of CMPS and MOVS have one address size
                 let narrow = self.ip % 5 == 0;
                 let at = usize::from(self.bitness == 32) + usize::from(narrow);
+                if self.ip % 23 == 0 {
+                    instruction.set_segment_prefix(self.rng.pick(&[Register::CS, Register::SS, Register::DS]));
+                }
                 instruction.set_op_kind(operand, kinds[at]);
             }
             Op::seg_rBX_al => {
