@@ -263,10 +263,9 @@ extern "C" fn handler(signal: c_int, _info: *const siginfo_t, user: *mut c_void)
     let registers = &mut user.uc_mcontext.gregs;
     let counters = context.shared.counters();
     let current = counters.current.load(Ordering::Relaxed);
-    if signal == libc::SIGVTALRM {
-        if !context.running || std::mem::replace(&mut context.ticked, current) != current {
-            return;
-        }
+    let tick = signal == libc::SIGVTALRM;
+    if tick && (!context.running || std::mem::replace(&mut context.ticked, current) != current) {
+        return;
     }
     if context.running {
         take(context, current, signal, registers, fx);

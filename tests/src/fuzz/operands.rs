@@ -261,10 +261,14 @@ impl Operands<'_> {
                     _ => [OpKind::MemorySegRDI, OpKind::MemorySegEDI, OpKind::MemorySegDI],
                 };
                 // both operands of CMPS and MOVS have one address size
-                let narrow = self.ip % 5 == 0;
+                let narrow = self.ip.is_multiple_of(5);
                 let at = usize::from(self.bitness == 32) + usize::from(narrow);
-                if self.ip % 23 == 0 {
-                    instruction.set_segment_prefix(self.rng.pick(&[Register::CS, Register::SS, Register::DS]));
+                if self.ip.is_multiple_of(23) {
+                    instruction.set_segment_prefix(self.rng.pick(&[
+                        Register::CS,
+                        Register::SS,
+                        Register::DS,
+                    ]));
                 }
                 instruction.set_op_kind(operand, kinds[at]);
             }

@@ -106,7 +106,7 @@ impl Soft {
         self.entry(high3 + index(KERNEL, 2), high2 | TABLE);
         self.entry(high2 + index(KERNEL, 1), high1 | TABLE);
         for page in 0..4 {
-            self.entry(high1 + 8 * page, KERNEL_PAGES + page * PAGE | 0x63);
+            self.entry(high1 + 8 * page, (KERNEL_PAGES + page * PAGE) | 0x63);
         }
     }
 
