@@ -24,7 +24,7 @@ compiler=/usr/lib/$triplet/tcc
 # What programs are linked to, and what the compiler links programs with.
 programs=(/usr/bin/bash /usr/bin/sha256sum /usr/bin/tcc)
 mapfile -t libraries < <(ldd "${programs[@]}" | sed -nE 's/^.* => (\/[^ ]*) .*$/\1/p' | sort -u)
-parts=("$compiler/libtcc1.a" /usr/lib/$triplet/{crt1.o,crti.o,crtn.o,libc.so,libc_nonshared.a})
+parts=("$compiler/libtcc1.a" "/usr/lib/$triplet/"{crt1.o,crti.o,crtn.o,libc.so,libc_nonshared.a})
 loader=/lib/$triplet/ld-linux-x86-64.so.2
 
 # Headers: the compiler's own, and those of ISO C with what they include.
@@ -33,7 +33,7 @@ standard=(assert complex ctype errno fenv float inttypes iso646 limits locale ma
 mapfile -t headers < <(
   {
     find "$compiler/include" -name '*.h'
-    printf '#include <%s.h>\n' "${standard[@]}" | gcc -std=gnu17 -M -x c - | tr -s ' \\' '\n' | grep '^/usr/include/'
+    printf '#include <%s.h>\n' "${standard[@]}" | gcc -std=gnu17 -M -x c - | grep -o '/usr/include/[^ ]*'
   } | sort -u)
 
 stamp=$(stamp "$busybox" "$kernel" "$(command -v mke2fs)" "${programs[@]}" "${libraries[@]}" "${parts[@]}" "$loader" "${headers[@]}")
