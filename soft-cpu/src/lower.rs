@@ -143,6 +143,8 @@ pub(crate) fn register(r: Register) -> u8 {
         Register::BH => HIGH | 3,
         Register::None => ZERO,
         Register::RIP | Register::EIP => BLOCK_RIP,
+        // Of the byte registers only the whole register's number counts: SPL is RSP's.
+        _ if r.is_gpr() => r.full_register().number() as u8,
         _ => r.number() as u8,
     }
 }

@@ -211,9 +211,11 @@ impl Machine {
 
     /// After a kick: the next place at which something can happen to the guest. Not where it is, for there the machine may
     /// have injected an interrupt, or an exception have been delivered, and a replay stops before these.
-    pub fn place_ahead(&self) -> Progress {
-        let at = self.engine.progress();
-        Progress { branches: at.branches, steps: at.steps.saturating_add(1) }
+    /// `None` without a counter.
+    pub fn place_ahead(&self) -> Option<Position> {
+        let Progress { branches, steps } = self.engine.progress();
+        let ahead = Position { exit: self.clock.exits(), branches, steps: steps.saturating_add(1) };
+        self.counted.then_some(ahead)
     }
 
     /// True if positions have branches and steps.
