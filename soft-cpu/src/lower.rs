@@ -85,7 +85,9 @@ fn in_profile(i: &Instruction, c: &Context) -> bool {
         return true; // REP BSF and REP BSR: docs/determinism.md
     }
     i.cpuid_features().iter().all(|feature| match feature {
-        CpuidFeature::TSC | CpuidFeature::RDTSCP => c.tsc,
+        CpuidFeature::RDTSCP => c.tsc,
+        // Its handler decides: CR4.TSD makes it #GP at CPL 3, as on processors, even where CPUID has no TSC.
+        CpuidFeature::TSC => true,
         feature => PROFILE.contains(feature),
     })
 }

@@ -96,7 +96,7 @@ impl Cpu {
     }
 
     /// Pushes; the place must be empty or may be lost.
-    pub(super) fn push(&mut self, bits: u128) {
+    pub(super) fn push_st(&mut self, bits: u128) {
         self.move_top(7);
         self.set_st(0, bits);
     }
@@ -155,7 +155,7 @@ impl Cpu {
     pub(super) fn finish_push(&mut self, outcome: Outcome) {
         let outcome = if self.is_full() { Outcome { bits: INDEFINITE, flags: OVERFLOW } } else { outcome };
         if !self.blocked(outcome.flags) {
-            self.push(outcome.bits);
+            self.push_st(outcome.bits);
         }
         self.report(outcome.flags);
     }
