@@ -6,7 +6,7 @@
 use iced_x86::{CpuidFeature, Instruction, Mnemonic, OpKind, Register};
 
 use crate::Behaviour;
-use crate::cpu::{BLOCK_RIP, Cpu, DS, Done, HIGH, Mode, ZERO};
+use crate::cpu::{BLOCK_RIP, Cpu, DS, Done, HIGH, Mode, SS, ZERO};
 use crate::op::{Ends, Handler, Lowered, Op};
 
 /// What lowering depends on, besides the instruction.
@@ -246,6 +246,11 @@ fn memory(i: &Instruction, c: &Context, op: &mut Op) {
         op.disp = op.disp.wrapping_sub(c.start);
     }
     op.seg = segment(i.memory_segment());
+    if c.mode.bitness == 64 && op.seg < 4 {
+        // Overrides other than FS and GS mean nothing; the base alone decides whether a fault is the stack's.
+        let stack = matches!(base.full_register(), Register::RSP | Register::RBP);
+        op.seg = if stack { SS as u8 } else { DS as u8 };
+    }
     op.address = address_bits(i, c);
     if op.address == 32 && relative {
         op.disp &= 0xffff_ffff;

@@ -6,10 +6,10 @@ use scribe_types::stop::{Answer, Exit, Fault as GuestFault, Progress, Stop};
 
 use crate::SoftCpu;
 use crate::block::{Block, Cache, Found, decode_one};
-use crate::cpu::{BLOCK_RIP, CS, Cpu, Trap, vector};
+use crate::cpu::{BLOCK_RIP, CS, Cpu, SS, Trap, vector};
 use crate::flags::{IF, RF, TF};
 use crate::mmu::NO_PAGE;
-use crate::op::Ends;
+use crate::op::{Ends, Op};
 use crate::system::event::Event;
 
 /// How a stretch of a block ended.
@@ -355,12 +355,21 @@ fn run_block(cpu: &mut Cpu, block: &Block, limit: u64) -> (Way, u64) {
     if (block.ops.len() as u64) <= limit && !block.has_rep {
         for (n, op) in block.ops.iter().enumerate() {
             if let Err(trap) = (op.run)(cpu, op) {
+                stack_fault(cpu, op);
                 return (Way::Trapped(trap), n as u64);
             }
         }
         return (Way::Through, block.ops.len() as u64);
     }
     run_counted(cpu, block, limit)
+}
+
+/// A non-canonical address is #SS where the operand's base is rSP or rBP.
+#[cold]
+fn stack_fault(cpu: &mut Cpu, op: &Op) {
+    if cpu.fault.canonical && usize::from(op.seg) == SS {
+        cpu.fault.vector = vector::SS;
+    }
 }
 
 /// As [`run_block`], where the limit may lie inside the block or a REP instruction adds to what is counted.
@@ -374,6 +383,7 @@ fn run_counted(cpu: &mut Cpu, block: &Block, limit: u64) -> (Way, u64) {
         }
         cpu.iterations = limit - used;
         if let Err(trap) = (op.run)(cpu, op) {
+            stack_fault(cpu, op);
             return (Way::Trapped(trap), n);
         }
     }

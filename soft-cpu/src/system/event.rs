@@ -21,7 +21,15 @@ pub(crate) struct Event {
 
 impl Event {
     fn new(cpu: &Cpu, vector: u8) -> Self {
-        Self { vector, code: None, rip: cpu.rip, address: None, software: false, external: false, resume: false }
+        Self {
+            vector,
+            code: None,
+            rip: cpu.rip,
+            address: None,
+            software: false,
+            external: false,
+            resume: false,
+        }
     }
     /// The fault that [`Cpu::fault`] describes, of the instruction at RIP.
     pub(crate) fn fault(cpu: &Cpu) -> Self {
@@ -75,13 +83,16 @@ impl Cpu {
             let exception = !event.external && !event.software;
             let double = exception
                 && ((contributory(event.vector) && contributory(second.vector))
-                    || (event.vector == vector::PF && (contributory(second.vector) || second.vector == vector::PF)));
+                    || (event.vector == vector::PF
+                        && (contributory(second.vector) || second.vector == vector::PF)));
             event = if double {
                 Event { code: Some(0), vector: vector::DF, resume: false, address: None, ..second }
             } else {
                 let mut second = second;
                 if let (Some(code), true) = (second.code, event.external || exception) {
-                    if second.vector != vector::PF { second.code = Some(code | 1); }
+                    if second.vector != vector::PF {
+                        second.code = Some(code | 1);
+                    }
                 }
                 second
             };
@@ -162,7 +173,11 @@ impl Cpu {
         for word in frame.into_iter().flatten() {
             sp = sp.wrapping_sub(8);
             // The handler's privilege counts, not the interrupted program's.
-            if inner { self.store_system(sp, word)?; } else { self.store(sp, word)?; }
+            if inner {
+                self.store_system(sp, word)?;
+            } else {
+                self.store(sp, word)?;
+            }
         }
         self.regs[4] = sp;
         if inner {

@@ -1,6 +1,6 @@
 //! Segments and their descriptors (Intel SDM vol. 3, chapter 3 and 6).
-use scribe_types::cpu::Segment;
 use crate::cpu::{ATTR_UNUSABLE, CR0_PE, CS, Cpu, Done, EFER_LMA, FS, GS, LDTR, SS, Trap, vector};
+use scribe_types::cpu::Segment;
 
 /// A descriptor of 8 bytes as it is in memory.
 #[derive(Debug, Clone, Copy)]
@@ -28,7 +28,13 @@ impl Cpu {
     }
 
     /// The linear address of `offset` (of the address size's width) in a segment, for an access of `bytes`.
-    pub(crate) fn linear_in(&mut self, seg: usize, offset: u64, bytes: u64, write: bool) -> Result<u64, Trap> {
+    pub(crate) fn linear_in(
+        &mut self,
+        seg: usize,
+        offset: u64,
+        bytes: u64,
+        write: bool,
+    ) -> Result<u64, Trap> {
         if self.is_long() {
             let base = if seg == FS || seg == GS { self.segs[seg].base } else { 0 };
             return Ok(base.wrapping_add(offset));
@@ -133,8 +139,15 @@ impl Cpu {
                 self.segs[SS].selector = selector;
             } else {
                 let base = self.segs[seg].base;
-                self.segs[seg] = Segment { base: if seg == FS || seg == GS { base } else { 0 }, limit: 0, selector, attributes: ATTR_UNUSABLE };
-                if self.profile.behaviour == crate::Behaviour::Tcg || !self.efer_lma() { self.segs[seg].base = 0; }
+                self.segs[seg] = Segment {
+                    base: if seg == FS || seg == GS { base } else { 0 },
+                    limit: 0,
+                    selector,
+                    attributes: ATTR_UNUSABLE,
+                };
+                if self.profile.behaviour == crate::Behaviour::Tcg || !self.efer_lma() {
+                    self.segs[seg].base = 0;
+                }
             }
             self.update_mode();
             return Ok(());
@@ -146,7 +159,8 @@ impl Cpu {
         let bad = if seg == SS {
             rpl != cpl || dpl != cpl || attributes & 0x1a != 0x12
         } else {
-            attributes & 0x10 == 0 || (code && attributes & 2 == 0)
+            attributes & 0x10 == 0
+                || (code && attributes & 2 == 0)
                 || (!(code && attributes & 4 != 0) && (rpl > dpl || cpl > dpl))
         };
         if bad {
