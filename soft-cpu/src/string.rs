@@ -225,10 +225,11 @@ fn repeated<E: Element, const CONDITION: bool>(cpu: &mut Cpu, op: &Op) -> Done {
         done += 1;
         let sync = !cpu.accesses.is_empty() && is_sync_point(cpu, left);
         cpu.accesses.retire();
-        if (CONDITION && ended) || left == 0 {
+        if CONDITION && ended {
             break;
         }
         if sync {
+            // Also behind the last element: RIP moves on when the instruction runs once more with its counter at 0.
             cpu.instructions += done;
             return Err(Trap::Again);
         }

@@ -41,9 +41,10 @@ impl Event {
             ..Self::new(cpu, cpu.fault.vector)
         }
     }
-    /// A trap behind an instruction: #DB.
-    pub(crate) fn trap(cpu: &Cpu, vector: u8, code: Option<u32>) -> Self {
-        Self { code, ..Self::new(cpu, vector) }
+    /// An exception that was kept: a trap behind an instruction (#DB), or a fault of an instruction with an exit.
+    pub(crate) fn pended(cpu: &Cpu, vector: u8, code: Option<u32>) -> Self {
+        let resume = vector != crate::cpu::vector::DB && cpu.profile.behaviour == crate::Behaviour::Zen;
+        Self { code, resume, ..Self::new(cpu, vector) }
     }
     /// An external interrupt.
     pub(crate) fn external(cpu: &Cpu, vector: u8) -> Self {

@@ -138,7 +138,7 @@ fn div(a: Extended, b: Extended, rules: Rules) -> Outcome {
         return invalid();
     }
     if b.is_zero() && !a.is_infinite() {
-        return Outcome { bits: infinity(sign), flags: ZE | denormals(&[&a]) };
+        return Outcome { bits: infinity(sign), flags: ZE };
     }
     let flags = denormals(&[&a, &b]);
     if let Some(outcome) = stopped(flags, rules) {

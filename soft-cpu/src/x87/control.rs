@@ -3,7 +3,7 @@
 //! FIP, FDP and FOP are not kept: they are stored as 0, and what is loaded for them is lost.
 
 use super::extended::{Class, Extended};
-use super::round::{C1, EXCEPTIONS};
+use super::round::EXCEPTIONS;
 use super::stack::{SUMMARY, TOP};
 use crate::cpu::{Cpu, Done, RAX, Trap};
 use crate::op::Op;
@@ -69,22 +69,21 @@ pub(crate) fn fnstsw_ax(cpu: &mut Cpu, _: &Op) -> Done {
 pub(crate) fn rotate(cpu: &mut Cpu, op: &Op) -> Done {
     cpu.x87_ready()?;
     cpu.move_top(op.extra.into());
-    cpu.fpu.fsw &= !C1;
+    cpu.report(0);
     Ok(())
 }
 
-/// FFREE and FFREEP.
+/// FFREE, and FFREEP, which pops besides.
 pub(crate) fn ffree(cpu: &mut Cpu, op: &Op) -> Done {
     cpu.x87_ready()?;
     cpu.free(op.dst);
-    if op.size != 0 {
-        cpu.move_top(1);
-    }
+    cpu.pop(op.size);
+    cpu.report(0);
     Ok(())
 }
 
 /// Two bits for each physical register: 0 valid, 1 zero, 2 special, 3 empty.
-fn full_tags(cpu: &Cpu) -> u16 {
+pub(super) fn full_tags(cpu: &Cpu) -> u16 {
     (0..8).fold(0, |tags, n| {
         let tag = if cpu.fpu.ftw >> n & 1 == 0 {
             3

@@ -65,12 +65,12 @@ pub(crate) fn narrow(bits: u128, format: Format, rules: Rules) -> Outcome {
         Class::Zero => Outcome::exact(assemble(x.sign, 0, 0)),
         Class::Infinity => Outcome::exact(assemble(x.sign, top, 0)),
         _ => {
-            let de = denormals(&[&x]);
-            if let Some(outcome) = stopped(de, rules) {
-                return outcome;
-            }
+            // A denormal operand is an underflow here, and nothing else.
             let Rounded { exponent, sig, flags } = round(x.exact(), rules, format);
-            Outcome { bits: assemble(x.sign, exponent, sig), flags: flags | de }
+            // Nothing is rounded if one of these prevents the store.
+            let prevents = flags & (OE | UE);
+            let flags = if rules.unmasked(prevents) { prevents } else { flags };
+            Outcome { bits: assemble(x.sign, exponent, sig), flags }
         }
     }
 }

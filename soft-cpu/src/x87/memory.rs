@@ -4,7 +4,7 @@ use super::convert::{
     DECIMAL_INDEFINITE, from_decimal, load, narrow, narrow_fails, to_decimal, to_integer, widen,
 };
 use super::extended::{Class, Extended, INDEFINITE, from_integer};
-use super::round::{DOUBLE, Format, IE, Outcome, Rounding, SINGLE};
+use super::round::{DE, DOUBLE, Format, IE, Outcome, Rounding, SINGLE, ZE};
 use super::stack::UNDERFLOW;
 use crate::cpu::{Cpu, Done, Trap};
 use crate::op::Op;
@@ -73,7 +73,15 @@ fn no_store(cpu: &mut Cpu, op: &Op, bytes: u64) -> Done {
 pub(crate) fn fld<W: Real>(cpu: &mut Cpu, op: &Op) -> Done {
     cpu.x87_ready()?;
     let value: W = cpu.read_mem(op)?;
-    cpu.finish_push(load(value.wide(), W::FORMAT));
+    let outcome = load(value.wide(), W::FORMAT);
+    // A denormal is pushed even if its exception is not masked: it is one no longer.
+    let Outcome { bits, flags } = outcome;
+    if flags & DE != 0 && !cpu.is_full() {
+        cpu.push_st(bits);
+        cpu.report(flags);
+    } else {
+        cpu.finish_push(outcome);
+    }
     Ok(())
 }
 
@@ -172,9 +180,11 @@ fn store_integer<W: Word>(cpu: &mut Cpu, op: &Op, rounding: Rounding) -> Done {
     Ok(())
 }
 
-/// What an operand in memory adds to an operation's flags: DE, unless the operation is invalid or ends in a NaN.
+/// What an operand in memory adds to an operation's flags: DE, unless the operation is invalid, divides by 0 or ends in a NaN.
 pub(crate) fn memory_flags(outcome: Outcome, de: u16) -> u16 {
-    let nan =
-        matches!(Extended::new(outcome.bits).class, Class::Quiet | Class::Signalling | Class::Unsupported);
-    if nan || outcome.flags & IE != 0 { outcome.flags } else { outcome.flags | de }
+    let nan = matches!(
+        Extended::new(outcome.bits).class,
+        Class::Quiet | Class::Signalling | Class::Unsupported
+    );
+    if nan || outcome.flags & (IE | ZE) != 0 { outcome.flags } else { outcome.flags | de }
 }

@@ -9,6 +9,7 @@ mod convert;
 mod extended;
 mod memory;
 mod register;
+mod remainder;
 mod round;
 mod stack;
 #[cfg(test)]
@@ -172,7 +173,7 @@ fn on_stack(code: Code, op: &mut Op) -> Option<Handler> {
         Code::Fld_sti => (register::fld_register, 0, 0),
         Code::Fst_sti => (register::fst_register, 0, 0),
         Code::Fstp_sti | Code::Fstp_sti_DFD0 | Code::Fstp_sti_DFD8 => (register::fst_register, 0, 1),
-        Code::Fstpnce_sti => (register::fst_register, 0, 1),
+        Code::Fstpnce_sti => (register::fstpnce, 0, 1),
         Code::Fxch_st0_sti | Code::Fxch_st0_sti_DDC8 | Code::Fxch_st0_sti_DFC8 => (register::fxch, 0, 0),
         Code::Fcmovb_st0_sti => (register::fcmov, 0, 0),
         Code::Fcmove_st0_sti => (register::fcmov, 1, 0),
@@ -210,6 +211,10 @@ fn without_operand(code: Code, op: &mut Op) -> Option<Handler> {
         Code::Fabs => (register::fabs, 0),
         Code::Ftst => (register::ftst, 0),
         Code::Fxam => (register::fxam, 0),
+        Code::Fprem => (remainder::fprem, 0),
+        Code::Fprem1 => (remainder::fprem, 1),
+        Code::Fscale => (remainder::fscale, 0),
+        Code::Fxtract => (remainder::fxtract, 0),
         Code::Fsqrt => (register::fsqrt, 0),
         Code::Frndint => (register::frndint, 0),
         _ => return None,

@@ -84,11 +84,11 @@ fn finish_comparison(cpu: &mut Cpu, op: &Op, outcome: Outcome) {
     if op.extra & TO_FLAGS == 0 {
         cpu.report_codes(codes, outcome.flags);
     } else {
-        if !blocked {
-            let flag = |code: u16, flag: u64| if codes & code != 0 { flag } else { 0 };
-            cpu.flags.set_known(flag(C0, CF) | flag(C2, PF) | flag(C3, ZF));
-        }
-        cpu.report(outcome.flags);
+        // An exception that is not masked does not keep it from RFLAGS; and C1 stays unless the stack is at fault.
+        let flag = |code: u16, flag: u64| if codes & code != 0 { flag } else { 0 };
+        cpu.flags.set_known(flag(C0, CF) | flag(C2, PF) | flag(C3, ZF));
+        let c1 = if outcome.flags == UNDERFLOW { 0 } else { cpu.fpu.fsw & C1 };
+        cpu.report(outcome.flags | c1);
     }
     if !blocked {
         cpu.pop(op.size);
@@ -133,6 +133,19 @@ pub(crate) fn fst_register(cpu: &mut Cpu, op: &Op) -> Done {
     Ok(())
 }
 
+/// FSTPNCE ST(dst), an alias of FSTP that does not mind an empty ST(0): then it only pops.
+pub(crate) fn fstpnce(cpu: &mut Cpu, op: &Op) -> Done {
+    cpu.x87_ready()?;
+    match cpu.st(0) {
+        Some(bits) => cpu.finish(op.dst, op.size, Outcome::exact(bits)),
+        None => {
+            cpu.pop(op.size);
+            cpu.report(0);
+        }
+    }
+    Ok(())
+}
+
 /// FXCH ST(src).
 pub(crate) fn fxch(cpu: &mut Cpu, op: &Op) -> Done {
     cpu.x87_ready()?;
@@ -160,7 +173,8 @@ pub(crate) fn fcmov(cpu: &mut Cpu, op: &Op) -> Done {
         return cpu.underflow(0, 0);
     };
     let taken = holds != (op.extra & 4 != 0);
-    cpu.finish(0, 0, Outcome::exact(if taken { b } else { a }));
+    // C1 stays what it is.
+    cpu.set_st(0, if taken { b } else { a });
     Ok(())
 }
 

@@ -165,11 +165,13 @@ pub(crate) fn round(exact: Exact, rules: Rules, format: Format) -> Rounded {
     let flags = |cut: Cut| if cut.inexact { PE } else { 0 } | if cut.up { C1 } else { 0 };
     let mut flags_now = flags(normal);
     if exponent >= top {
-        if rules.masks & OE == 0 && exponent - format.adjust < top {
+        let unmasked = rules.masks & OE == 0;
+        if unmasked && exponent - format.adjust < top {
             let exponent = (exponent - format.adjust) as u16;
             return Rounded { exponent, sig: normal.sig, flags: flags_now | OE };
         }
-        let infinite = to_infinity(exact.sign, rules.rounding);
+        // FSCALE can go beyond what can be adjusted.
+        let infinite = unmasked || to_infinity(exact.sign, rules.rounding);
         flags_now = OE | PE | if infinite { C1 } else { 0 };
         return if infinite {
             Rounded { exponent: top as u16, sig: 1 << 63, flags: flags_now }
@@ -181,9 +183,14 @@ pub(crate) fn round(exact: Exact, rules: Rules, format: Format) -> Rounded {
         return Rounded { exponent: exponent as u16, sig: normal.sig, flags: flags_now };
     }
     // Tiny: found after rounding as if the exponent had no bounds.
-    if rules.masks & UE == 0 && exponent + format.adjust >= 1 {
-        let exponent = (exponent + format.adjust) as u16;
-        return Rounded { exponent, sig: normal.sig, flags: flags_now | UE };
+    if rules.masks & UE == 0 {
+        // FSCALE can go below what can be adjusted.
+        let adjusted = exponent + format.adjust;
+        return if adjusted >= 1 {
+            Rounded { exponent: adjusted as u16, sig: normal.sig, flags: flags_now | UE }
+        } else {
+            Rounded { exponent: 0, sig: 0, flags: UE | PE }
+        };
     }
     let below = (1 - (exact.exp + format.bias)).unsigned_abs();
     let small = cut(exact.sign, jam(exact.sig, below), precision, rules.rounding);
