@@ -77,7 +77,7 @@ pub(crate) fn fld<W: Real>(cpu: &mut Cpu, op: &Op) -> Done {
     // A denormal is pushed even if its exception is not masked: it is one no longer.
     let Outcome { bits, flags } = outcome;
     if flags & DE != 0 && !cpu.is_full() {
-        cpu.push(bits);
+        cpu.push_st(bits);
         cpu.report(flags);
     } else {
         cpu.finish_push(outcome);

@@ -147,7 +147,7 @@ pub(crate) fn fxtract(cpu: &mut Cpu, _: &Op) -> Done {
     };
     if !cpu.blocked(flags) {
         cpu.set_st(0, exponent);
-        cpu.push(significand);
+        cpu.push_st(significand);
     }
     cpu.report(flags);
     Ok(())

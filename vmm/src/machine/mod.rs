@@ -307,8 +307,10 @@ impl Machine {
             self.written.clear();
             self.ram_digest.full(&self.ram);
         }
+        let state = self.engine.state()?;
+        tracing::trace!(target: "state", "{} {state:x?} {:x?}", self.position(), self.devices.save());
         Ok(FullDigest {
-            cpu: digest::of_cpu(self.engine.state()?, self.halted)?,
+            cpu: digest::of_cpu(state, self.halted)?,
             ram: self.ram_digest.value(),
             devices: digest::of_state(&self.devices.save())?,
             guest_time: self.guest_time(),
