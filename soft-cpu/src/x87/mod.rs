@@ -14,6 +14,7 @@ mod round;
 mod stack;
 #[cfg(test)]
 mod tests;
+mod transcendental;
 
 use iced_x86::{Code, Instruction, OpKind};
 
@@ -211,6 +212,14 @@ fn without_operand(code: Code, op: &mut Op) -> Option<Handler> {
         Code::Fabs => (register::fabs, 0),
         Code::Ftst => (register::ftst, 0),
         Code::Fxam => (register::fxam, 0),
+        Code::Fsin => (transcendental::sine_or_cosine, 0),
+        Code::Fcos => (transcendental::sine_or_cosine, 1),
+        Code::Fsincos => (transcendental::two_results, 0),
+        Code::Fptan => (transcendental::two_results, 1),
+        Code::Fpatan => (transcendental::fpatan, 0),
+        Code::F2xm1 => (transcendental::f2xm1, 0),
+        Code::Fyl2x => (transcendental::fyl2x, 0),
+        Code::Fyl2xp1 => (transcendental::fyl2xp1, 0),
         Code::Fprem => (remainder::fprem, 0),
         Code::Fprem1 => (remainder::fprem, 1),
         Code::Fscale => (remainder::fscale, 0),

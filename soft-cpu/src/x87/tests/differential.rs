@@ -13,7 +13,7 @@ fn skipped(opcode: u8, modrm: u8) -> bool {
         // FLDENV and FRSTOR: any image may make an exception pending.
         (0xd9, false) => matches!(reg, 1 | 4),
         // Undefined.
-        (0xd9, true) => matches!(modrm, 0xd1..=0xd7 | 0xe2 | 0xe3 | 0xe6 | 0xe7 | 0xef) || transcendental(modrm),
+        (0xd9, true) => matches!(modrm, 0xd1..=0xd7 | 0xe2 | 0xe3 | 0xe6 | 0xe7 | 0xef),
         (0xda, true) => reg >= 4 && modrm != 0xe9,
         (0xdb, true) => matches!(modrm, 0xe5..=0xe7 | 0xf8..=0xff),
         (0xdb, false) => matches!(reg, 4 | 6),
@@ -124,6 +124,31 @@ fn comparable(mut state: State, opcode: u8, modrm: u8) -> State {
     state
 }
 
+/// Distance of two values in units of the last place; 0 for equal ones.
+fn distance(a: u128, b: u128) -> u64 {
+    let order = |bits: u128| {
+        let magnitude = (bits as i128 & ((1 << 79) - 1)) >> 64 << 63 | bits as i128 & ((1 << 63) - 1);
+        if bits >> 79 != 0 { -magnitude } else { magnitude }
+    };
+    (order(a) - order(b)).unsigned_abs() as u64
+}
+
+/// Transcendental functions: results may be one unit off, and then C1 is of another rounding.
+fn near(mut ours: State, real: &State) -> State {
+    let top = usize::from(real.fsw >> 11 & 7);
+    if ours.fsw & !0x200 == real.fsw & !0x200 {
+        ours.fsw = real.fsw;
+        for n in [top, (top + 1) & 7] {
+            if distance(ours.regs[n], real.regs[n]) <= 1 {
+                ours.regs[n] = real.regs[n];
+            }
+        }
+        // Two registers where a unit makes another class.
+        ours.tags = if ours.regs == real.regs { real.tags } else { ours.tags };
+    }
+    ours
+}
+
 fn compare(opcode: u8, modrm: u8, cases: u64) -> u64 {
     let instruction = [opcode, modrm];
     let mut random = Random(u64::from(opcode) << 8 | u64::from(modrm));
@@ -133,8 +158,11 @@ fn compare(opcode: u8, modrm: u8, cases: u64) -> u64 {
     let mut wrong = 0;
     for _ in 0..cases {
         let before = state(&mut random, opcode, modrm);
-        let ours = comparable(soft.run(&before), opcode, modrm);
+        let mut ours = comparable(soft.run(&before), opcode, modrm);
         let real = comparable(host.run(&before), opcode, modrm);
+        if opcode == 0xd9 && transcendental(modrm) {
+            ours = near(ours, &real);
+        }
         if ours != real {
             wrong += 1;
             if wrong <= 1 {
