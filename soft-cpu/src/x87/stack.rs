@@ -153,8 +153,7 @@ impl Cpu {
 
     /// Pushes a result.
     pub(super) fn finish_push(&mut self, outcome: Outcome) {
-        let outcome =
-            if self.is_full() { Outcome { bits: INDEFINITE, flags: OVERFLOW } } else { outcome };
+        let outcome = if self.is_full() { Outcome { bits: INDEFINITE, flags: OVERFLOW } } else { outcome };
         if !self.blocked(outcome.flags) {
             self.push(outcome.bits);
         }

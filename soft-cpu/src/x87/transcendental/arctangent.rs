@@ -48,7 +48,8 @@ fn first_octant(y: Exact, x: Exact) -> Exact {
         return series(quotient(y, x));
     }
     // Exact integers with a common unit: 64 significant bits, 5 for the distance, 4 for the factors.
-    let (y_units, x_units) = ((y.sig >> 64 << (5 - distance)).cast_signed(), (x.sig >> 64 << 5).cast_signed());
+    let (y_units, x_units) =
+        ((y.sig >> 64 << (5 - distance)).cast_signed(), (x.sig >> 64 << 5).cast_signed());
     let k = (16 * y_units + x_units) / (2 * x_units);
     let (over, under) = (8 * y_units - k * x_units, 8 * x_units + k * y_units);
     let known = match k {
@@ -58,7 +59,10 @@ fn first_octant(y: Exact, x: Exact) -> Exact {
     if over == 0 {
         return from_fraction(false, known);
     }
-    let small = quotient(Exact::normalized(false, 127, over.unsigned_abs()), Exact::normalized(false, 127, under.unsigned_abs()));
+    let small = quotient(
+        Exact::normalized(false, 127, over.unsigned_abs()),
+        Exact::normalized(false, 127, under.unsigned_abs()),
+    );
     let small = fraction(series(small));
     from_fraction(false, if over < 0 { known - small } else { known + small })
 }

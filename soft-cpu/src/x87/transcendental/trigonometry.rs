@@ -82,6 +82,12 @@ pub(super) fn cosine(x: &Extended) -> Exact {
 
 pub(super) fn tangent(x: &Extended) -> Exact {
     let Reduced { quadrant, rest } = reduce(x);
+    if quadrant & 1 == 0 && rest.exp < -40 {
+        // x + x^3/3: a quotient would lose that this is above x.
+        let t = fraction(rest);
+        let sig = rest.sig + mul(rest.sig, mul(t, t)) / 3;
+        return inexact(negated(Exact { sig, ..rest }, x.sign));
+    }
     let (sine, cosine) = (small_sine(rest), small_cosine(rest));
     let value =
         if quadrant & 1 == 0 { quotient(sine, cosine) } else { negated(quotient(cosine, sine), true) };
