@@ -119,6 +119,7 @@ const PROFILE: &[CpuidFeature] = {
         F::MULTIBYTENOP,
         F::PAUSE,
         F::POPCNT,
+        F::RDPMC,
         F::SEP,
         F::SMAP,
         F::SSE,

@@ -1,19 +1,42 @@
 //! Instructions of the system: modes, segments, interrupts, MSRs.
 
+mod control;
+mod debug;
+mod descriptor;
 pub(crate) mod event;
-pub(crate) mod segment;
+mod far;
+mod flag;
+mod gate;
+mod hint;
+mod interrupt;
+mod io;
+mod load;
+mod msr;
+mod segment;
+mod stack;
+mod syscall;
+mod tables;
+#[cfg(test)]
+mod tests;
+
+use iced_x86::Instruction;
 
 use crate::lower::{Choice, Context};
 use crate::op::Op;
-use iced_x86::Instruction;
 
-pub(crate) fn lower(_i: &Instruction, _op: &mut Op, _c: &Context) -> Option<Choice> {
-    None
-}
-
-impl crate::cpu::Cpu {
-    /// Permission for a port access.
-    pub(crate) fn check_io(&mut self, _port: u16, _size: u8) -> crate::cpu::Done {
-        Ok(())
-    }
+pub(crate) fn lower(i: &Instruction, op: &mut Op, c: &Context) -> Option<Choice> {
+    const PARTS: [fn(&Instruction, &mut Op, &Context) -> Option<Choice>; 11] = [
+        flag::lower,
+        hint::lower,
+        msr::lower,
+        io::lower,
+        syscall::lower,
+        interrupt::lower,
+        control::lower,
+        load::lower,
+        debug::lower,
+        far::lower,
+        tables::lower,
+    ];
+    PARTS.iter().find_map(|part| part(i, op, c))
 }
