@@ -47,11 +47,14 @@ fn debians_kernel_as_packaged_is_recorded_and_replayed() {
     }
     lab.replays_equal("a", &recorded);
     let sizes = lab.recording("a").sizes();
-    let kernel = recorded.console().lines().find_map(|line| Some(line.split_once("Linux (none) ")?.1.to_owned()));
+    let kernel =
+        recorded.console().lines().find_map(|line| Some(line.split_once("Linux (none) ")?.1.to_owned()));
     let release = kernel.as_deref().and_then(|line| line.split_whitespace().next()).unwrap().to_owned();
     let exits = lab.end("a").exits;
     let bytes = sizes.header + sizes.events;
-    let what = format!("{release}, demo: recorded twice, byte-identical; replayed twice; {exits} exits, {bytes} bytes");
+    let what = format!(
+        "{release}, demo: recorded twice, byte-identical; replayed twice; {exits} exits, {bytes} bytes"
+    );
     figure("Debian's kernel as packaged", what);
 }
 
@@ -100,6 +103,9 @@ fn memory_is_the_guests_and_little_more() {
     assert!(output.status.success(), "{stderr}");
     let peak: u64 = stderr.lines().last().unwrap().parse().unwrap();
     let mib = peak.div_ceil(1024);
-    figure("peak memory", format!("{mib} MiB, of them 128 MiB of guest RAM (at most {})", 128 + MOST_OWN_MIB));
+    figure(
+        "peak memory",
+        format!("{mib} MiB, of them 128 MiB of guest RAM (at most {})", 128 + MOST_OWN_MIB),
+    );
     assert!(mib <= 128 + MOST_OWN_MIB, "{mib} MiB");
 }

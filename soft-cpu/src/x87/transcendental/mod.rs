@@ -108,7 +108,7 @@ pub(crate) fn two_results(cpu: &mut Cpu, op: &Op) -> Done {
     cpu.fpu.fsw &= !C2;
     if !cpu.blocked(first.flags) {
         cpu.set_st(0, first.bits);
-        cpu.push(second);
+        cpu.push_st(second);
     }
     cpu.report(first.flags);
     Ok(())
