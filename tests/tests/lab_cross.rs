@@ -19,5 +19,8 @@ fn kvm_replays_what_the_soft_engine_recorded() {
     let soft = ["--engine", "soft", "--behaviour", "tcg", "--sync-points", "exit", MEMORY];
     let recorded = lab.record("soft", &[&soft[..], &GUEST].concat());
     lab.replays("soft", &recorded, &["--engine", "kvm"]);
-    figure("recorded on soft, replayed on kvm", format!("{} exits, all digests equal", lab.end("soft").exits));
+    figure(
+        "recorded on soft, replayed on kvm",
+        format!("{} exits, all digests equal", lab.end("soft").exits),
+    );
 }

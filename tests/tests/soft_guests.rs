@@ -4,9 +4,13 @@ use std::process::Command;
 
 use scribe_log::EndCause;
 use scribe_tests::lab::{KICKS, Lab, Outcome, figure, image, in_checkout, text};
+use scribe_vmm::host::clock;
 
 /// Most memory of the process beside the guest's RAM (MiB).
 const MOST_OWN_MIB: u64 = 64;
+
+/// Least speed, millions of guest instructions a second, start-up and digests included.
+const LEAST_RATE: u64 = 50;
 
 /// Records a guest given by `from` (options that say what it is), as `name`, with everything fixed.
 fn record(lab: &Lab, name: &str, from: &[&str], command: &[&str]) -> Outcome {
@@ -47,11 +51,14 @@ fn debians_kernel_as_packaged_is_recorded_and_replayed() {
     }
     lab.replays_equal("a", &recorded);
     let sizes = lab.recording("a").sizes();
-    let kernel = recorded.console().lines().find_map(|line| Some(line.split_once("Linux (none) ")?.1.to_owned()));
+    let kernel =
+        recorded.console().lines().find_map(|line| Some(line.split_once("Linux (none) ")?.1.to_owned()));
     let release = kernel.as_deref().and_then(|line| line.split_whitespace().next()).unwrap().to_owned();
     let exits = lab.end("a").exits;
     let bytes = sizes.header + sizes.events;
-    let what = format!("{release}, demo: recorded twice, byte-identical; replayed twice; {exits} exits, {bytes} bytes");
+    let what = format!(
+        "{release}, demo: recorded twice, byte-identical; replayed twice; {exits} exits, {bytes} bytes"
+    );
     figure("Debian's kernel as packaged", what);
 }
 
@@ -80,6 +87,30 @@ fn programs_of_32_bits_run_on_debians_kernel() {
 }
 
 #[test]
+#[ignore = "speed, which says something on an idle machine only: tests/soak/soft.sh"]
+fn fifty_million_instructions_a_second() {
+    let Some(lab) = Lab::on_soft("fifty_million_instructions_a_second") else { return };
+    let mut rates = Vec::new();
+    let mut count = 0;
+    for run in ["a", "b", "c"] {
+        let begun = clock::monotonic_ns();
+        let call = lab.recorder(run, &["--pace", "max", "--", "/bin/demo"]).env("SCRIBE_VMM_STATS", "1");
+        let recorded = call.finish().ends_with(0);
+        let micros = (clock::monotonic_ns() - begun) / 1000;
+        let line = recorded.stderr.lines().find_map(|line| line.strip_suffix(" instructions")).unwrap();
+        count = line.rsplit(' ').next().unwrap().parse::<u64>().unwrap();
+        rates.push(count / micros);
+    }
+    rates.sort_unstable();
+    let rate = rates[1];
+    let what = format!(
+        "{rate} M a second (at least {LEAST_RATE}), median of 3 recordings of the demo, {count} each"
+    );
+    figure("instructions", what);
+    assert!(rate >= LEAST_RATE, "{rates:?}");
+}
+
+#[test]
 fn memory_is_the_guests_and_little_more() {
     let Some(lab) = Lab::on_soft("memory_is_the_guests_and_little_more") else { return };
     // The whole demo and then a file that fills RAM, so that all of it is touched.
@@ -100,6 +131,9 @@ fn memory_is_the_guests_and_little_more() {
     assert!(output.status.success(), "{stderr}");
     let peak: u64 = stderr.lines().last().unwrap().parse().unwrap();
     let mib = peak.div_ceil(1024);
-    figure("peak memory", format!("{mib} MiB, of them 128 MiB of guest RAM (at most {})", 128 + MOST_OWN_MIB));
+    figure(
+        "peak memory",
+        format!("{mib} MiB, of them 128 MiB of guest RAM (at most {})", 128 + MOST_OWN_MIB),
+    );
     assert!(mib <= 128 + MOST_OWN_MIB, "{mib} MiB");
 }

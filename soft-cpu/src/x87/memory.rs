@@ -182,9 +182,7 @@ fn store_integer<W: Word>(cpu: &mut Cpu, op: &Op, rounding: Rounding) -> Done {
 
 /// What an operand in memory adds to an operation's flags: DE, unless the operation is invalid, divides by 0 or ends in a NaN.
 pub(crate) fn memory_flags(outcome: Outcome, de: u16) -> u16 {
-    let nan = matches!(
-        Extended::new(outcome.bits).class,
-        Class::Quiet | Class::Signalling | Class::Unsupported
-    );
+    let nan =
+        matches!(Extended::new(outcome.bits).class, Class::Quiet | Class::Signalling | Class::Unsupported);
     if nan || outcome.flags & (IE | ZE) != 0 { outcome.flags } else { outcome.flags | de }
 }

@@ -13,7 +13,9 @@ fn skipped(opcode: u8, modrm: u8) -> bool {
         // FLDENV and FRSTOR: any image may make an exception pending.
         (0xd9, false) => matches!(reg, 1 | 4),
         // Undefined.
-        (0xd9, true) => matches!(modrm, 0xd1..=0xd7 | 0xe2 | 0xe3 | 0xe6 | 0xe7 | 0xef) || transcendental(modrm),
+        (0xd9, true) => {
+            matches!(modrm, 0xd1..=0xd7 | 0xe2 | 0xe3 | 0xe6 | 0xe7 | 0xef) || transcendental(modrm)
+        }
         (0xda, true) => reg >= 4 && modrm != 0xe9,
         (0xdb, true) => matches!(modrm, 0xe5..=0xe7 | 0xf8..=0xff),
         (0xdb, false) => matches!(reg, 4 | 6),

@@ -20,7 +20,11 @@ pub(super) struct State {
 
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "fcw {:04x} fsw {:04x} tags {:04x} flags {:x} rax {:x}", self.fcw, self.fsw, self.tags, self.flags, self.rax)?;
+        write!(
+            f,
+            "fcw {:04x} fsw {:04x} tags {:04x} flags {:x} rax {:x}",
+            self.fcw, self.fsw, self.tags, self.flags, self.rax
+        )?;
         let top = usize::from(self.fsw >> 11 & 7);
         for n in 0..8 {
             let at = (top + n) & 7;
