@@ -21,6 +21,7 @@ fn the_demo_replays_every_time() {
     figure("header and events of boot, demo and power-off", format!("{log} bytes (at most {MOST_LOG})"));
     assert!(log <= MOST_LOG, "{sizes:?}");
 
+    let _load: Vec<Load> = (0..count("SCRIBE_TEST_LOAD", 0)).map(|_| Load::start()).collect();
     let pairs = count("SCRIBE_TEST_REPLAYS", 4).div_ceil(2);
     for _ in 0..pairs {
         lab.replays_equal("demo", &recorded);

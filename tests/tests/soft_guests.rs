@@ -4,9 +4,13 @@ use std::process::Command;
 
 use scribe_log::EndCause;
 use scribe_tests::lab::{KICKS, Lab, Outcome, figure, image, in_checkout, text};
+use scribe_vmm::host::clock;
 
 /// Most memory of the process beside the guest's RAM (MiB).
 const MOST_OWN_MIB: u64 = 64;
+
+/// Least speed, millions of guest instructions a second, start-up and digests included.
+const LEAST_RATE: u64 = 50;
 
 /// Records a guest given by `from` (options that say what it is), as `name`, with everything fixed.
 fn record(lab: &Lab, name: &str, from: &[&str], command: &[&str]) -> Outcome {
@@ -80,6 +84,30 @@ fn programs_of_32_bits_run_on_debians_kernel() {
     assert_eq!(lab.end("32").cause, EndCause::PowerOff { status: 0 }, "{recorded}");
     lab.replays("32", &recorded, &KICKS);
     figure("32-bit programs", "as the manual says; numbers as in 64 bits");
+}
+
+#[test]
+#[ignore = "speed, which says something on an idle machine only: tests/soak/soft.sh"]
+fn fifty_million_instructions_a_second() {
+    let Some(lab) = Lab::on_soft("fifty_million_instructions_a_second") else { return };
+    let mut rates = Vec::new();
+    let mut count = 0;
+    for run in ["a", "b", "c"] {
+        let begun = clock::monotonic_ns();
+        let call = lab.recorder(run, &["--pace", "max", "--", "/bin/demo"]).env("SCRIBE_VMM_STATS", "1");
+        let recorded = call.finish().ends_with(0);
+        let micros = (clock::monotonic_ns() - begun) / 1000;
+        let line = recorded.stderr.lines().find_map(|line| line.strip_suffix(" instructions")).unwrap();
+        count = line.rsplit(' ').next().unwrap().parse::<u64>().unwrap();
+        rates.push(count / micros);
+    }
+    rates.sort_unstable();
+    let rate = rates[1];
+    let what = format!(
+        "{rate} M a second (at least {LEAST_RATE}), median of 3 recordings of the demo, {count} each"
+    );
+    figure("instructions", what);
+    assert!(rate >= LEAST_RATE, "{rates:?}");
 }
 
 #[test]

@@ -159,6 +159,11 @@ impl Machine {
         self.ram_digest.bytes_hashed()
     }
 
+    /// Instructions retired, where the engine counts them.
+    pub fn instructions(&self) -> Option<u64> {
+        self.engine.instructions()
+    }
+
     /// True after HLT until an interrupt is injected.
     pub fn is_halted(&self) -> bool {
         self.halted
