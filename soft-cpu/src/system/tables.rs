@@ -245,8 +245,9 @@ fn arpl_register(cpu: &mut Cpu, op: &Op) -> Done {
 }
 
 fn arpl_memory(cpu: &mut Cpu, op: &Op) -> Done {
+    // Written only if it changes, so a page fault is a read's at first.
     let linear = cpu.linear(op, 2, true)?;
-    let selector = cpu.load_for_update(linear)?;
+    let selector = cpu.load(linear)?;
     let result = adjusted(selector, cpu.reg(op.dst));
     if let Some(selector) = result {
         cpu.store(linear, selector)?;
