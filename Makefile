@@ -25,6 +25,14 @@ image: setup ## target/guest/vmlinux and target/guest/demo.img (the kernel takes
 	guest-kernel/build.sh
 	images/build-demo.sh
 
+.PHONY: image-check
+image-check: image ## target/guest/check.img: programs as Debian packages them, which check the processor
+	images/build-check.sh
+
+.PHONY: image-initrd
+image-initrd: setup ## target/guest/debian/: Debian's kernel as packaged, and an initramfs for it
+	images/build-debian-initrd.sh
+
 .PHONY: demo
 demo: image build ## record a guest, replay it, print a table
 	scripts/demo.sh
@@ -34,7 +42,7 @@ lab: image build ## run CMD in the lab: make lab CMD='target/release/scribe-vmm 
 	tests/lab/run.sh "$$CMD"
 
 .PHONY: test
-test: image build ## every test, with its own set-up
+test: image image-check image-initrd build ## every test, with its own set-up
 	scripts/test.sh
 
 .PHONY: check
@@ -46,6 +54,12 @@ show-replay: image build ## what record and replay must show, in short
 	tests/soak/replay.sh show
 soak-replay: image build ## the same with full counts; figures go to docs/results.md
 	tests/soak/replay.sh soak
+
+.PHONY: show-soft soak-soft
+show-soft: image image-check image-initrd build ## what the soft engine must show, in short
+	tests/soak/soft.sh show
+soak-soft: image image-check image-initrd build ## the same with full counts; figures go to docs/results.md
+	tests/soak/soft.sh soak
 
 .PHONY: clean
 clean: ## remove everything built

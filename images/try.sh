@@ -2,12 +2,12 @@
 # Runs a command of the demo image under plain QEMU with the lab's Debian kernel: no scribe machine, nothing recorded. For work
 # on init and the workloads. Words of CMD cannot hold blanks; without CMD: a shell.
 #
-#   images/try.sh [CMD...]
+#   images/try.sh [CMD...]          IMAGE=check: of another image
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd -P)
-image=$root/target/guest/demo.img
-[[ -f $image ]] || { echo "image: target/guest/demo.img is missing: run images/build-demo.sh" >&2; exit 1; }
+image=$root/target/guest/${IMAGE:-demo}.img
+[[ -f $image ]] || { echo "image: target/guest/${IMAGE:-demo}.img is missing: run images/build-${IMAGE:-demo}.sh" >&2; exit 1; }
 "$root/tests/lab/fetch-kernel.sh"
 
 run=

@@ -9,9 +9,9 @@ packages=(
   # the guest kernel
   build-essential flex bison bc libelf-dev libssl-dev kmod linux-source-6.12 xz-utils zstd cpio
   # guest images
-  busybox-static e2fsprogs
+  busybox-static e2fsprogs tcc gcc-multilib
   # the lab (a nested machine with a real /dev/kvm) and the tests
-  qemu-system-x86 tmux shellcheck bsdextrautils
+  qemu-system-x86 tmux shellcheck bsdextrautils time
 )
 
 if [[ ${1-} == --list ]]; then

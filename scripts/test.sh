@@ -12,8 +12,8 @@ mkdir -p target/tests
 say "unit, property and golden tests, tiny guests on /dev/kvm"
 cargo test --workspace --locked
 
-say "the image is reproducible"
-images/build-demo.sh --check
+say "the images are reproducible"
+for image in demo check debian-initrd; do "images/build-$image.sh" --check; done
 
 say "whole machines in the lab"
 tests/lab/test.sh

@@ -66,6 +66,11 @@ _Noreturn static void power_off(int status)
 		complain("cannot remount / read-only", strerror(errno));
 	/* The serial driver still holds the last lines, and powering off would not wait for them. */
 	tcdrain(STDERR_FILENO);
+#ifdef WITHOUT_DRIVER
+	/* Other kernels than ours know no way to power this machine off, and would halt it. */
+	if (machine)
+		outl(0, SCRIBE_POWER_OFF);
+#endif
 	reboot(RB_POWER_OFF);
 
 	complain("cannot power off", strerror(errno));

@@ -34,6 +34,7 @@ proptest! {
         (written.command, written.cmdline, written.seed, written.rtc, written.memory) = (command, cmdline, seed, rtc, memory);
         if soft {
             (written.engine, written.pace, written.counter) = (Engine::Soft, Pace::Real, Some("jcc-1".to_owned()));
+            written.behaviour = Some("zen".to_owned());
         }
         let dir = tempdir().unwrap();
         let file = dir.path().join("header");

@@ -71,6 +71,8 @@ pub struct SoftCpu {
     window: bool,
     /// instructions retired at the last exit or conditional branch
     mark: u64,
+    /// the instruction of an exit is being retired
+    finishing: bool,
     /// a stop that came up while an instruction was being retired
     deferred: Option<Stop>,
 }
@@ -83,6 +85,7 @@ impl SoftCpu {
             cache: Cache::new(),
             window: false,
             mark: 0,
+            finishing: false,
             deferred: None,
         }
     }

@@ -6,7 +6,7 @@
 use iced_x86::{CpuidFeature, Instruction, Mnemonic, OpKind, Register};
 
 use crate::Behaviour;
-use crate::cpu::{BLOCK_RIP, Cpu, DS, Done, HIGH, Mode, ZERO};
+use crate::cpu::{BLOCK_RIP, Cpu, DS, Done, HIGH, Mode, SS, ZERO};
 use crate::op::{Ends, Handler, Lowered, Op};
 
 /// What lowering depends on, besides the instruction.
@@ -85,7 +85,9 @@ fn in_profile(i: &Instruction, c: &Context) -> bool {
         return true; // REP BSF and REP BSR: docs/determinism.md
     }
     i.cpuid_features().iter().all(|feature| match feature {
-        CpuidFeature::TSC | CpuidFeature::RDTSCP => c.tsc,
+        CpuidFeature::RDTSCP => c.tsc,
+        // Its handler decides: CR4.TSD makes it #GP at CPL 3, as on processors, even where CPUID has no TSC.
+        CpuidFeature::TSC => true,
         feature => PROFILE.contains(feature),
     })
 }
@@ -144,6 +146,8 @@ pub(crate) fn register(r: Register) -> u8 {
         Register::BH => HIGH | 3,
         Register::None => ZERO,
         Register::RIP | Register::EIP => BLOCK_RIP,
+        // Of the byte registers only the whole register's number counts: SPL is RSP's.
+        _ if r.is_gpr() => r.full_register().number() as u8,
         _ => r.number() as u8,
     }
 }
@@ -243,6 +247,11 @@ fn memory(i: &Instruction, c: &Context, op: &mut Op) {
         op.disp = op.disp.wrapping_sub(c.start);
     }
     op.seg = segment(i.memory_segment());
+    if c.mode.bitness == 64 && op.seg < 4 {
+        // Overrides other than FS and GS mean nothing; the base alone decides whether a fault is the stack's.
+        let stack = matches!(base.full_register(), Register::RSP | Register::RBP);
+        op.seg = if stack { SS as u8 } else { DS as u8 };
+    }
     op.address = address_bits(i, c);
     if op.address == 32 && relative {
         op.disp &= 0xffff_ffff;

@@ -67,7 +67,9 @@ impl SoftCpu {
     /// Retires the instruction of the exit being served. `Some`: its next exit, which has to be served and finished too.
     /// `None`: the processor is at a sync point.
     pub fn finish(&mut self) -> Option<Exit> {
+        self.finishing = true;
         let stop = self.one_instruction();
+        self.finishing = false;
         self.cpu.branches = 0;
         self.mark = self.cpu.instructions;
         match stop {
@@ -171,6 +173,11 @@ impl SoftCpu {
             Trap::Fault => {
                 self.cpu.accesses.clear();
                 let event = Event::fault(&self.cpu);
+                if self.finishing {
+                    // As on KVM: the sync point comes first, with the exception pending there.
+                    self.cpu.pend(&event);
+                    return None;
+                }
                 self.deliver(event)
             }
             Trap::Refused => {
@@ -275,7 +282,7 @@ impl SoftCpu {
         if cpu.shadow & 1 == 0
             && let Some((vector, code)) = cpu.exception.take()
         {
-            let event = Event::trap(cpu, vector, code);
+            let event = Event::pended(cpu, vector, code);
             return self.deliver(event);
         }
         if let Some(vector) = cpu.interrupt.take() {
@@ -308,6 +315,13 @@ impl Cpu {
             return Err(self.general_protection());
         }
         Ok(self.rip.wrapping_add(self.segs[CS].base) & 0xffff_ffff)
+    }
+
+    /// Keeps an exception for later; a page fault's address is in CR2 already.
+    fn pend(&mut self, event: &Event) {
+        self.cr2 = event.cr2(self);
+        self.exception = Some((event.vector, event.code));
+        self.update_careful();
     }
 
     /// DR6 bits of the instruction breakpoints at a linear address.

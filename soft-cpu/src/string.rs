@@ -48,11 +48,11 @@ impl Cpu {
         self.linear_in(seg, offset, bytes, write)
     }
 
-    fn source(&mut self, op: &Op, bytes: u64) -> Result<u64, Trap> {
+    fn string_source(&mut self, op: &Op, bytes: u64) -> Result<u64, Trap> {
         self.string_linear(op.seg.into(), RSI, op, bytes, false)
     }
 
-    fn destination(&mut self, op: &Op, bytes: u64, write: bool) -> Result<u64, Trap> {
+    fn string_destination(&mut self, op: &Op, bytes: u64, write: bool) -> Result<u64, Trap> {
         self.string_linear(ES, RDI, op, bytes, write)
     }
 
@@ -73,9 +73,9 @@ impl Cpu {
 }
 
 fn movs<W: Word>(cpu: &mut Cpu, op: &Op) -> Result<bool, Trap> {
-    let from = cpu.source(op, W::BYTES)?;
+    let from = cpu.string_source(op, W::BYTES)?;
     let value: W = cpu.load(from)?;
-    let to = cpu.destination(op, W::BYTES, true)?;
+    let to = cpu.string_destination(op, W::BYTES, true)?;
     cpu.store(to, value)?;
     cpu.advance(RSI, op, W::BYTES);
     cpu.advance(RDI, op, W::BYTES);
@@ -114,7 +114,7 @@ fn no_stretch<W: Word>(_: &mut Cpu, _: &Op, _: u64) -> u64 {
 }
 
 fn stos<W: Word>(cpu: &mut Cpu, op: &Op) -> Result<bool, Trap> {
-    let to = cpu.destination(op, W::BYTES, true)?;
+    let to = cpu.string_destination(op, W::BYTES, true)?;
     let value: W = cpu.reg(RAX);
     cpu.store(to, value)?;
     cpu.advance(RDI, op, W::BYTES);
@@ -122,7 +122,7 @@ fn stos<W: Word>(cpu: &mut Cpu, op: &Op) -> Result<bool, Trap> {
 }
 
 fn lods<W: Word>(cpu: &mut Cpu, op: &Op) -> Result<bool, Trap> {
-    let from = cpu.source(op, W::BYTES)?;
+    let from = cpu.string_source(op, W::BYTES)?;
     let value: W = cpu.load(from)?;
     cpu.set_reg(RAX, value);
     cpu.advance(RSI, op, W::BYTES);
@@ -137,9 +137,9 @@ fn compared<W: Word>(cpu: &mut Cpu, op: &Op, a: W, b: W) -> bool {
 }
 
 fn cmps<W: Word>(cpu: &mut Cpu, op: &Op) -> Result<bool, Trap> {
-    let from = cpu.source(op, W::BYTES)?;
+    let from = cpu.string_source(op, W::BYTES)?;
     let a: W = cpu.load(from)?;
-    let to = cpu.destination(op, W::BYTES, false)?;
+    let to = cpu.string_destination(op, W::BYTES, false)?;
     let b: W = cpu.load(to)?;
     cpu.advance(RSI, op, W::BYTES);
     cpu.advance(RDI, op, W::BYTES);
@@ -147,7 +147,7 @@ fn cmps<W: Word>(cpu: &mut Cpu, op: &Op) -> Result<bool, Trap> {
 }
 
 fn scas<W: Word>(cpu: &mut Cpu, op: &Op) -> Result<bool, Trap> {
-    let to = cpu.destination(op, W::BYTES, false)?;
+    let to = cpu.string_destination(op, W::BYTES, false)?;
     let b: W = cpu.load(to)?;
     let a: W = cpu.reg(RAX);
     cpu.advance(RDI, op, W::BYTES);
@@ -157,7 +157,7 @@ fn scas<W: Word>(cpu: &mut Cpu, op: &Op) -> Result<bool, Trap> {
 fn ins<W: Word>(cpu: &mut Cpu, op: &Op) -> Result<bool, Trap> {
     let port = cpu.reg::<u16>(RDX);
     cpu.check_io(port, W::BYTES as u8)?;
-    let to = cpu.destination(op, W::BYTES, true)?;
+    let to = cpu.string_destination(op, W::BYTES, true)?;
     cpu.check_writable(to, W::BYTES)?;
     if cpu.accesses.batch == 0 {
         cpu.accesses.batch = batch::<W>(cpu, op);
@@ -183,7 +183,7 @@ fn batch<W: Word>(cpu: &Cpu, op: &Op) -> u64 {
 fn outs<W: Word>(cpu: &mut Cpu, op: &Op) -> Result<bool, Trap> {
     let port = cpu.reg::<u16>(RDX);
     cpu.check_io(port, W::BYTES as u8)?;
-    let from = cpu.source(op, W::BYTES)?;
+    let from = cpu.string_source(op, W::BYTES)?;
     let value: W = cpu.load(from)?;
     cpu.port_write(port, W::BYTES as u8, value.wide() as u32)?;
     cpu.advance(RSI, op, W::BYTES);
@@ -225,10 +225,11 @@ fn repeated<E: Element, const CONDITION: bool>(cpu: &mut Cpu, op: &Op) -> Done {
         done += 1;
         let sync = !cpu.accesses.is_empty() && is_sync_point(cpu, left);
         cpu.accesses.retire();
-        if (CONDITION && ended) || left == 0 {
+        if CONDITION && ended {
             break;
         }
         if sync {
+            // Also behind the last element: RIP moves on when the instruction runs once more with its counter at 0.
             cpu.instructions += done;
             return Err(Trap::Again);
         }

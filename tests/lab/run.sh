@@ -121,7 +121,7 @@ take() {
   fi
 }
 mkdir -p "$tree$root/target/lab/out"
-for file in target/release/scribe-vmm target/guest/demo.img target/guest/vmlinux target/guest/bzImage target/lab/bin tests; do
+for file in target/release/scribe-vmm target/guest/demo.img target/guest/vmlinux target/guest/bzImage target/lab/bin tests scripts; do
   if [[ -e $root/$file ]]; then take "$root/$file"; fi
 done
 read -r -d '' -a more <<< "${LAB_FILES-}" || true

@@ -6,6 +6,8 @@
 #   tests/soak/replay.sh show|soak
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+# shellcheck source=tests/soak/table.sh
+source tests/soak/table.sh
 
 say() { echo "replay: $*" >&2; }
 mode=${1-}
@@ -44,19 +46,7 @@ else
   in_lab 3 'lab_cost --include-ignored' || failed=1
 fi
 
-# One line for each figure, and for each test without one: result, name, figure, separated by tabs.
-table=$(cat "$work"/* | awk '
-  /^test .* \.\.\. / { order[++tests] = $2; result[$2] = $NF == "ok" ? "PASS" : "FAIL" }
-  /^---- .* stdout ----$/ { current = $2 }
-  sub(/^figure: /, "") { split($0, part, ": "); figures[current] = figures[current] "\n" part[1] "\t" substr($0, length(part[1]) + 3) }
-  END {
-    for (i = 1; i <= tests; i++) {
-      name = order[i]
-      count = split(figures[name], lines, "\n")
-      if (count < 2) { words = name; gsub(/_/, " ", words); print result[name] "\t" words "\t" }
-      for (j = 2; j <= count; j++) print result[name] "\t" lines[j]
-    }
-  }')
+table=$(cat "$work"/* | table)
 if (( failed )); then
   # What went wrong, in full.
   cat "$work"/*
@@ -65,20 +55,8 @@ grep -q '^PASS' <<<"$table" || { say "no test has run"; cat "$work"/* >&2; faile
 printf '%s\n' "$table" | column -t -s $'\t'
 
 if [[ $mode == soak ]]; then
-  commit=$(git rev-parse --short=12 HEAD)
-  [[ -z $(git status --porcelain) ]] || commit+=' with changes'
-  [[ -f docs/results.md ]] || printf '# Results\n\nFigures of the soaks, each as it was measured; newest last.\n' >docs/results.md
-  # shellcheck disable=SC2016 # backquotes of Markdown
-  {
-    printf '\n## Record and replay, %s\n\n' "$(date -u +%F)"
-    printf 'Host: %s, %s processors; in the lab (tests/lab/README.md). %s, commit %s. `make soak-replay`, %d min.\n\n' \
-      "$(sed -nE 's/^model name\s*: //p' /proc/cpuinfo | head -n 1)" "$(nproc)" \
-      "$(target/release/scribe-vmm --version)" "$commit" "$(( (SECONDS - begun + 30) / 60 ))"
-    printf '| | what | figure |\n| --- | --- | --- |\n'
-    while IFS=$'\t' read -r result name figure; do
-      printf '| %s | %s | %s |\n' "$result" "$name" "$figure"
-    done <<<"$table"
-  } >>docs/results.md
+  add_to_results 'Record and replay' 'in the lab (tests/lab/README.md)' 'make soak-replay' \
+    "$(( (SECONDS - begun + 30) / 60 ))" "$table"
   say "figures added to docs/results.md"
 fi
 if (( failed )); then

@@ -1,6 +1,7 @@
-//! Whole machines in the lab: the real program, called as a user calls it, on the real image.
+//! Whole machines: the real program, called as a user calls it, on the real image.
 //!
-//! Outside the lab (tests/lab/README.md) there is no KVM that could run them: [`Lab::enter`] says so and gives nothing.
+//! In the lab (tests/lab/README.md) they run on its KVM, elsewhere on the soft engine. [`Lab::anywhere`] is for tests of
+//! what both do, [`Lab::enter`] and [`Soft`](Lab::on_soft) for the rest; a test that cannot run says so.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -16,6 +17,8 @@ use scribe_vmm::host::clock;
 const LIMIT_S: u64 = 180;
 /// Where images' digests are remembered (vmm/src/session/files.rs), in a home of recordings.
 const DIGESTS: &str = "image-digests.json";
+/// The program, in the checkout.
+const PROGRAM: &str = "target/release/scribe-vmm";
 /// What most guests of the tests do not need more of; less RAM is less to hash.
 pub const MEMORY: &str = "--memory=64M";
 
@@ -32,36 +35,71 @@ pub fn image() -> PathBuf {
     in_checkout("target/guest/demo.img")
 }
 
-/// A test's own place in the lab: a folder, removed at its end, with a home for recordings.
+fn in_lab() -> bool {
+    std::env::var_os("SCRIBE_LAB").is_some()
+}
+
+/// Around libtest, which swallows what a passing test prints.
+fn skipped(test: &str, why: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED ({why}): {test}");
+}
+
+/// A test's own place: a folder, removed at its end, with a home for recordings.
 #[derive(Debug)]
 pub struct Lab {
     folder: tempfile::TempDir,
+    engine: &'static str,
 }
 
 impl Lab {
-    /// A place for `test`, or `None` outside the lab, which is said loudly.
+    /// A place for `test` on the lab's KVM, or `None` outside the lab, which is said loudly.
     pub fn enter(test: &str) -> Option<Self> {
-        if std::env::var_os("SCRIBE_LAB").is_none() {
-            // Around libtest, which swallows what a passing test prints.
-            let _ = writeln!(std::io::stderr(), "SKIPPED (not in the lab): {test}");
+        if in_lab() {
+            return Some(Self::new("kvm"));
+        }
+        skipped(test, "not in the lab");
+        None
+    }
+
+    /// A place for `test` on the soft engine, outside the lab: in there a processor would be emulated by an emulated one.
+    pub fn on_soft(test: &str) -> Option<Self> {
+        if in_lab() {
             return None;
         }
-        let lab = Self::new();
+        for needed in [image(), in_checkout(PROGRAM)] {
+            if !needed.exists() {
+                skipped(test, &format!("{} is missing: make image build", needed.display()));
+                return None;
+            }
+        }
+        Some(Self::new("soft"))
+    }
+
+    /// A place for `test` on the lab's KVM, and elsewhere on the soft engine.
+    pub fn anywhere(test: &str) -> Option<Self> {
+        if in_lab() { Self::enter(test) } else { Self::on_soft(test) }
+    }
+
+    fn new(engine: &'static str) -> Self {
+        // On a disk, as in the lab /tmp is in RAM, and a test may copy the image.
+        let parent = if in_lab() { std::env::var_os("HOME").unwrap().into() } else { in_checkout("target") };
+        let lab = Self { folder: tempfile::tempdir_in(parent).unwrap(), engine };
         // The image is hashed once for all tests, not once for each home.
         static WARM: OnceLock<Vec<u8>> = OnceLock::new();
         let digests = WARM.get_or_init(|| {
-            lab.call(&["run", MEMORY, "--image", text(&image()), "--", "true"]).finish().ends_with(0);
+            let image = image();
+            let guest = ["run", MEMORY, "--engine", engine, "--image", text(&image), "--", "true"];
+            lab.call(&guest).finish().ends_with(0);
             std::fs::read(lab.path("home").join(DIGESTS)).unwrap()
         });
         std::fs::create_dir_all(lab.path("home")).unwrap();
         std::fs::write(lab.path("home").join(DIGESTS), digests).unwrap();
-        Some(lab)
+        lab
     }
 
-    fn new() -> Self {
-        // On the lab's disk: /tmp is in RAM, and a test may copy the image.
-        let parent = std::env::var_os("HOME").unwrap();
-        Self { folder: tempfile::tempdir_in(parent).unwrap() }
+    /// Whether guests run on the soft engine.
+    pub fn is_soft(&self) -> bool {
+        self.engine == "soft"
     }
 
     /// A path in this test's folder.
@@ -71,7 +109,7 @@ impl Lab {
 
     /// A call of the program with these arguments, and nothing on its standard input.
     pub fn call(&self, arguments: &[&str]) -> Call {
-        let mut command = Command::new(in_checkout("target/release/scribe-vmm"));
+        let mut command = Command::new(in_checkout(PROGRAM));
         command.args(arguments).current_dir(self.folder.path()).env("SCRIBE_VMM_HOME", self.path("home"));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Call { title: arguments.join(" "), command }
@@ -81,6 +119,9 @@ impl Lab {
     pub fn recorder(&self, name: &str, guest: &[&str]) -> Call {
         let image = image();
         let mut arguments = vec!["record", "--image", text(&image), "--rtc", "2026-01-01", "--seed", "5c"];
+        if !guest.contains(&"--engine") {
+            arguments.extend(["--engine", self.engine]);
+        }
         arguments.extend(["-o", name]);
         arguments.extend(guest);
         self.call(&arguments)

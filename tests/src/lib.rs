@@ -3,6 +3,7 @@
 
 pub mod bench;
 pub mod engines;
+pub mod fuzz;
 pub mod guests;
 pub mod lab;
 pub mod tiny;

@@ -58,19 +58,19 @@ fn sessions(lab: &Lab, pace: &str) {
 
 #[test]
 fn typing_at_real_pace_is_replayed() {
-    let Some(lab) = Lab::enter("typing_at_real_pace_is_replayed") else { return };
+    let Some(lab) = Lab::anywhere("typing_at_real_pace_is_replayed") else { return };
     sessions(&lab, "real");
 }
 
 #[test]
 fn typing_at_full_pace_is_replayed() {
-    let Some(lab) = Lab::enter("typing_at_full_pace_is_replayed") else { return };
+    let Some(lab) = Lab::anywhere("typing_at_full_pace_is_replayed") else { return };
     sessions(&lab, "max");
 }
 
 #[test]
 fn ctrl_c_interrupts_what_runs() {
-    let Some(lab) = Lab::enter("ctrl_c_interrupts_what_runs") else { return };
+    let Some(lab) = Lab::anywhere("ctrl_c_interrupts_what_runs") else { return };
     let mut call = lab.recorder("interrupt", &[MEMORY, "--pace", "real", "--for", "150s"]).typed().start();
     call.types(b"echo rea''dy; sleep 100000; echo not interrupted\n");
     call.waits_for("ready");

@@ -13,7 +13,7 @@ fn ends(lab: &Lab, name: &str, guest: &[&str], code: i32) -> Outcome {
 
 #[test]
 fn a_panic_is_6() {
-    let Some(lab) = Lab::enter("a_panic_is_6") else { return };
+    let Some(lab) = Lab::anywhere("a_panic_is_6") else { return };
     ends(&lab, "panic", &["--", "/bin/panic"], 6).says("sysrq triggered crash");
     assert!(matches!(lab.end("panic").cause, EndCause::Panic { message } if message.contains("sysrq")));
     lab.call(&["info", "panic"]).finish().ends_with(0).shows("sysrq triggered crash");
@@ -21,7 +21,7 @@ fn a_panic_is_6() {
 
 #[test]
 fn a_triple_fault_is_6_with_the_last_exits_registers() {
-    let Some(lab) = Lab::enter("a_triple_fault_is_6_with_the_last_exits_registers") else { return };
+    let Some(lab) = Lab::anywhere("a_triple_fault_is_6_with_the_last_exits_registers") else { return };
     let guest = ["--append", "reboot=t", "--", "reboot", "-f"];
     let recorded =
         ends(&lab, "triple", &guest, 6).says("triple").says("registers at its last exit: ").says("rip=0x");
@@ -42,7 +42,7 @@ fn a_refused_instruction_is_5_with_its_bytes() {
 
 #[test]
 fn a_reset_ends_the_machine() {
-    let Some(lab) = Lab::enter("a_reset_ends_the_machine") else { return };
+    let Some(lab) = Lab::anywhere("a_reset_ends_the_machine") else { return };
     ends(&lab, "reset", &["--", "reboot", "-f"], 0).says("reset");
     assert_eq!(lab.end("reset").cause, EndCause::Reset);
 }
@@ -68,7 +68,7 @@ fn a_silent_guest_is_named_and_can_be_stopped() {
 
 #[test]
 fn limits_of_time_end_a_run() {
-    let Some(lab) = Lab::enter("limits_of_time_end_a_run") else { return };
+    let Some(lab) = Lab::anywhere("limits_of_time_end_a_run") else { return };
     let forever = ["--", "sh", "-c", "while :; do echo on; sleep 0.1; done"];
     let guest = [&[MEMORY, "--pace", "max", "--guest-time", "1500ms"], &forever[..]].concat();
     let recorded = lab.record("guest", &guest).says("limit on guest time");
@@ -88,7 +88,7 @@ fn limits_of_time_end_a_run() {
 
 #[test]
 fn an_interrupted_recording_is_closed() {
-    let Some(lab) = Lab::enter("an_interrupted_recording_is_closed") else { return };
+    let Some(lab) = Lab::anywhere("an_interrupted_recording_is_closed") else { return };
     // Idle for good, and busy with exits.
     for (name, script) in
         [("idle", "echo rea''dy; sleep 100000"), ("busy", "echo rea''dy; cat /dev/zero | tr '\\0' x")]
@@ -104,7 +104,7 @@ fn an_interrupted_recording_is_closed() {
 
 #[test]
 fn a_killed_recording_replays_to_its_last_seal() {
-    let Some(lab) = Lab::enter("a_killed_recording_replays_to_its_last_seal") else { return };
+    let Some(lab) = Lab::anywhere("a_killed_recording_replays_to_its_last_seal") else { return };
     let guest = [MEMORY, "--pace", "max", "--", "sh", "-c", "while :; do clock; done"];
     let call = lab.recorder("killed", &guest).start();
     call.waits_for("clock: ");
@@ -134,7 +134,7 @@ fn a_killed_recording_replays_to_its_last_seal() {
 
 #[test]
 fn status_with_and_without_return() {
-    let Some(lab) = Lab::enter("status_with_and_without_return") else { return };
+    let Some(lab) = Lab::anywhere("status_with_and_without_return") else { return };
     let image = image();
     let run = |options: &[&str], command: &[&str]| {
         let arguments = ["run", MEMORY, "--image", text(&image), "--pace", "max"];
@@ -150,7 +150,7 @@ fn status_with_and_without_return() {
 
 #[test]
 fn the_command_arrives_byte_for_byte() {
-    let Some(lab) = Lab::enter("the_command_arrives_byte_for_byte") else { return };
+    let Some(lab) = Lab::anywhere("the_command_arrives_byte_for_byte") else { return };
     let odd = "a  b\t\"c\" '$d' \\e\n\u{1}\u{7f}\u{e9}*";
     let long = "x".repeat(60_000);
     let guest =

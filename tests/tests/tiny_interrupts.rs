@@ -5,7 +5,7 @@ use iced_x86::code_asm::*;
 use scribe_tests::tiny::{self, Emitted};
 use scribe_tests::vcpu::{Vcpu, emulates_kernels, general, mark};
 use scribe_vmm::engine::cpu::Registers;
-use scribe_vmm::engine::{Answer, Engine, Exit, Stop};
+use scribe_vmm::engine::{Answer, Exit, Stop};
 use scribe_vmm::host::kick::Target;
 use scribe_vmm::host::perturb::Perturbation;
 

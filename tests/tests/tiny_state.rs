@@ -5,7 +5,7 @@ use iced_x86::code_asm::*;
 use scribe_tests::tiny::{self, DATA, MMIO, kvm};
 use scribe_tests::vcpu::{Vcpu, general, mark};
 use scribe_vmm::engine::cpu::Registers;
-use scribe_vmm::engine::{Answer, Engine, Exit, Fault, Stop};
+use scribe_vmm::engine::{Answer, Exit, Fault, Stop};
 use scribe_vmm::machine::digest::RamDigest;
 use scribe_vmm::machine::memory::PAGE_SIZE;
 

@@ -239,7 +239,10 @@ fn plain_mov(i: &Instruction) -> Option<Choice> {
 
 fn extension(i: &Instruction) -> Option<Choice> {
     let memory = i.op1_kind() == OpKind::Memory;
-    let (to, from) = (bytes_of(i, 0), bytes_of(i, 1));
+    let (to, mut from) = (bytes_of(i, 0), bytes_of(i, 1));
+    if i.mnemonic() == Mnemonic::Movsxd {
+        from = 4; // with a 16-bit operand too, as AMD's processors have it
+    }
     let zero = i.mnemonic() == Mnemonic::Movzx;
     macro_rules! form {
         ($w:ty, $f:ty) => {

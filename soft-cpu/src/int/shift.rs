@@ -190,17 +190,15 @@ fn double<W: Word, T: Target, C: Count, const LEFT: bool>(cpu: &mut Cpu, op: &Op
             }
             let (v, f) = (u128::from(value.wide()), u128::from(fill.wide()));
             let bits = W::BITS;
-            if LEFT {
-                let whole = v << (2 * bits) | f << bits | v;
-                let shifted = |n: u32| W::cut((whole >> (2 * bits - n)) as u64);
-                let shifted = |n: u32| if bits == 64 { wide_left(value, fill, n) } else { shifted(n) };
-                (shifted(count), shifted(count - 1))
-            } else {
-                let whole = f << bits | v;
-                let high = if bits == 64 { 0 } else { v << (2 * bits) };
-                let shifted = |n: u32| W::cut(((whole | high) >> n) as u64);
-                (shifted(count), shifted(count - 1))
-            }
+            let shifted = |n: u32| {
+                W::cut(match (LEFT, bits) {
+                    (true, 64) => ((v << 64 | f) << n >> 64) as u64,
+                    (true, _) => ((v << (2 * bits) | f << bits | v) >> (2 * bits - n)) as u64,
+                    (false, 64) => ((f << 64 | v) >> n) as u64,
+                    (false, _) => ((v << (2 * bits) | f << bits | v) >> n) as u64,
+                })
+            };
+            (shifted(count), shifted(count - 1))
         },
         |cpu, result, before| {
             if count != 0 {
@@ -209,11 +207,6 @@ fn double<W: Word, T: Target, C: Count, const LEFT: bool>(cpu: &mut Cpu, op: &Op
             }
         },
     )
-}
-
-fn wide_left<W: Word>(value: W, fill: W, n: u32) -> W {
-    let whole = u128::from(value.wide()) << 64 | u128::from(fill.wide());
-    W::cut((whole << n >> 64) as u64)
 }
 
 fn doubling<const LEFT: bool>(i: &Instruction, memory: bool, by_cl: bool) -> Handler {

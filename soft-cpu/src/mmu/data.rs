@@ -69,9 +69,9 @@ impl Cpu {
 
     /// Loads up to 16 bytes at the current privilege.
     pub(crate) fn read_bytes(&mut self, linear: u64, bytes: &mut [u8]) -> Done {
+        let (parts, count) = self.parts(linear, bytes.len(), Access::Read, false)?;
         self.check_alignment(linear, bytes.len())?;
         self.watch(linear, bytes.len(), false);
-        let (parts, count) = self.parts(linear, bytes.len(), Access::Read, false)?;
         for part in &parts[..count] {
             self.read_part(*part, bytes)?;
         }
@@ -80,8 +80,8 @@ impl Cpu {
 
     /// Stores up to 16 bytes at the current privilege: all or, with a fault, nothing.
     pub(crate) fn write_bytes(&mut self, linear: u64, bytes: &[u8]) -> Done {
-        self.check_alignment(linear, bytes.len())?;
         let (parts, count) = self.parts(linear, bytes.len(), Access::Write, false)?;
+        self.check_alignment(linear, bytes.len())?;
         self.watch(linear, bytes.len(), true);
         for part in &parts[..count] {
             self.write_part(*part, bytes)?;

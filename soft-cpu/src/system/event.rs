@@ -46,8 +46,14 @@ impl Event {
     }
 
     /// An exception that was pending: a trap behind an instruction.
-    pub(crate) fn trap(cpu: &Cpu, vector: u8, code: Option<u32>) -> Self {
+    fn trap(cpu: &Cpu, vector: u8, code: Option<u32>) -> Self {
         Self { vector, code, rip: cpu.rip, address: cpu.cr2, source: Source::Other, exception: true }
+    }
+
+    /// An exception that was kept: a trap, or the fault of an instruction that made an exit, behind its sync point.
+    pub(crate) fn pended(cpu: &Cpu, vector: u8, code: Option<u32>) -> Self {
+        let source = if vector == crate::cpu::vector::DB { Source::Other } else { Source::Fault };
+        Self { source, ..Self::trap(cpu, vector, code) }
     }
 
     /// An external interrupt.
@@ -64,6 +70,11 @@ impl Event {
     pub(super) fn program(vector: u8, rip: u64, icebp: bool) -> Self {
         let source = if icebp { Source::Other } else { Source::Program };
         Self { vector, code: None, rip, address: 0, source, exception: icebp }
+    }
+
+    /// CR2 once the event is delivered.
+    pub(crate) fn cr2(&self, cpu: &Cpu) -> u64 {
+        if self.vector == vector::PF { self.address } else { cpu.cr2 }
     }
 
     /// EXT of error codes: the event is not the program's doing. QEMU leaves it 0.

@@ -93,10 +93,16 @@ pub(super) fn run(args: &InfoArgs) -> Result<u8, Failure> {
         ("seed", header.seed.iter().map(|byte| format!("{byte:02x}")).collect()),
         (
             "host",
-            format!(
-                "{}, Linux {}, {}",
-                header.host.cpu_model, header.host.kernel_release, header.host.kvm_module
-            ),
+            [
+                &header.host.cpu_model,
+                &format!("Linux {}", header.host.kernel_release),
+                &header.host.kvm_module,
+            ]
+            .into_iter()
+            .filter(|part| !part.is_empty())
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join(", "),
         ),
         ("made by", format!("scribe-vmm {}", header.program)),
     ];

@@ -71,6 +71,9 @@ pub(super) fn run(args: RecordArgs) -> Result<u8, Failure> {
     }
     if std::env::var_os("SCRIBE_VMM_STATS").is_some() {
         say!("{} bytes hashed, {} kicks", report.bytes_hashed, report.kicks);
+        if let Some(instructions) = report.instructions {
+            say!("{instructions} instructions");
+        }
     }
     Ok(guest::exit_code(&report, return_status))
 }

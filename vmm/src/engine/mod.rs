@@ -64,6 +64,11 @@ pub trait Engine {
         Progress::NONE
     }
 
+    /// Instructions retired since the vCPU was made (REP: iterations), where somebody counts them.
+    fn instructions(&self) -> Option<u64> {
+        None
+    }
+
     /// The machine has written these guest frames (devices, the clock page), ascending: what the engine keeps of the
     /// code in them is out of date. The processor of a host sees to that itself.
     fn invalidate(&mut self, _frames: &[u64]) {}

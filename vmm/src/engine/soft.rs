@@ -40,11 +40,6 @@ impl Soft {
         let profile = Profile { cpuid: profile.table, tsc: profile.tsc, behaviour };
         Self { cpu: SoftCpu::new(ram, profile), _memory: memory.clone() }
     }
-
-    /// Instructions retired since the vCPU was made.
-    pub fn instructions(&self) -> u64 {
-        self.cpu.instructions()
-    }
 }
 
 impl Engine for Soft {
@@ -62,6 +57,10 @@ impl Engine for Soft {
 
     fn progress(&self) -> Progress {
         self.cpu.progress()
+    }
+
+    fn instructions(&self) -> Option<u64> {
+        Some(self.cpu.instructions())
     }
 
     fn invalidate(&mut self, frames: &[u64]) {

@@ -9,7 +9,7 @@ use twox_hash::XxHash3_64;
 use twox_hash::XxHash3_128;
 
 use super::memory::{GuestRam, PAGE_SIZE};
-use crate::engine::cpu::Registers;
+use crate::engine::cpu::{CpuState, Registers};
 use crate::engine::{Answer, Exit, Progress};
 
 /// The version of all of this, in recordings.
@@ -78,6 +78,18 @@ impl Rolling {
 /// The state cannot be encoded.
 pub fn of_state<T: Serialize>(state: &T) -> Result<u64, postcard::Error> {
     Ok(XxHash3_64::oneshot(&postcard::to_stdvec(state)?))
+}
+
+/// Digest of the CPU's whole state, and whether it is halted.
+///
+/// Without MXCSR: KVM_GET_FPU has a field for it and leaves it zero, and the digest of a state must be that of each
+/// engine.
+///
+/// # Errors
+/// The state cannot be encoded.
+pub fn of_cpu(mut state: CpuState, halted: bool) -> Result<u64, postcard::Error> {
+    state.fpu.mxcsr = 0;
+    of_state(&(state, halted))
 }
 
 /// Digest of RAM, kept up to date page by page.

@@ -159,6 +159,11 @@ impl Machine {
         self.ram_digest.bytes_hashed()
     }
 
+    /// Instructions retired, where the engine counts them.
+    pub fn instructions(&self) -> Option<u64> {
+        self.engine.instructions()
+    }
+
     /// True after HLT until an interrupt is injected.
     pub fn is_halted(&self) -> bool {
         self.halted
@@ -211,9 +216,11 @@ impl Machine {
 
     /// After a kick: the next place at which something can happen to the guest. Not where it is, for there the machine may
     /// have injected an interrupt, or an exception have been delivered, and a replay stops before these.
-    pub fn place_ahead(&self) -> Progress {
-        let at = self.engine.progress();
-        Progress { branches: at.branches, steps: at.steps.saturating_add(1) }
+    /// `None` without a counter.
+    pub fn place_ahead(&self) -> Option<Position> {
+        let Progress { branches, steps } = self.engine.progress();
+        let ahead = Position { exit: self.clock.exits(), branches, steps: steps.saturating_add(1) };
+        self.counted.then_some(ahead)
     }
 
     /// True if positions have branches and steps.
@@ -305,8 +312,10 @@ impl Machine {
             self.written.clear();
             self.ram_digest.full(&self.ram);
         }
+        let state = self.engine.state()?;
+        tracing::trace!(target: "state", "{} {state:x?} {:x?}", self.position(), self.devices.save());
         Ok(FullDigest {
-            cpu: digest::of_state(&(self.engine.state()?, self.halted))?,
+            cpu: digest::of_cpu(state, self.halted)?,
             ram: self.ram_digest.value(),
             devices: digest::of_state(&self.devices.save())?,
             guest_time: self.guest_time(),

@@ -215,3 +215,146 @@ pub fn check(header: &Header) -> Result<(), ConfigError> {
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use scribe_log::header::Pace;
+
+    use super::*;
+
+    const UNFIT: &str = "this host's KVM cannot";
+
+    fn guest(engine: Wish) -> GuestConfig {
+        GuestConfig {
+            image: None,
+            kernel: Some("vmlinux".into()),
+            initrd: None,
+            append: None,
+            memory: 128 << 20,
+            command: Vec::new(),
+            seed: [0; 32],
+            rtc: 0,
+            pace: Pace::Max,
+            digest_every: 0,
+            engine,
+            cpu: None,
+            sync_points: None,
+            behaviour: None,
+        }
+    }
+
+    fn fit() -> Wish {
+        Wish::Auto { kvm: Ok(()) }
+    }
+
+    fn unfit() -> Wish {
+        Wish::Auto { kvm: Err(UNFIT.into()) }
+    }
+
+    fn chosen(choice: Result<Choice, ConfigError>) -> (EngineName, &'static str, SyncPoints, String) {
+        let choice = choice.unwrap();
+        assert_eq!(choice.behaviour.is_some(), choice.engine == EngineName::Soft);
+        (choice.engine, choice.cpu.name, choice.sync_points, choice.why.unwrap_or_default())
+    }
+
+    #[test]
+    fn auto_takes_kvm_where_it_fits_host_and_guest() {
+        use EngineName::{Kvm, Soft};
+        use SyncPoints::{Counted, Exit};
+        let new = |config: &GuestConfig, noted| chosen(for_guest(config, "vmlinux", noted));
+        assert_eq!(new(&guest(fit()), true), (Kvm, "scribe-v1", Exit, "this host's KVM is fit".into()));
+        assert_eq!(new(&guest(unfit()), true), (Soft, "scribe-v1", Counted, UNFIT.into()));
+        let (engine, cpu, sync_points, why) = new(&guest(fit()), false);
+        assert_eq!((engine, cpu, sync_points), (Soft, "scribe-v1-tsc", Counted));
+        assert!(why.contains("vmlinux") && why.contains("note"), "{why}");
+        let tsc = GuestConfig { cpu: Some("scribe-v1-tsc".into()), ..guest(fit()) };
+        assert_eq!(new(&tsc, true).0, Soft);
+        let counted = GuestConfig { sync_points: Some(Counted), ..guest(fit()) };
+        assert_eq!(new(&counted, true).0, Soft);
+        let exits = GuestConfig { sync_points: Some(Exit), ..guest(Wish::Soft) };
+        assert_eq!(new(&exits, true), (Soft, "scribe-v1", Exit, String::new()));
+        assert_eq!(new(&guest(Wish::Kvm), true).0, Kvm);
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_refused() {
+        let refused = |config: GuestConfig, noted| for_guest(&config, "vmlinux", noted).unwrap_err();
+        assert!(matches!(refused(guest(Wish::Kvm), false), ConfigError::KernelWithoutNote(_)));
+        for config in [
+            GuestConfig { sync_points: Some(SyncPoints::Counted), ..guest(Wish::Kvm) },
+            GuestConfig { cpu: Some("scribe-v1-tsc".into()), ..guest(Wish::Kvm) },
+            GuestConfig { cpu: Some("scribe-v2".into()), ..guest(Wish::Soft) },
+            GuestConfig { behaviour: Some("tcg".into()), ..guest(Wish::Kvm) },
+            GuestConfig { behaviour: Some("vax".into()), ..guest(Wish::Soft) },
+        ] {
+            assert!(matches!(refused(config, true), ConfigError::Option(_)));
+        }
+    }
+
+    /// What a recording of such a choice has in its header.
+    fn recorded(config: &GuestConfig) -> Header {
+        let choice = for_guest(config, "vmlinux", true).unwrap();
+        let (counter, time) = choice.counting();
+        Header {
+            engine: choice.engine,
+            behaviour: choice.behaviour.map(|behaviour| soft::name(behaviour).into()),
+            cpu: choice.cpu.name.into(),
+            counter,
+            time,
+            ..crate::session::tests::header()
+        }
+    }
+
+    #[test]
+    fn each_recording_replays_on_what_can_replay_it() {
+        use EngineName::{Kvm, Soft};
+        let on = |wish: Wish, header: &Header| for_recording(&wish, None, header, true).map(|c| c.engine);
+        let kvm = recorded(&guest(Wish::Kvm));
+        let counted = recorded(&guest(Wish::Soft));
+        let exits = recorded(&GuestConfig { sync_points: Some(SyncPoints::Exit), ..guest(Wish::Soft) });
+        for header in [&kvm, &counted, &exits] {
+            check(header).unwrap();
+            assert_eq!(on(Wish::Soft, header).unwrap(), Soft);
+        }
+        assert_eq!(on(fit(), &kvm).unwrap(), Kvm);
+        assert_eq!(on(unfit(), &kvm).unwrap(), Soft);
+        assert_eq!(on(fit(), &counted).unwrap(), Soft);
+        assert_eq!(on(fit(), &exits).unwrap(), Soft);
+        assert_eq!(on(Wish::Kvm, &exits).unwrap(), Kvm);
+        assert!(matches!(on(Wish::Kvm, &counted), Err(ConfigError::Option(_))));
+        assert!(matches!(for_recording(&Wish::Kvm, None, &kvm, false), Err(ConfigError::Option(_))));
+    }
+
+    #[test]
+    fn the_behaviour_is_that_of_the_recording() {
+        let soft = |asked, header: &Header| {
+            for_recording(&Wish::Soft, asked, header, true).map(|choice| choice.behaviour.map(soft::name))
+        };
+        let mut header = recorded(&guest(Wish::Kvm));
+        assert_eq!(soft(None, &header).unwrap(), Some("zen"));
+        assert_eq!(soft(Some("tcg"), &header).unwrap(), Some("tcg"));
+        header.host.cpu_model = "QEMU TCG CPU version 2.5+".into();
+        assert_eq!(soft(None, &header).unwrap(), Some("tcg"));
+        assert_eq!(soft(Some("zen"), &header).unwrap(), Some("zen"));
+        let header = recorded(&GuestConfig { behaviour: Some("tcg".into()), ..guest(Wish::Soft) });
+        assert_eq!(soft(None, &header).unwrap(), Some("tcg"));
+        assert!(matches!(soft(Some("zen"), &header), Err(ConfigError::Option(_))));
+    }
+
+    #[test]
+    fn what_this_program_does_not_know_is_named() {
+        type Change = fn(&mut Header);
+        let changes: [(&str, Change); 4] = [
+            ("counter retired-instructions", |h| h.counter = Some("retired-instructions".into())),
+            ("behaviour intel", |h| h.behaviour = Some("intel".into())),
+            ("profile scribe-v9", |h| h.cpu = "scribe-v9".into()),
+            ("time constants", |h| h.time.ns_per_branch = 9),
+        ];
+        for (words, change) in changes {
+            let mut header = recorded(&guest(Wish::Soft));
+            change(&mut header);
+            let error = check(&header).unwrap_err();
+            assert!(error.to_string().contains(words), "{error}");
+        }
+    }
+}

@@ -8,7 +8,7 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use scribe_log::header::Pace;
-use scribe_log::{Body, EndCause, MAX_DATA, StopReason};
+use scribe_log::{Body, EndCause, MAX_DATA, Position, StopReason};
 
 use super::journal::Journal;
 use super::{Flow, Place, Policy, SessionError};
@@ -41,7 +41,9 @@ pub struct Live<J> {
     /// guest time when the machine came to its position
     arrived: u64,
     /// something waits for the guest, which computes: the next place will do
-    ahead: bool,
+    ahead: Option<Position>,
+    /// the place last asked for: a guest that faults for ever never comes to the next
+    asked: Option<Position>,
 }
 
 impl<J: Journal> Live<J> {
@@ -66,7 +68,8 @@ impl<J: Journal> Live<J> {
             guest_limit,
             origin: clock::monotonic_ns(),
             arrived: 0,
-            ahead: false,
+            ahead: None,
+            asked: None,
         }
     }
 
@@ -255,8 +258,8 @@ impl<J: Journal> Policy for Live<J> {
     }
 
     fn until(&mut self, machine: &Machine) -> Option<Progress> {
-        if std::mem::take(&mut self.ahead) {
-            return Some(machine.place_ahead());
+        if let Some(Position { branches, steps, .. }) = self.ahead.take() {
+            return Some(Progress { branches, steps });
         }
         machine.place_of(self.guest_limit?)
     }
@@ -267,8 +270,10 @@ impl<J: Journal> Policy for Live<J> {
         }
         self.take_all();
         let waiting = self.stop.is_some() || (!self.typed.is_empty() && machine.console_room() > 0);
-        self.ahead = waiting && machine.is_counted();
-        if self.host.shared.force_stop.load(Ordering::Relaxed) && !self.ahead {
+        self.ahead = machine.place_ahead().filter(|_| waiting);
+        let unreachable = self.ahead.is_none() || self.ahead == self.asked;
+        self.asked = self.ahead;
+        if self.host.shared.force_stop.load(Ordering::Relaxed) && unreachable {
             let reason = self.stop.unwrap_or(StopReason::Signal);
             return Ok(Flow::End(EndCause::Stopped { reason }));
         }

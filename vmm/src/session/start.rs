@@ -97,6 +97,8 @@ pub struct LiveReport {
     pub bytes_hashed: u64,
     /// kicks sent by the perturbation
     pub kicks: u64,
+    /// instructions retired, where the engine counts them
+    pub instructions: Option<u64>,
 }
 
 /// How a replay ended.
@@ -216,6 +218,7 @@ fn live<J: Journal>(
         fault_detail: machine.fault_detail().map(str::to_owned),
         bytes_hashed: machine.bytes_hashed(),
         kicks: perturbation.map_or(0, |p| p.kicks()),
+        instructions: machine.instructions(),
     };
     Ok((report, policy.into_journal()))
 }

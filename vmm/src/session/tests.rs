@@ -28,7 +28,7 @@ fn machine(program: &[Op], handler: &[Op]) -> Machine {
     Machine::new(Box::new(Toy::new(program, handler)), ram, devices, WITHOUT_COUNTER, false).unwrap()
 }
 
-fn header() -> Header {
+pub(crate) fn header() -> Header {
     Header {
         program: "test".into(),
         platform: "scribe-pc-1".into(),

@@ -1,6 +1,7 @@
 //! Counted sync points, over a made-up engine that counts and is kicked at random: timers land on their branch, input and
 //! stops come between two exits, and no kick is ever noticed.
 
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
 
@@ -8,7 +9,7 @@ use scribe_log::header::TimeConstants;
 use scribe_log::{Body, EndCause, Event, Position, StopReason};
 
 use super::toy::{self, Op, Toy};
-use super::{Outcome, Recorded, record};
+use super::{Console, HostLoop, Live, Outcome, Pace, Recorded, Recorder, Writer, drive, header, record};
 use crate::host::events::HostEvent;
 use crate::host::{clock, kick};
 use crate::machine::Machine;
@@ -141,6 +142,27 @@ fn a_guest_without_exits_is_stopped_where_it_is() {
     for seed in 2..5 {
         assert!(matches!(recorded.replay(&mut spinning(seed)), Ok(Outcome::Complete(_))));
     }
+}
+
+#[test]
+fn a_guest_that_faults_for_ever_is_stopped_too() {
+    let faulting = |seed| counted(&[Op::Out(0x80, 1), Op::Count, Op::Fault(2)], &[], seed);
+    let recorded = record(faulting(1), 0, None, |sender| {
+        sender.send(HostEvent::Stop(StopReason::HostTime)).unwrap();
+        std::thread::spawn(|| {})
+    });
+    assert_eq!(end(&recorded).position, Position::START, "before it began");
+    let directory = tempfile::tempdir().unwrap();
+    let writer = Writer::create(directory.path(), &header(), true).unwrap();
+    let (host, _sender) = HostLoop::by_hand();
+    host.shared.force_stop.store(true, Ordering::Relaxed);
+    let mut policy = Live::new(Recorder::new(writer, 0), host, None, false, Pace::Max, None);
+    let cause = drive(&mut faulting(2), &mut policy, &mut Console::quiet()).unwrap();
+    assert_eq!(cause, EndCause::Stopped { reason: StopReason::Signal });
+    drop(policy);
+    let recorded = Recorded { directory, cause };
+    assert_eq!(end(&recorded).position, Position::exit(1));
+    assert!(matches!(recorded.replay(&mut faulting(3)), Ok(Outcome::Complete(_))));
 }
 
 #[test]

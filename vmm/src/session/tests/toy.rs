@@ -66,7 +66,7 @@ impl Toy {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
-        self.random % self.restless == 0
+        self.random.is_multiple_of(self.restless)
     }
 
     /// What stops the guest where it is.
