@@ -189,6 +189,8 @@ pub(crate) struct Cpu {
     pub refused: &'static str,
     /// the instruction has loaded RFLAGS.RF, for the next one
     pub resume_set: bool,
+    /// TF asks for a trap behind the instruction that runs alone
+    pub trace: bool,
     pub profile: Profile,
     /// instructions retired before the running block, iterations of REP included
     pub instructions: u64,
@@ -234,6 +236,7 @@ impl Cpu {
             fault: Fault::default(),
             refused: "",
             resume_set: false,
+            trace: false,
             profile,
             instructions: 0,
             branches: 0,

@@ -121,6 +121,7 @@ const PROFILE: &[CpuidFeature] = {
         F::MULTIBYTENOP,
         F::PAUSE,
         F::POPCNT,
+        F::RDPMC,
         F::SEP,
         F::SMAP,
         F::SSE,

@@ -9,7 +9,7 @@ use crate::block::{Block, Cache, Found, decode_one};
 use crate::cpu::{BLOCK_RIP, CS, Cpu, SS, Trap, vector};
 use crate::flags::{IF, RF, TF};
 use crate::mmu::NO_PAGE;
-use crate::op::{Ends, Op};
+use crate::op::Ends;
 use crate::system::event::Event;
 
 /// How a stretch of a block ended.
@@ -141,6 +141,7 @@ impl SoftCpu {
                 }
                 Way::Trapped(trap) => {
                     cpu.rip = advanced(cpu, rip, start_of(block, done));
+                    stack_fault(cpu, block, done);
                     return self.trapped(trap);
                 }
             }
@@ -206,7 +207,7 @@ impl SoftCpu {
     fn one_instruction(&mut self) -> Option<Stop> {
         let cpu = &mut self.cpu;
         let rip = cpu.rip;
-        let (shadow, trace, resume) = (cpu.shadow, cpu.flags.system & TF != 0, cpu.flags.system & RF != 0);
+        let (shadow, resume) = (cpu.shadow, cpu.flags.system & RF != 0);
         let linear = cpu.linear_rip();
         let block = match linear.and_then(|linear| decode_one(cpu, linear)) {
             Ok(Some(block)) => block,
@@ -218,6 +219,8 @@ impl SoftCpu {
         cpu.accesses.rewind();
         cpu.shadow = 0;
         cpu.watched = 0;
+        cpu.trace = cpu.flags.system & TF != 0;
+        cpu.resume_set = false;
         let before = cpu.instructions;
         let (way, done) = run_counted(cpu, &block, 1);
         cpu.instructions += done;
@@ -238,31 +241,31 @@ impl SoftCpu {
             Way::Limit => return None,
             Way::Trapped(trap) => {
                 // The instruction has not retired: it is still in its shadow.
-                if trap == Trap::Exit || trap == Trap::Fault {
-                    cpu.shadow = shadow;
-                }
-                if trap == Trap::Fault {
-                    cpu.shadow = 0;
-                }
+                cpu.shadow = if trap == Trap::Fault { 0 } else { shadow };
+                stack_fault(cpu, &block, done);
                 let stop = self.trapped(trap);
                 self.cpu.update_careful();
                 return stop;
             }
         };
         let cpu = &mut self.cpu;
-        if resume && !partial {
-            // Set by the IRET or POPF that has just run, or else over with this instruction.
-            if !cpu.resume_set {
-                cpu.flags.system &= !RF;
+        if partial {
+            // An instruction breakpoint at a REP instruction is met once, not before each iteration.
+            if cpu.dr7 & 0xff != 0 {
+                cpu.flags.system |= RF;
             }
+        } else if resume && !cpu.resume_set {
+            // Not set by the IRET that has just run, and so over with this instruction.
+            cpu.flags.system &= !RF;
         }
-        cpu.resume_set = false;
         let mut hits = cpu.watched;
-        if trace {
+        // Behind MOV SS there is no trap for TF; one for data breakpoints waits until the next instruction is over.
+        if cpu.trace && cpu.shadow & 1 == 0 {
             hits |= 1 << 14; // BS
         }
-        if hits != 0 && cpu.shadow & 1 == 0 {
-            cpu.dr6 = cpu.dr6 & !0xf | hits;
+        if hits != 0 {
+            let keep = if cpu.exception.is_some() { u64::MAX } else { !0xf };
+            cpu.dr6 = cpu.dr6 & keep | hits;
             cpu.exception = Some((vector::DB, None));
         }
         cpu.update_careful();
@@ -276,7 +279,9 @@ impl SoftCpu {
             return Some(stop);
         }
         let cpu = &mut self.cpu;
-        if let Some((vector, code)) = cpu.exception.take() {
+        if cpu.shadow & 1 == 0
+            && let Some((vector, code)) = cpu.exception.take()
+        {
             let event = Event::pended(cpu, vector, code);
             return self.deliver(event);
         }
@@ -286,8 +291,7 @@ impl SoftCpu {
         }
         if cpu.dr7 & 0xff != 0 && cpu.flags.system & RF == 0 && cpu.shadow & 1 == 0 && cpu.accesses.is_empty()
         {
-            let linear = cpu.rip.wrapping_add(cpu.segs[CS].base);
-            let hits = cpu.execute_breakpoints(linear);
+            let hits = cpu.linear_rip().map_or(0, |linear| cpu.execute_breakpoints(linear));
             if hits != 0 {
                 cpu.dr6 = cpu.dr6 & !0xf | hits;
                 let event = Event::breakpoint(cpu);
@@ -315,7 +319,7 @@ impl Cpu {
 
     /// Keeps an exception for later; a page fault's address is in CR2 already.
     fn pend(&mut self, event: &Event) {
-        self.cr2 = event.address.unwrap_or(self.cr2);
+        self.cr2 = event.cr2(self);
         self.exception = Some((event.vector, event.code));
         self.update_careful();
     }
@@ -369,21 +373,12 @@ fn run_block(cpu: &mut Cpu, block: &Block, limit: u64) -> (Way, u64) {
     if (block.ops.len() as u64) <= limit && !block.has_rep {
         for (n, op) in block.ops.iter().enumerate() {
             if let Err(trap) = (op.run)(cpu, op) {
-                stack_fault(cpu, op);
                 return (Way::Trapped(trap), n as u64);
             }
         }
         return (Way::Through, block.ops.len() as u64);
     }
     run_counted(cpu, block, limit)
-}
-
-/// A non-canonical address is #SS where the operand's base is rSP or rBP.
-#[cold]
-fn stack_fault(cpu: &mut Cpu, op: &Op) {
-    if cpu.fault.canonical && usize::from(op.seg) == SS {
-        cpu.fault.vector = vector::SS;
-    }
 }
 
 /// As [`run_block`], where the limit may lie inside the block or a REP instruction adds to what is counted.
@@ -397,11 +392,18 @@ fn run_counted(cpu: &mut Cpu, block: &Block, limit: u64) -> (Way, u64) {
         }
         cpu.iterations = limit - used;
         if let Err(trap) = (op.run)(cpu, op) {
-            stack_fault(cpu, op);
             return (Way::Trapped(trap), n);
         }
     }
     (Way::Through, block.ops.len() as u64)
+}
+
+/// A fault at an address that is not canonical is #SS where instruction `number` goes through the stack segment.
+#[cold]
+fn stack_fault(cpu: &mut Cpu, block: &Block, number: u64) {
+    if cpu.fault.canonical && block.ops.get(number as usize).is_some_and(|op| usize::from(op.seg) == SS) {
+        cpu.fault.vector = vector::SS;
+    }
 }
 
 /// Where instruction `number` of a block starts.

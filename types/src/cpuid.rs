@@ -1,8 +1,10 @@
 //! CPU profiles: the CPUID tables of the platform, vendor and model included, the same on every engine and host.
 //!
 //! `scribe-v1` is x86-64-v2 without what cannot be made deterministic: no TSC or RDTSCP (the processor's clock), no
-//! RDRAND or RDSEED, no XSAVE and so no AVX (XSAVEOPT's and XINUSE's results depend on host history), no APIC (until
-//! its model exists), no MCE, MTRR, AES, PCLMUL. Kernels find PSE, PGE, NX, SMEP and SMAP.
+//! RDRAND or RDSEED, no XSAVE and so no AVX (XSAVEOPT's and XINUSE's results depend on host history), no MCE, MTRR, AES, PCLMUL. Kernels find PSE, PGE, NX, SMEP and SMAP.
+//!
+//! There is no APIC either, but its bit is set: KVM sets it whatever the table says, and a guest has to see the same on each
+//! engine. `scribe-v1-tsc`, which KVM cannot have, says the truth.
 
 /// One CPUID leaf.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +79,7 @@ const fn word(text: &[u8; 4]) -> u32 {
 /// The table of `scribe-v1`.
 pub const SCRIBE_V1_TABLE: [Leaf; 13] = [
     leaf(0, [7, word(b"Auth"), word(b"cAMD"), word(b"enti")]),
-    leaf(1, [SIGNATURE, 8 << 8, FEATURES_ECX | HYPERVISOR, FEATURES_EDX]),
+    leaf(1, [SIGNATURE, 8 << 8, FEATURES_ECX | HYPERVISOR, FEATURES_EDX | APIC]),
     leaf(7, [0, STRUCTURED_EBX, 0, 0]),
     leaf(0x4000_0000, [0x4000_0000, word(b"Scri"), word(b"beVM"), word(b"M\0\0\0")]),
     leaf(0x8000_0000, [0x8000_0008, word(b"Auth"), word(b"cAMD"), word(b"enti")]),
@@ -93,14 +95,14 @@ pub const SCRIBE_V1_TABLE: [Leaf; 13] = [
     leaf(0x8000_0008, [ADDRESS_BITS, 0, 0, 0]),
 ];
 
-/// The table of `scribe-v1-tsc`: a TSC of 1 GHz that never stops, RDTSCP.
+/// The table of `scribe-v1-tsc`: a TSC of 1 GHz that never stops, RDTSCP, and no word of an APIC.
 pub const SCRIBE_V1_TSC_TABLE: [Leaf; 13] = {
     const EDX: usize = 3;
     let mut table = SCRIBE_V1_TABLE;
     let mut at = 0;
     while at < table.len() {
         match table[at].function {
-            1 => table[at].result[EDX] |= TSC,
+            1 => table[at].result[EDX] = table[at].result[EDX] & !APIC | TSC,
             0x8000_0001 => table[at].result[EDX] |= TSC | RDTSCP,
             0x8000_0007 => table[at].result[EDX] |= INVARIANT_TSC,
             _ => {}
@@ -109,6 +111,8 @@ pub const SCRIBE_V1_TSC_TABLE: [Leaf; 13] = {
     }
     table
 };
+/// Leaf 1 EDX: set by KVM while the APIC's base MSR, which no guest here can reach, says "enabled".
+const APIC: u32 = 1 << 9;
 /// Leaves 1 and 0x8000_0001 EDX.
 const TSC: u32 = 1 << 4;
 /// Leaf 0x8000_0001 EDX.
@@ -134,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_tsc_profile_adds_the_tsc_and_nothing_else() {
+    fn the_tsc_profile_adds_the_tsc_and_says_that_there_is_no_apic() {
         assert!(profile(SCRIBE_V1).is_some_and(|p| !p.tsc) && profile("scribe-v2").is_none());
         let differs: Vec<_> = profile(SCRIBE_V1_TSC)
             .unwrap()
@@ -150,7 +154,7 @@ mod tests {
                 (with.function, with.result[3] ^ without.result[3])
             })
             .collect();
-        assert_eq!(differs, [(1, 1 << 4), (0x8000_0001, 1 << 4 | 1 << 27), (0x8000_0007, 1 << 8)]);
+        assert_eq!(differs, [(1, 1 << 4 | 1 << 9), (0x8000_0001, 1 << 4 | 1 << 27), (0x8000_0007, 1 << 8)]);
     }
 
     #[test]
@@ -168,7 +172,7 @@ mod tests {
         ] {
             assert_eq!(ecx >> bit & 1, 0, "{name}");
         }
-        for (bit, name) in [(4, "TSC"), (7, "MCE"), (9, "APIC"), (12, "MTRR")] {
+        for (bit, name) in [(4, "TSC"), (7, "MCE"), (12, "MTRR")] {
             assert_eq!(edx >> bit & 1, 0, "{name}");
         }
         let [_, ebx, _, _] = find(7);

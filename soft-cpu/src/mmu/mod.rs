@@ -79,6 +79,13 @@ impl Mmu {
         self.choose();
     }
 
+    /// RFLAGS.AC has changed at CPL 0: what is in reach of the kernel under SMAP changes, translations do not.
+    #[inline]
+    pub(crate) fn set_access_user(&mut self, on: bool) {
+        self.context.access_user = on;
+        self.choose();
+    }
+
     /// Data breakpoints are enabled: every access has to be looked at.
     pub(crate) fn set_watching(&mut self, on: bool) {
         if self.watching != on {

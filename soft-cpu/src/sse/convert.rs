@@ -2,13 +2,15 @@
 
 use iced_x86::{Code, Instruction};
 
+use crate::Behaviour;
 use crate::cpu::{Cpu, Done, Trap};
 use crate::op::{Handler, Op};
 use crate::word::Word;
 
 use super::choose;
-use super::float::{Check, finish};
+use super::float::finish;
 use super::host;
+use super::range::{Operation, Shape};
 
 /// To an XMM register from an XMM register or memory, which `$read` reads.
 macro_rules! to_xmm {
@@ -17,7 +19,7 @@ macro_rules! to_xmm {
             cpu.sse()?;
             let b = u128::from(cpu.$read::<MEMORY>(op)?);
             let outcome = host::$f(cpu.xmm(op.dst), b, cpu.fpu.mxcsr);
-            finish(cpu, op, outcome, Check::No)
+            finish(cpu, op, outcome, Shape::Safe, 0, b)
         }
         choose($i, run::<false>, run::<true>)
     }};
@@ -25,12 +27,12 @@ macro_rules! to_xmm {
 
 /// As `to_xmm`, to smaller numbers, which may underflow.
 macro_rules! narrow {
-    ($i:expr, $read:ident, $f:ident, $check:expr) => {{
+    ($i:expr, $read:ident, $f:ident, $shape:expr) => {{
         fn run<const MEMORY: bool>(cpu: &mut Cpu, op: &Op) -> Done {
             cpu.sse()?;
             let b = u128::from(cpu.$read::<MEMORY>(op)?);
             let outcome = host::$f(cpu.xmm(op.dst), b, cpu.fpu.mxcsr);
-            finish(cpu, op, outcome, $check)
+            finish(cpu, op, outcome, $shape, 0, b)
         }
         choose($i, run::<false>, run::<true>)
     }};
@@ -58,7 +60,7 @@ macro_rules! from_general {
             cpu.sse()?;
             let n: $word = if MEMORY { cpu.read_mem(op)? } else { cpu.reg(op.src) };
             let outcome = host::$f(cpu.xmm(op.dst), n.into(), cpu.fpu.mxcsr);
-            finish(cpu, op, outcome, Check::No)
+            finish(cpu, op, outcome, Shape::Safe, 0, 0)
         }
         choose($i, run::<false>, run::<true>)
     }};
@@ -72,6 +74,8 @@ macro_rules! to_mm {
             // Lanes beyond the two that count must not raise flags.
             let b = u128::from(cpu.$read::<MEMORY>(op)?);
             let outcome = host::$f(0, b, cpu.fpu.mxcsr);
+            // The x87 registers become MMX registers even if this faults, as on AMD's processors.
+            cpu.enter_mmx();
             cpu.take_flags(outcome.raised)?;
             cpu.set_mm(op.dst, outcome.value as u64);
             Ok(())
@@ -84,9 +88,9 @@ pub(super) fn lower(i: &Instruction) -> Option<Handler> {
     use Code as C;
     match i.code() {
         C::Cvtps2pd_xmm_xmmm64 => to_xmm!(i, source64, cvtps2pd),
-        C::Cvtpd2ps_xmm_xmmm128 => narrow!(i, source, cvtpd2ps, Check::Single(2)),
+        C::Cvtpd2ps_xmm_xmmm128 => narrow!(i, source, cvtpd2ps, Shape::Single(2, Operation::Narrow)),
         C::Cvtss2sd_xmm_xmmm32 => to_xmm!(i, source32, cvtss2sd),
-        C::Cvtsd2ss_xmm_xmmm64 => narrow!(i, source64, cvtsd2ss, Check::Single(1)),
+        C::Cvtsd2ss_xmm_xmmm64 => narrow!(i, source64, cvtsd2ss, Shape::Single(1, Operation::Narrow)),
         C::Cvtdq2ps_xmm_xmmm128 => to_xmm!(i, source, cvtdq2ps),
         C::Cvtdq2pd_xmm_xmmm64 => to_xmm!(i, source64, cvtdq2pd),
         C::Cvtps2dq_xmm_xmmm128 => to_xmm!(i, source, cvtps2dq),
@@ -115,25 +119,35 @@ pub(super) fn lower(i: &Instruction) -> Option<Handler> {
     }
 }
 
-/// Two integers in an MMX register or memory.
+/// Two integers in an MMX register or memory. With memory the x87 registers are left alone (Intel SDM vol. 2, CVTPI2PD;
+/// AMD's processors do so for CVTPI2PS too); tcg does not tell the forms apart.
 #[inline(always)]
-fn pair<const MEMORY: bool>(cpu: &mut Cpu, op: &Op) -> Result<u128, Trap> {
-    cpu.sse_with_mmx()?;
-    Ok(if MEMORY { cpu.read_mem::<u64>(op)? } else { cpu.mm(op.src) }.into())
+fn pair<const MEMORY: bool>(cpu: &mut Cpu, op: &Op) -> Result<(u128, bool), Trap> {
+    let mmx = !MEMORY || cpu.profile.behaviour == Behaviour::Tcg;
+    cpu.sse()?;
+    if mmx {
+        cpu.mmx()?;
+    }
+    let value = if MEMORY { cpu.read_mem::<u64>(op)? } else { cpu.mm(op.src) };
+    Ok((value.into(), mmx))
 }
 
 fn cvtpi2ps<const MEMORY: bool>(cpu: &mut Cpu, op: &Op) -> Done {
-    let b = pair::<MEMORY>(cpu, op)?;
+    let (b, mmx) = pair::<MEMORY>(cpu, op)?;
     let outcome = host::cvtdq2ps(0, b, cpu.fpu.mxcsr);
+    if mmx {
+        cpu.enter_mmx();
+    }
     cpu.take_flags(outcome.raised)?;
     cpu.set_xmm_low(op.dst, outcome.value as u64);
-    cpu.enter_mmx();
     Ok(())
 }
 
 fn cvtpi2pd<const MEMORY: bool>(cpu: &mut Cpu, op: &Op) -> Done {
-    let b = pair::<MEMORY>(cpu, op)?;
+    let (b, mmx) = pair::<MEMORY>(cpu, op)?;
     cpu.set_xmm(op.dst, host::cvtdq2pd(0, b, cpu.fpu.mxcsr).value);
-    cpu.enter_mmx();
+    if mmx {
+        cpu.enter_mmx();
+    }
     Ok(())
 }

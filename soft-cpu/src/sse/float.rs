@@ -6,14 +6,20 @@ use crate::cpu::{CR4_OSXMMEXCPT, Cpu, Done, vector};
 use crate::op::{Handler, Op};
 
 use super::host::{self, Outcome};
+use super::range::{self, Operation, Shape};
 use super::{choose, estimate};
 
 /// Flags that are found before the operation: invalid, denormal operand, division by zero.
-const BEFORE: u32 = 0b111;
+pub(super) const BEFORE: u32 = 0b111;
+/// Overflow and underflow.
+pub(super) const RANGE: u32 = 0b11 << 3;
 /// Underflow.
-const UE: u32 = 1 << 4;
-const MASKS: u32 = 7;
-const UNDERFLOW_MASKED: u32 = UE << MASKS;
+pub(super) const UE: u32 = 1 << 4;
+/// Inexact result.
+pub(super) const PE: u32 = 1 << 5;
+/// How far left of its flag an exception's mask is.
+pub(super) const MASKS: u32 = 7;
+const ALL_MASKED: u32 = 0x3f << MASKS;
 /// MXCSR.RC
 const ROUNDING: u32 = 3 << 13;
 
@@ -42,34 +48,12 @@ impl Cpu {
     }
 }
 
-/// What a result is checked for after arithmetic.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Check {
-    /// nothing: it cannot underflow
-    No,
-    /// lanes of 32 bits, so many of them
-    Single(u32),
-    /// lanes of 64 bits
-    Double(u32),
-}
-
-/// With underflow unmasked a tiny result is an underflow even if it is exact; the host, where it is masked, flags inexact
-/// ones only.
-#[cold]
-fn tiny(value: u128, check: Check) -> u32 {
-    let found = match check {
-        Check::No => false,
-        Check::Single(lanes) => (0..lanes).any(|n| f32::from_bits((value >> (32 * n)) as u32).is_subnormal()),
-        Check::Double(lanes) => (0..lanes).any(|n| f64::from_bits((value >> (64 * n)) as u64).is_subnormal()),
-    };
-    if found { UE } else { 0 }
-}
-
+/// Takes the flags of an operation on `a` and `b`, then its result.
 #[inline(always)]
-pub(super) fn finish(cpu: &mut Cpu, op: &Op, outcome: Outcome<u128>, check: Check) -> Done {
+pub(super) fn finish(cpu: &mut Cpu, op: &Op, outcome: Outcome<u128>, shape: Shape, a: u128, b: u128) -> Done {
     let mut raised = outcome.raised;
-    if check != Check::No && cpu.fpu.mxcsr & UNDERFLOW_MASKED == 0 {
-        raised |= tiny(outcome.value, check);
+    if shape != Shape::Safe && range::is_unmasked(cpu.fpu.mxcsr) {
+        raised = range::raised(shape, a, b, cpu.fpu.mxcsr);
     }
     cpu.take_flags(raised)?;
     cpu.set_xmm(op.dst, outcome.value);
@@ -78,32 +62,33 @@ pub(super) fn finish(cpu: &mut Cpu, op: &Op, outcome: Outcome<u128>, check: Chec
 
 /// `$f` of two XMM registers; the second is a register or memory that `$read` reads.
 macro_rules! operation {
-    ($i:expr, $read:ident, $f:expr, $check:expr) => {{
+    ($i:expr, $read:ident, $f:expr, $shape:expr) => {{
         fn run<const MEMORY: bool>(cpu: &mut Cpu, op: &Op) -> Done {
             cpu.sse()?;
             let b = u128::from(cpu.$read::<MEMORY>(op)?);
-            let outcome = $f(cpu.xmm(op.dst), b, cpu.fpu.mxcsr);
-            finish(cpu, op, outcome, $check)
+            let a = cpu.xmm(op.dst);
+            let outcome = $f(a, b, cpu.fpu.mxcsr);
+            finish(cpu, op, outcome, $shape, a, b)
         }
         choose($i, run::<false>, run::<true>)
     }};
 }
 
 macro_rules! packed {
-    ($i:expr, $f:ident, $check:expr) => {
-        operation!($i, source, host::$f, $check)
+    ($i:expr, $f:ident, $shape:expr) => {
+        operation!($i, source, host::$f, $shape)
     };
 }
 
 macro_rules! scalar32 {
-    ($i:expr, $f:ident, $check:expr) => {
-        operation!($i, source32, host::$f, $check)
+    ($i:expr, $f:ident, $shape:expr) => {
+        operation!($i, source32, host::$f, $shape)
     };
 }
 
 macro_rules! scalar64 {
-    ($i:expr, $f:ident, $check:expr) => {
-        operation!($i, source64, host::$f, $check)
+    ($i:expr, $f:ident, $shape:expr) => {
+        operation!($i, source64, host::$f, $shape)
     };
 }
 
@@ -113,8 +98,9 @@ macro_rules! compare {
         fn run<const MEMORY: bool, const P: u8>(cpu: &mut Cpu, op: &Op) -> Done {
             cpu.sse()?;
             let b = u128::from(cpu.$read::<MEMORY>(op)?);
-            let outcome = host::$f::<P>(cpu.xmm(op.dst), b, cpu.fpu.mxcsr);
-            finish(cpu, op, outcome, Check::No)
+            let a = cpu.xmm(op.dst);
+            let outcome = host::$f::<P>(a, b, cpu.fpu.mxcsr);
+            finish(cpu, op, outcome, Shape::Safe, a, b)
         }
         match $i.immediate8() & 7 {
             0 => choose($i, run::<false, 0>, run::<true, 0>),
@@ -155,8 +141,9 @@ macro_rules! round {
                 mxcsr = mxcsr & !ROUNDING | (op.imm as u32 & 3) << 13;
             }
             let f = if op.imm & 8 == 0 { host::$f } else { host::$quietly };
-            let outcome = f(cpu.xmm(op.dst), b, mxcsr);
-            finish(cpu, op, outcome, Check::No)
+            let a = cpu.xmm(op.dst);
+            let outcome = f(a, b, mxcsr);
+            finish(cpu, op, outcome, Shape::Safe, a, b)
         }
         choose($i, run::<false>, run::<true>)
     }};
@@ -164,7 +151,7 @@ macro_rules! round {
 
 /// Dot products: immediate bits 4 to 7 choose the lanes that are multiplied, bits 0 to 3 those that get the sum.
 macro_rules! dot {
-    ($i:expr, $f:ident, $bits:expr, $check:expr) => {{
+    ($i:expr, $f:ident, $bits:expr) => {{
         fn run<const MEMORY: bool>(cpu: &mut Cpu, op: &Op) -> Done {
             cpu.sse()?;
             let b = cpu.source::<MEMORY>(op)?;
@@ -175,58 +162,61 @@ macro_rules! dot {
             };
             // A lane that is not chosen is +0 there too, and 0 * 0 is +0.
             let chosen = lanes(op.imm >> 4);
-            let mut outcome = host::$f(cpu.xmm(op.dst) & chosen, b & chosen, cpu.fpu.mxcsr);
-            outcome.value &= lanes(op.imm);
-            finish(cpu, op, outcome, $check)
+            let (a, b) = (cpu.xmm(op.dst) & chosen, b & chosen);
+            let outcome = host::$f(a, b, cpu.fpu.mxcsr);
+            if cpu.fpu.mxcsr & ALL_MASKED == ALL_MASKED {
+                cpu.take_flags(outcome.raised)?;
+            } else {
+                range::dot(cpu, $bits == 32, a, b)?;
+            }
+            cpu.set_xmm(op.dst, outcome.value & lanes(op.imm));
+            Ok(())
         }
         choose($i, run::<false>, run::<true>)
     }};
 }
 
-const PS: Check = Check::Single(4);
-const SS: Check = Check::Single(1);
-const PD: Check = Check::Double(2);
-const SD: Check = Check::Double(1);
-
 pub(super) fn lower(i: &Instruction) -> Option<Handler> {
     use Mnemonic as M;
+    use Operation::{Add, Differences, Div, Mul, Sub, SubAdd, Sums};
+    use Shape::{Double, Safe, Single};
     match i.mnemonic() {
-        M::Addps => packed!(i, addps, PS),
-        M::Addpd => packed!(i, addpd, PD),
-        M::Addss => scalar32!(i, addss, SS),
-        M::Addsd => scalar64!(i, addsd, SD),
-        M::Subps => packed!(i, subps, PS),
-        M::Subpd => packed!(i, subpd, PD),
-        M::Subss => scalar32!(i, subss, SS),
-        M::Subsd => scalar64!(i, subsd, SD),
-        M::Mulps => packed!(i, mulps, PS),
-        M::Mulpd => packed!(i, mulpd, PD),
-        M::Mulss => scalar32!(i, mulss, SS),
-        M::Mulsd => scalar64!(i, mulsd, SD),
-        M::Divps => packed!(i, divps, PS),
-        M::Divpd => packed!(i, divpd, PD),
-        M::Divss => scalar32!(i, divss, SS),
-        M::Divsd => scalar64!(i, divsd, SD),
-        M::Minps => packed!(i, minps, Check::No),
-        M::Minpd => packed!(i, minpd, Check::No),
-        M::Minss => scalar32!(i, minss, Check::No),
-        M::Minsd => scalar64!(i, minsd, Check::No),
-        M::Maxps => packed!(i, maxps, Check::No),
-        M::Maxpd => packed!(i, maxpd, Check::No),
-        M::Maxss => scalar32!(i, maxss, Check::No),
-        M::Maxsd => scalar64!(i, maxsd, Check::No),
-        M::Sqrtps => packed!(i, sqrtps, Check::No),
-        M::Sqrtpd => packed!(i, sqrtpd, Check::No),
-        M::Sqrtss => scalar32!(i, sqrtss, Check::No),
-        M::Sqrtsd => scalar64!(i, sqrtsd, Check::No),
-        M::Addsubps => packed!(i, addsubps, PS),
-        M::Addsubpd => packed!(i, addsubpd, PD),
-        M::Haddps => packed!(i, haddps, PS),
-        M::Haddpd => packed!(i, haddpd, PD),
-        M::Hsubps => packed!(i, hsubps, PS),
-        M::Hsubpd => packed!(i, hsubpd, PD),
-        M::Dpps => dot!(i, dpps_all, 32, PS),
-        M::Dppd => dot!(i, dppd_all, 64, PD),
+        M::Addps => packed!(i, addps, Single(4, Add)),
+        M::Addpd => packed!(i, addpd, Double(2, Add)),
+        M::Addss => scalar32!(i, addss, Single(1, Add)),
+        M::Addsd => scalar64!(i, addsd, Double(1, Add)),
+        M::Subps => packed!(i, subps, Single(4, Sub)),
+        M::Subpd => packed!(i, subpd, Double(2, Sub)),
+        M::Subss => scalar32!(i, subss, Single(1, Sub)),
+        M::Subsd => scalar64!(i, subsd, Double(1, Sub)),
+        M::Mulps => packed!(i, mulps, Single(4, Mul)),
+        M::Mulpd => packed!(i, mulpd, Double(2, Mul)),
+        M::Mulss => scalar32!(i, mulss, Single(1, Mul)),
+        M::Mulsd => scalar64!(i, mulsd, Double(1, Mul)),
+        M::Divps => packed!(i, divps, Single(4, Div)),
+        M::Divpd => packed!(i, divpd, Double(2, Div)),
+        M::Divss => scalar32!(i, divss, Single(1, Div)),
+        M::Divsd => scalar64!(i, divsd, Double(1, Div)),
+        M::Minps => packed!(i, minps, Safe),
+        M::Minpd => packed!(i, minpd, Safe),
+        M::Minss => scalar32!(i, minss, Safe),
+        M::Minsd => scalar64!(i, minsd, Safe),
+        M::Maxps => packed!(i, maxps, Safe),
+        M::Maxpd => packed!(i, maxpd, Safe),
+        M::Maxss => scalar32!(i, maxss, Safe),
+        M::Maxsd => scalar64!(i, maxsd, Safe),
+        M::Sqrtps => packed!(i, sqrtps, Safe),
+        M::Sqrtpd => packed!(i, sqrtpd, Safe),
+        M::Sqrtss => scalar32!(i, sqrtss, Safe),
+        M::Sqrtsd => scalar64!(i, sqrtsd, Safe),
+        M::Addsubps => packed!(i, addsubps, Single(4, SubAdd)),
+        M::Addsubpd => packed!(i, addsubpd, Double(2, SubAdd)),
+        M::Haddps => packed!(i, haddps, Single(4, Sums)),
+        M::Haddpd => packed!(i, haddpd, Double(2, Sums)),
+        M::Hsubps => packed!(i, hsubps, Single(4, Differences)),
+        M::Hsubpd => packed!(i, hsubpd, Double(2, Differences)),
+        M::Dpps => dot!(i, dpps_all, 32),
+        M::Dppd => dot!(i, dppd_all, 64),
         M::Roundps => round!(i, source, roundps, roundps_quietly),
         M::Roundpd => round!(i, source, roundpd, roundpd_quietly),
         M::Roundss => round!(i, source32, roundss, roundss_quietly),

@@ -143,6 +143,7 @@ fn stmxcsr(cpu: &mut Cpu, op: &Op) -> Done {
 
 fn emms(cpu: &mut Cpu, _: &Op) -> Done {
     cpu.mmx()?;
+    cpu.enter_mmx();
     cpu.fpu.ftw = 0;
     Ok(())
 }

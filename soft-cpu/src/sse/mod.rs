@@ -13,6 +13,7 @@ mod lanes;
 mod moves;
 mod operand;
 mod packed;
+mod range;
 mod rearrange;
 mod shift;
 mod text;
@@ -46,3 +47,10 @@ fn has_memory(i: &Instruction) -> bool {
 fn choose(i: &Instruction, register: Handler, memory: Handler) -> Option<Handler> {
     Some(if has_memory(i) { memory } else { register })
 }
+
+#[cfg(test)]
+mod against_host;
+#[cfg(test)]
+mod native;
+#[cfg(test)]
+mod tests;

@@ -99,8 +99,8 @@ impl Control {
     fn result(self, a: &Text, b: &Text) -> u32 {
         let result = (0..self.count()).fold(0, |sum, n| sum | u32::from(self.matches(a, b, n)) << n);
         match self.0 >> 4 & 3 {
-            1 => result ^ (1 << self.count()) - 1,
-            3 => result ^ (1 << b.length) - 1,
+            1 => result ^ ((1 << self.count()) - 1),
+            3 => result ^ ((1 << b.length) - 1),
             _ => result,
         }
     }

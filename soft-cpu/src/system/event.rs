@@ -1,6 +1,21 @@
-//! Interrupts and exceptions: delivery through the IDT (Intel SDM vol. 3, chapter 7; AMD APM vol. 2, chapter 8).
-use crate::cpu::{CS, Cpu, Done, SS, TR, Trap, vector};
-use crate::flags::{IF, NT, RF, TF, VM};
+//! Interrupts and exceptions: what is delivered, and what becomes of exceptions while that goes on (Intel SDM vol. 3,
+//! chapter 7; AMD APM vol. 2, chapter 8). The ways through the IDT are in [`super::gate`].
+
+use crate::Behaviour;
+use crate::cpu::{Cpu, Done, Trap, vector};
+use crate::flags::RF;
+use crate::mmu::NO_PAGE;
+
+/// Where an event comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// an exception before the instruction at the pushed RIP: RF is pushed as 1
+    Fault,
+    /// an exception that is a trap, an instruction breakpoint, an external interrupt, INT1
+    Other,
+    /// INT n, INT3, INTO: the gate's DPL counts
+    Program,
+}
 
 /// Something to be delivered through the IDT.
 #[derive(Debug, Clone, Copy)]
@@ -9,196 +24,139 @@ pub(crate) struct Event {
     pub code: Option<u32>,
     /// RIP that is pushed
     pub rip: u64,
-    /// linear address for CR2
-    pub address: Option<u64>,
-    /// INT n, INT3, INTO: the gate's DPL counts
-    pub software: bool,
-    /// caused from outside
-    pub external: bool,
-    /// RFLAGS.RF is pushed as 1
-    pub resume: bool,
+    /// CR2 of a page fault
+    address: u64,
+    pub(super) source: Source,
+    /// an exception by the processor: it counts for double faults
+    exception: bool,
 }
 
 impl Event {
-    fn new(cpu: &Cpu, vector: u8) -> Self {
-        Self {
-            vector,
-            code: None,
-            rip: cpu.rip,
-            address: None,
-            software: false,
-            external: false,
-            resume: false,
-        }
-    }
     /// The fault that [`Cpu::fault`] describes, of the instruction at RIP.
     pub(crate) fn fault(cpu: &Cpu) -> Self {
-        let address = (cpu.fault.vector == vector::PF).then_some(cpu.fault.address);
+        let fault = cpu.fault;
         Self {
-            code: cpu.fault.code,
-            address,
-            resume: cpu.profile.behaviour == crate::Behaviour::Zen,
-            ..Self::new(cpu, cpu.fault.vector)
+            vector: fault.vector,
+            code: fault.code,
+            rip: cpu.rip,
+            address: fault.address,
+            source: Source::Fault,
+            exception: true,
         }
     }
-    /// An exception that was kept: a trap behind an instruction (#DB), or a fault of an instruction with an exit.
-    pub(crate) fn pended(cpu: &Cpu, vector: u8, code: Option<u32>) -> Self {
-        let resume = vector != crate::cpu::vector::DB && cpu.profile.behaviour == crate::Behaviour::Zen;
-        Self { code, resume, ..Self::new(cpu, vector) }
+
+    /// An exception that was pending: a trap behind an instruction.
+    fn trap(cpu: &Cpu, vector: u8, code: Option<u32>) -> Self {
+        Self { vector, code, rip: cpu.rip, address: cpu.cr2, source: Source::Other, exception: true }
     }
+
+    /// An exception that was kept: a trap, or the fault of an instruction that made an exit, behind its sync point.
+    pub(crate) fn pended(cpu: &Cpu, vector: u8, code: Option<u32>) -> Self {
+        let source = if vector == crate::cpu::vector::DB { Source::Other } else { Source::Fault };
+        Self { source, ..Self::trap(cpu, vector, code) }
+    }
+
     /// An external interrupt.
     pub(crate) fn external(cpu: &Cpu, vector: u8) -> Self {
-        Self { external: true, ..Self::new(cpu, vector) }
+        Self { vector, code: None, rip: cpu.rip, address: 0, source: Source::Other, exception: false }
     }
-    /// An instruction breakpoint: a #DB that is a fault.
+
+    /// An instruction breakpoint: a #DB that is a fault, but pushes RF as it is.
     pub(crate) fn breakpoint(cpu: &Cpu) -> Self {
-        Self { resume: true, ..Self::new(cpu, vector::DB) }
+        Self::trap(cpu, vector::DB, None)
     }
-    /// INT n, INT3, INTO; `next` is the instruction behind.
-    pub(crate) fn software(cpu: &Cpu, vector: u8, next: u64) -> Self {
-        Self { software: true, rip: next, ..Self::new(cpu, vector) }
+
+    /// An interrupt by the program, which goes on at `rip`. `icebp`: by INT1, which no gate denies.
+    pub(super) fn program(vector: u8, rip: u64, icebp: bool) -> Self {
+        let source = if icebp { Source::Other } else { Source::Program };
+        Self { vector, code: None, rip, address: 0, source, exception: icebp }
+    }
+
+    /// CR2 once the event is delivered.
+    pub(crate) fn cr2(&self, cpu: &Cpu) -> u64 {
+        if self.vector == vector::PF { self.address } else { cpu.cr2 }
+    }
+
+    /// EXT of error codes: the event is not the program's doing. QEMU leaves it 0.
+    pub(super) fn ext(&self, cpu: &Cpu) -> u32 {
+        u32::from(self.source != Source::Program && cpu.profile.behaviour != Behaviour::Tcg)
+    }
+
+    /// RFLAGS as pushed.
+    pub(super) fn flags(&self, cpu: &Cpu) -> u64 {
+        let flags = cpu.flags.value();
+        if self.source == Source::Fault
+            && cpu.profile.behaviour != Behaviour::Tcg
+            && self.vector != vector::DF
+        {
+            return flags | RF;
+        }
+        flags
+    }
+
+    fn class(&self) -> Class {
+        match self.vector {
+            _ if !self.exception => Class::Benign,
+            vector::DE | vector::TS | vector::NP | vector::SS | vector::GP => Class::Contributory,
+            vector::PF => Class::PageFault,
+            vector::DF => Class::DoubleFault,
+            _ => Class::Benign,
+        }
     }
 }
 
-fn contributory(vector: u8) -> bool {
-    matches!(vector, vector::DE | 10..=13)
+/// Intel SDM vol. 3, tables 7-4 and 7-5.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Class {
+    Benign,
+    Contributory,
+    PageFault,
+    DoubleFault,
 }
 
 impl Cpu {
     /// Delivers an event; exceptions that this raises become #DF or a shutdown.
+    ///
+    /// # Errors
+    /// Shutdown, or what delivery needs is refused.
     pub(crate) fn deliver(&mut self, event: Event) -> Done {
+        self.mmu.running = [NO_PAGE; 2]; // no block runs
         let mut event = event;
         loop {
-            if let Some(address) = event.address {
-                self.cr2 = address;
+            if event.vector == vector::PF && event.exception {
+                self.cr2 = event.address;
             }
             match self.enter(&event) {
-                Ok(()) => return Ok(()),
-                Err(Trap::Fault) => {}
-                Err(other) => return Err(other),
-            }
-            let second = Event { rip: event.rip, ..Event::fault(self) };
-            if event.vector == vector::DF {
-                return Err(Trap::Shutdown);
-            }
-            let exception = !event.external && !event.software;
-            let double = exception
-                && ((contributory(event.vector) && contributory(second.vector))
-                    || (event.vector == vector::PF
-                        && (contributory(second.vector) || second.vector == vector::PF)));
-            event = if double {
-                Event { code: Some(0), vector: vector::DF, resume: false, address: None, ..second }
-            } else {
-                let mut second = second;
-                if let (Some(code), true) = (second.code, event.external || exception) {
-                    if second.vector != vector::PF {
-                        second.code = Some(code | 1);
+                Ok(()) => {
+                    if event.vector == vector::DB && event.exception {
+                        self.dr7 &= !super::debug::DR7_GD;
                     }
+                    self.shadow = 0;
+                    self.update_careful();
+                    return Ok(());
                 }
-                second
-            };
-            if double && self.fault.vector == vector::PF {
-                self.cr2 = self.fault.address;
+                Err(Trap::Fault) => event = self.second(&event)?,
+                Err(trap @ (Trap::Refused | Trap::Shutdown)) => return Err(trap),
+                Err(_) => return Err(self.refuse("event delivery through memory that is not RAM")),
             }
         }
     }
 
-    fn enter(&mut self, event: &Event) -> Done {
-        if !self.efer_lma() {
-            return Err(self.refuse("an interrupt outside long mode"));
-        }
-        let index = u32::from(event.vector) * 8 + 2;
-        let at = u64::from(event.vector) * 16;
-        if at + 15 > u64::from(self.idt.limit) {
-            return Err(self.raise_code(vector::GP, index));
-        }
-        let base = self.idt.base.wrapping_add(at);
-        let low: u64 = self.load_system(base)?;
-        let high: u64 = self.load_system(base.wrapping_add(8))?;
-        let kind = low >> 40 & 0x1f;
-        if kind != 0xe && kind != 0xf {
-            return Err(self.raise_code(vector::GP, index));
-        }
-        let dpl = (low >> 45 & 3) as u8;
-        if event.software && dpl < self.mode.cpl {
-            return Err(self.raise_code(vector::GP, index));
-        }
-        if low >> 47 & 1 == 0 {
-            return Err(self.raise_code(vector::NP, index));
-        }
-        let selector = (low >> 16) as u16;
-        let target = low & 0xffff | low >> 32 & 0xffff_0000 | high << 32;
-        let ist = low >> 32 & 7;
-        if selector & !3 == 0 {
-            return Err(self.raise_code(vector::GP, 0));
-        }
-        let descriptor = self.descriptor(selector, vector::GP)?;
-        let attributes = descriptor.attributes();
-        let code_dpl = (attributes >> 5 & 3) as u8;
-        let error = u32::from(selector & !3);
-        if attributes & 0x18 != 0x18 || code_dpl > self.mode.cpl || attributes >> 13 & 3 != 1 {
-            return Err(self.raise_code(vector::GP, error));
-        }
-        if attributes & 0x80 == 0 {
-            return Err(self.raise_code(vector::NP, error));
-        }
-        let conforming = attributes & 4 != 0;
-        let new_cpl = if conforming { self.mode.cpl } else { code_dpl };
-        let inner = new_cpl < self.mode.cpl;
-        let mut sp = if ist != 0 {
-            self.tss_word(36 + 8 * (ist - 1))?
-        } else if inner {
-            self.tss_word(4 + 8 * u64::from(new_cpl))?
-        } else {
-            self.regs[4]
+    /// What follows from a fault while `first` was being delivered.
+    fn second(&mut self, first: &Event) -> Result<Event, Trap> {
+        let second = Event { rip: self.rip, ..Event::fault(self) };
+        let double = match (first.class(), second.class()) {
+            (Class::DoubleFault, _) => return Err(Trap::Shutdown),
+            (Class::Contributory, Class::Contributory)
+            | (Class::PageFault, Class::Contributory | Class::PageFault) => true,
+            _ => false,
         };
-        if !crate::mmu::is_canonical(sp) {
-            return Err(self.raise_code(vector::SS, 0));
+        if !double {
+            return Ok(second);
         }
-        sp &= !15;
-        if !crate::mmu::is_canonical(target) {
-            return Err(self.general_protection());
+        if second.vector == vector::PF {
+            self.cr2 = second.address;
         }
-        let mut flags = self.flags.value() & !RF;
-        if event.resume || self.flags.system & RF != 0 && event.external {
-            flags |= RF;
-        }
-        let frame = [
-            Some(u64::from(self.segs[SS].selector)),
-            Some(self.regs[4]),
-            Some(flags),
-            Some(u64::from(self.segs[CS].selector)),
-            Some(event.rip),
-            event.code.map(u64::from),
-        ];
-        for word in frame.into_iter().flatten() {
-            sp = sp.wrapping_sub(8);
-            // The handler's privilege counts, not the interrupted program's.
-            if inner {
-                self.store_system(sp, word)?;
-            } else {
-                self.store(sp, word)?;
-            }
-        }
-        self.regs[4] = sp;
-        if inner {
-            self.load_null_ss(new_cpl);
-        }
-        self.load_code(selector & !3 | u16::from(new_cpl), &descriptor)?;
-        self.rip = target;
-        let clear = TF | NT | RF | VM | if kind == 0xe { IF } else { 0 };
-        self.flags.system &= !clear;
-        self.shadow = 0;
-        self.update_mode();
-        Ok(())
-    }
-
-    /// A word of the 64-bit TSS.
-    fn tss_word(&mut self, offset: u64) -> Result<u64, Trap> {
-        let tr = self.segs[TR];
-        if offset + 7 > u64::from(tr.limit) {
-            return Err(self.raise_code(vector::TS, u32::from(tr.selector & !3)));
-        }
-        self.load_system(tr.base.wrapping_add(offset))
+        Ok(Event { vector: vector::DF, code: Some(0), ..second })
     }
 }

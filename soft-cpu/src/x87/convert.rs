@@ -139,8 +139,7 @@ pub(crate) fn to_decimal(bits: u128, rounding: Rounding) -> Outcome {
 /// A packed decimal as an extended real, exactly. Digits above 9 count what they are; the manuals leave them open.
 pub(crate) fn from_decimal(bits: u128) -> u128 {
     let magnitude = (0..18).rev().fold(0u64, |sum, n| sum * 10 + (bits >> (4 * n)) as u64 % 16);
-    let value = super::extended::from_integer(magnitude.cast_signed());
-    value | bits & SIGN
+    super::extended::from_magnitude(bits & SIGN != 0, magnitude)
 }
 
 /// FRNDINT.

@@ -90,14 +90,17 @@ pub(crate) fn pack(sign: bool, exp: i32, sig: u64) -> u128 {
     zero(sign) | u128::from((exp + 16383) as u16 & 0x7fff) << 64 | u128::from(sig)
 }
 
-/// An integer, exactly.
-pub(crate) fn from_integer(value: i64) -> u128 {
-    if value == 0 {
-        return 0;
+/// An integer, exactly; 0 has a sign too.
+pub(crate) fn from_magnitude(sign: bool, magnitude: u64) -> u128 {
+    if magnitude == 0 {
+        return zero(sign);
     }
-    let magnitude = value.unsigned_abs();
     let shift = magnitude.leading_zeros();
-    pack(value < 0, 63 - shift.cast_signed(), magnitude << shift)
+    pack(sign, 63 - shift.cast_signed(), magnitude << shift)
+}
+
+pub(crate) fn from_integer(value: i64) -> u128 {
+    from_magnitude(value < 0, value.unsigned_abs())
 }
 
 /// An invalid operation's masked answer.

@@ -2,6 +2,21 @@
 //!
 //! [`round`] is the core: everything is computed exactly or with a sticky bit, and rounded once. Nothing depends on the
 //! host's floating point.
+//!
+//! Where manuals leave results open they are Zen's (all of it compared with a Zen 5), with either behaviour:
+//! - A single or double FLD of a denormal pushes it even if DE is not masked.
+//! - Division by 0 and stores of singles and doubles never raise DE; stores that OE or UE prevent raise nothing else.
+//! - FCOMI and its like set RFLAGS even if IE or DE is not masked, and leave C1 alone, as FCMOVcc does; other
+//!   instructions clear it.
+//! - FSCALE beyond what unmasked OE and UE adjust gives infinity with C1, or 0.
+//! - FPREM and FPREM1 without a quotient (NaN, invalid, stack fault) clear C2 and keep C0 and C3; a partial step takes 32
+//!   to 63 bits of the quotient, so that the distance that remains is a multiple of 32.
+//! - Aliases: FSTPNCE (D9 D8) of an empty register only pops; FFREEP (DF C0), FSTP (DF D0, DF D8), FXCH (DD C8, DF C8),
+//!   FCOM (DC D0, DC D8, DE D0) are what they are called.
+//! - FBLD: a digit above 9 counts what it is. F2XM1 above 1 and FYL2XP1 of -1 and less return ST(0), with PE.
+//!
+//! QEMU's emulated processor computes some transcendental functions in doubles and has none of the list above; neither is
+//! imitated.
 
 mod arithmetic;
 mod control;
@@ -14,6 +29,7 @@ mod round;
 mod stack;
 #[cfg(test)]
 mod tests;
+mod transcendental;
 
 use iced_x86::{Code, Instruction, OpKind};
 
@@ -211,6 +227,14 @@ fn without_operand(code: Code, op: &mut Op) -> Option<Handler> {
         Code::Fabs => (register::fabs, 0),
         Code::Ftst => (register::ftst, 0),
         Code::Fxam => (register::fxam, 0),
+        Code::Fsin => (transcendental::sine_or_cosine, 0),
+        Code::Fcos => (transcendental::sine_or_cosine, 1),
+        Code::Fsincos => (transcendental::two_results, 0),
+        Code::Fptan => (transcendental::two_results, 1),
+        Code::Fpatan => (transcendental::fpatan, 0),
+        Code::F2xm1 => (transcendental::f2xm1, 0),
+        Code::Fyl2x => (transcendental::fyl2x, 0),
+        Code::Fyl2xp1 => (transcendental::fyl2xp1, 0),
         Code::Fprem => (remainder::fprem, 0),
         Code::Fprem1 => (remainder::fprem, 1),
         Code::Fscale => (remainder::fscale, 0),

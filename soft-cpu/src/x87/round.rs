@@ -59,10 +59,6 @@ impl Rules {
         Self { precision: 64, ..self }
     }
 
-    pub(crate) fn rounded_by(self, rounding: Rounding) -> Self {
-        Self { rounding, ..self }
-    }
-
     /// True if one of `flags` is not masked.
     pub(crate) fn unmasked(self, flags: u16) -> bool {
         flags & EXCEPTIONS & !self.masks != 0

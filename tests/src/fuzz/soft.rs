@@ -185,9 +185,22 @@ impl Soft {
                 self.cpu = processor(self.ram);
             }
         }
+        self.check_read_only(&mut outcome);
         // SAFETY: within our RAM; the processor is not running.
         unsafe { outcome.data.as_mut_ptr().copy_from(self.ram.add(DATA as usize), DATA_BYTES) };
         outcome
+    }
+
+    /// A write to the page that cannot be written would show in later cases only.
+    fn check_read_only(&mut self, outcome: &mut Outcome) {
+        let wanted = &self.pool[..PAGE as usize];
+        // SAFETY: within our RAM; the processor is not running.
+        let found = unsafe { std::slice::from_raw_parts(self.ram.add(READ_ONLY as usize), PAGE as usize) };
+        if let Some(at) = found.iter().zip(wanted).position(|(found, wanted)| found != wanted) {
+            outcome.vector = Outcome::STOPPED;
+            self.note = format!("wrote to the read-only page at {:#x}", READ_ONLY + at as u64);
+            self.write(READ_ONLY, wanted);
+        }
     }
 
     /// What an exception's handler finds.

@@ -343,7 +343,8 @@ mod tests {
 
     #[test]
     fn what_this_program_does_not_know_is_named() {
-        let changes: [(&str, fn(&mut Header)); 4] = [
+        type Change = fn(&mut Header);
+        let changes: [(&str, Change); 4] = [
             ("counter retired-instructions", |h| h.counter = Some("retired-instructions".into())),
             ("behaviour intel", |h| h.behaviour = Some("intel".into())),
             ("profile scribe-v9", |h| h.cpu = "scribe-v9".into()),

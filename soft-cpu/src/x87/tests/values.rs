@@ -91,8 +91,10 @@ impl Random {
         }
     }
 
+    /// A packed decimal; one in four has digits above 9.
     pub(super) fn decimal(&mut self) -> u128 {
-        let digits = (0..self.below(19)).fold(0, |d, _| d << 4 | u128::from(self.below(10)));
+        let base = if self.one_in(4) { 16 } else { 10 };
+        let digits = (0..self.below(19)).fold(0, |d, _| d << 4 | u128::from(self.below(base)));
         digits | u128::from(self.next() as u8) << 72
     }
 }
