@@ -7,6 +7,10 @@ use crate::cpu::{CR0_PG, CS, Cpu, EFER_LMA, EFER_LME, RAX};
 use crate::flags::RF;
 use crate::fpu::Fpu;
 
+/// In a state: what has been added to guest time, not the counter itself.
+const TSC: u32 = 0x10;
+const TSC_AUX: u32 = 0xc000_0103;
+
 impl Cpu {
     /// General registers, RIP and RFLAGS without RF.
     pub(crate) fn registers(&self) -> Registers {
@@ -15,7 +19,7 @@ impl Cpu {
         Registers { general, rip: self.rip, rflags: self.flags.value() & !RF }
     }
 
-    /// The MSRs of [`scribe_types::msr::SAVED`].
+    /// The MSRs of [`scribe_types::msr::SAVED`], and those that the time stamp counter adds.
     fn saved_msr(&mut self, index: u32) -> Option<&mut u64> {
         Some(match index {
             0x174 => &mut self.msrs.sysenter_cs,
@@ -27,6 +31,8 @@ impl Cpu {
             0xc000_0083 => &mut self.msrs.cstar,
             0xc000_0084 => &mut self.msrs.sfmask,
             0xc000_0102 => &mut self.msrs.kernel_gs_base,
+            TSC if self.profile.tsc => &mut self.msrs.tsc_offset,
+            TSC_AUX if self.profile.tsc => &mut self.msrs.tsc_aux,
             _ => return None,
         })
     }
@@ -44,6 +50,10 @@ impl Cpu {
             m.sfmask,
             m.kernel_gs_base,
         ];
+        let mut msrs: Vec<(u32, u64)> = scribe_types::msr::SAVED.into_iter().zip(msrs).collect();
+        if self.profile.tsc {
+            msrs.extend([(TSC, m.tsc_offset), (TSC_AUX, m.tsc_aux)]);
+        }
         CpuState {
             registers: self.registers(),
             segments: self.segs,
@@ -59,7 +69,7 @@ impl Cpu {
             dr6: self.dr6,
             dr7: self.dr7,
             fpu: save_fpu(&self.fpu),
-            msrs: scribe_types::msr::SAVED.into_iter().zip(msrs).collect(),
+            msrs,
             events: PendingEvents {
                 interrupt: self.interrupt,
                 exception: self.exception,

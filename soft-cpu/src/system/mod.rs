@@ -24,19 +24,27 @@ use iced_x86::Instruction;
 use crate::lower::{Choice, Context};
 use crate::op::Op;
 
+type Lower = fn(&Instruction, &mut Op, &Context) -> Option<Choice>;
+
+const PARTS: [Lower; 11] = [
+    flag::lower,
+    hint::lower,
+    msr::lower,
+    io::lower,
+    syscall::lower,
+    interrupt::lower,
+    control::lower,
+    load::lower,
+    debug::lower,
+    far::lower,
+    tables::lower,
+];
+
 pub(crate) fn lower(i: &Instruction, op: &mut Op, c: &Context) -> Option<Choice> {
-    const PARTS: [fn(&Instruction, &mut Op, &Context) -> Option<Choice>; 11] = [
-        flag::lower,
-        hint::lower,
-        msr::lower,
-        io::lower,
-        syscall::lower,
-        interrupt::lower,
-        control::lower,
-        load::lower,
-        debug::lower,
-        far::lower,
-        tables::lower,
-    ];
-    PARTS.iter().find_map(|part| part(i, op, c))
+    let before = *op;
+    let choice = PARTS.iter().find_map(|part| part(i, op, c));
+    if choice.is_none() {
+        *op = before; // for other groups
+    }
+    choice
 }

@@ -15,8 +15,7 @@
 //!   FCOM (DC D0, DC D8, DE D0) are what they are called.
 //! - FBLD: a digit above 9 counts what it is. F2XM1 above 1 and FYL2XP1 of -1 and less return ST(0), with PE.
 //!
-//! QEMU's emulated processor computes some transcendental functions in doubles and has none of the list above; neither is
-//! imitated.
+//! QEMU's emulated processor is not imitated where it differs; it computes FSIN, FCOS, FSINCOS and FPTAN in doubles.
 
 mod arithmetic;
 mod control;

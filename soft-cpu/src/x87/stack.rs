@@ -21,7 +21,7 @@ pub(crate) const OVERFLOW: u16 = IE | SF | C1;
 impl Cpu {
     /// What every x87 instruction but WAIT looks at first.
     #[inline]
-    pub(super) fn x87_available(&mut self) -> Done {
+    pub(crate) fn x87_available(&mut self) -> Done {
         if self.cr0 & (CR0_EM | CR0_TS) != 0 {
             return Err(self.raise(vector::NM));
         }
@@ -31,13 +31,13 @@ impl Cpu {
     /// What every instruction that waits looks at first: an exception that an earlier one has left. It is #MF whatever
     /// CR0.NE says: there is no external interrupt logic for it.
     #[inline]
-    pub(super) fn x87_ready(&mut self) -> Done {
+    pub(crate) fn x87_ready(&mut self) -> Done {
         self.x87_available()?;
         self.x87_pending()
     }
 
     #[inline]
-    pub(super) fn x87_pending(&mut self) -> Done {
+    pub(crate) fn x87_pending(&mut self) -> Done {
         if self.fpu.fsw & SUMMARY != 0 {
             return Err(self.raise(vector::MF));
         }
@@ -117,7 +117,7 @@ impl Cpu {
     }
 
     /// Derives the exception summary from flags and masks.
-    pub(super) fn summarize(&mut self) {
+    pub(crate) fn summarize(&mut self) {
         if self.fpu.fsw & !self.fpu.fcw & EXCEPTIONS != 0 {
             self.fpu.fsw |= SUMMARY;
         } else {
@@ -125,7 +125,7 @@ impl Cpu {
         }
     }
 
-    pub(super) fn set_control(&mut self, control: u16) {
+    pub(crate) fn set_control(&mut self, control: u16) {
         self.fpu.fcw = control & CONTROL | 1 << 6;
         self.summarize();
     }

@@ -2,8 +2,7 @@
 //!
 //! Results are computed to more than 100 bits by series in integer arithmetic and then rounded once, as rounding control
 //! says and to 64 bits whatever precision control says. So they are the same on every host, and at most one unit in the
-//! last place from a processor's, which are themselves a little more than half a unit from the exact value (measured on
-//! Zen 5, 0.55).
+//! last place from a processor's, which is itself a little more than half a unit from the exact value.
 
 mod arctangent;
 mod exponential;
