@@ -335,7 +335,8 @@ fn decode(cpu: &mut Cpu, linear: u64, key: Key, page: Page, most: usize) -> Resu
                 block.second = Some(next & !0xfff);
             }
         }
-        context.too_long = i.0.is_invalid() && i.0.len() >= 15 && is_too_long(cpu.mode.bitness, &bytes[at..end]);
+        context.too_long =
+            i.0.is_invalid() && i.0.len() >= 15 && is_too_long(cpu.mode.bitness, &bytes[at..end]);
         let lowered = lower(&i.0, &context);
         crate::int::track_flags(&i.0, &mut context);
         block.has_rep |= i.0.is_string_instruction() && lowered.op.rep != 0;

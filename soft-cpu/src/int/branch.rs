@@ -92,8 +92,12 @@ fn count_down(cpu: &mut Cpu, op: &Op) -> Done {
 }
 
 fn call<W: Word>(cpu: &mut Cpu, op: &Op, target: u64) -> Done {
-    cpu.check_target(target)?;
     let back = op.next_rip(cpu);
+    if cpu.check_target(target).is_err() {
+        // A fault of the push comes first.
+        cpu.check_push(W::BYTES)?;
+        return Err(cpu.general_protection());
+    }
     cpu.push(W::cut(back))?;
     cpu.rip = target;
     Ok(())

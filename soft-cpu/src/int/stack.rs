@@ -83,6 +83,15 @@ impl Cpu {
         Ok(())
     }
 
+    /// Faults as a push of `bytes` would.
+    #[cold]
+    pub(crate) fn check_push(&mut self, bytes: u64) -> Done {
+        let sp = self.stack_pointer().wrapping_sub(bytes);
+        let linear = self.stack_linear(sp, bytes, true)?;
+        let result = self.check_writable(linear, bytes);
+        self.on_stack(result)
+    }
+
     /// Stores a word at a stack offset.
     #[inline(always)]
     fn put<W: Word>(&mut self, sp: u64, value: W) -> Done {

@@ -189,10 +189,18 @@ impl Cpu {
         Ok(())
     }
 
+    /// #GP(0) (or #SS(0), see the run loop) for a linear address that is not canonical.
+    pub(crate) fn check_canonical(&mut self, linear: u64) -> Done {
+        if self.mmu.context.long && !is_canonical(linear) {
+            return Err(self.not_canonical(linear));
+        }
+        Ok(())
+    }
+
     /// #AC where alignment is checked (Intel SDM vol. 3, 7.15, "Interrupt 17").
     ///
     /// It comes before page faults, and behind the check for canonical addresses.
-    fn check_alignment(&mut self, linear: u64, size: usize) -> Done {
+    pub(crate) fn check_alignment(&mut self, linear: u64, size: usize) -> Done {
         let misaligned = size.is_power_of_two() && linear & (size as u64 - 1) != 0;
         if self.mmu.context.aligned && misaligned && (!self.mmu.context.long || is_canonical(linear)) {
             return Err(self.raise_code(vector::AC, 0));

@@ -89,8 +89,7 @@ impl Cpu {
         }
         if context.long {
             if !is_canonical(linear) {
-                self.fault = Fault { vector: vector::GP, code: Some(0), address: linear, canonical: true };
-                return Err(Trap::Fault);
+                return Err(self.not_canonical(linear));
             }
             return self
                 .mmu
@@ -104,6 +103,12 @@ impl Cpu {
             self.mmu.walk(linear, access, implicit, 4, context.root & 0xffff_f000, 2)
         };
         walked.map_err(|code| self.page_fault(linear, code))
+    }
+
+    #[cold]
+    pub(super) fn not_canonical(&mut self, linear: u64) -> Trap {
+        self.fault = Fault { vector: vector::GP, code: Some(0), address: linear, canonical: true };
+        Trap::Fault
     }
 
     #[cold]

@@ -39,8 +39,17 @@ impl Cpu {
             return Err(self.raise(vector::NM));
         }
         let linear = self.linear(op, 512, write)?;
+        // The order is that of AMD's processors: canonical, aligned (#AC for the store only), writable to the last byte.
+        self.check_canonical(linear)?;
+        if write {
+            self.check_alignment(linear, 16)?;
+        }
         if linear & 15 != 0 {
             return Err(self.general_protection());
+        }
+        if write {
+            self.check_writable(linear, 1)?;
+            self.check_writable(linear.wrapping_add(511), 1)?;
         }
         Ok(linear)
     }
