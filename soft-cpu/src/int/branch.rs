@@ -145,7 +145,8 @@ fn size_of_branch(i: &Instruction, c: &Context) -> u8 {
         (OpKind::NearBranch16, _) => 16,
         (OpKind::NearBranch32, _) => 32,
         (OpKind::NearBranch64, _) => 64,
-        (OpKind::Register | OpKind::Memory, _) => (bytes_of(i, 0) * 8) as u8,
+        // RET has no operand, which reads like a register.
+        (OpKind::Register | OpKind::Memory, _) if i.op_count() > 0 => (bytes_of(i, 0) * 8) as u8,
         _ => match i.stack_pointer_increment() {
             2 => 16,
             4 => 32,
