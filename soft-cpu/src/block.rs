@@ -304,6 +304,7 @@ fn decode(cpu: &mut Cpu, linear: u64, key: Key, page: Page, most: usize) -> Resu
         behaviour: cpu.profile.behaviour,
         tsc: cpu.profile.tsc,
         start,
+        too_long: false,
         flags_width: None,
     };
     let mut block = Block {
@@ -334,6 +335,7 @@ fn decode(cpu: &mut Cpu, linear: u64, key: Key, page: Page, most: usize) -> Resu
                 block.second = Some(next & !0xfff);
             }
         }
+        context.too_long = i.0.is_invalid() && i.0.len() >= 15 && is_too_long(cpu.mode.bitness, &bytes[at..end]);
         let lowered = lower(&i.0, &context);
         crate::int::track_flags(&i.0, &mut context);
         block.has_rep |= i.0.is_string_instruction() && lowered.op.rep != 0;
@@ -356,4 +358,10 @@ fn decode_at(bitness: u8, bytes: &[u8], ip: u64) -> (Instruction, DecoderError) 
     let mut decoder = Decoder::with_ip(bitness.into(), bytes, ip, DecoderOptions::FORCE_RESERVED_NOP);
     let instruction = decoder.decode();
     (instruction, decoder.last_error())
+}
+
+/// True if it is the length that makes the instruction invalid: with all else forgiven it still has no end.
+fn is_too_long(bitness: u8, bytes: &[u8]) -> bool {
+    let options = DecoderOptions::FORCE_RESERVED_NOP | DecoderOptions::NO_INVALID_CHECK;
+    Decoder::with_ip(bitness.into(), bytes, 0, options).decode().is_invalid()
 }

@@ -117,6 +117,9 @@ impl SoftCpu {
                 Err(trap) => return self.trapped(trap),
             };
             let block = cache.block(number);
+            if cpu.ends_beyond_limit(rip, block) {
+                return self.one_instruction();
+            }
             let generation = cpu.mmu.generation;
             cpu.regs[usize::from(BLOCK_RIP)] = rip;
             cpu.mmu.running = if block.ops.len() > 1 { block.pages } else { [NO_PAGE; 2] };
@@ -214,6 +217,10 @@ impl SoftCpu {
             Ok(None) => return Some(refused(cpu, "code that is not in RAM")),
             Err(trap) => return self.trapped(trap),
         };
+        if cpu.ends_beyond_limit(rip, &block) {
+            let trap = cpu.general_protection();
+            return self.trapped(trap);
+        }
         cpu.regs[usize::from(BLOCK_RIP)] = rip;
         cpu.mmu.running = [NO_PAGE; 2];
         cpu.accesses.rewind();
@@ -322,6 +329,14 @@ impl Cpu {
         self.cr2 = event.cr2(self);
         self.exception = Some((event.vector, event.code));
         self.update_careful();
+    }
+
+    /// True if the limit of CS cuts a block off.
+    #[inline(always)]
+    fn ends_beyond_limit(&self, rip: u64, block: &Block) -> bool {
+        self.mode.bitness != 64
+            && self.segs[CS].limit != u32::MAX
+            && rip + u64::from(block.length) > u64::from(self.segs[CS].limit) + 1
     }
 
     /// DR6 bits of the instruction breakpoints at a linear address.

@@ -30,6 +30,8 @@ type Stretch = fn(&mut Cpu, &Op, u64) -> u64;
 trait Element {
     const GO: Iteration;
     const STRETCH: Stretch;
+    /// bytes of a port access: permission is asked for even if there is no iteration
+    const PORT: u8;
 }
 
 impl Cpu {
@@ -195,6 +197,10 @@ fn once<E: Element>(cpu: &mut Cpu, op: &Op) -> Done {
 }
 
 fn repeated<E: Element, const CONDITION: bool>(cpu: &mut Cpu, op: &Op) -> Done {
+    if E::PORT != 0 {
+        let port = cpu.reg(RDX);
+        cpu.check_io(port, E::PORT)?;
+    }
     let budget = cpu.iterations.min(MOST_AT_ONCE);
     let mut done = 0;
     let mut left = truncate(cpu.reg(RCX), op.address);
@@ -249,7 +255,7 @@ fn is_sync_point(cpu: &Cpu, left: u64) -> bool {
 }
 
 macro_rules! elements {
-    ($bytes:expr, $rep:expr, $condition:literal, $f:ident, $stretch:ident) => {{
+    ($bytes:expr, $rep:expr, $condition:literal, $f:ident, $stretch:ident, $port:expr) => {{
         struct B;
         struct W;
         struct D;
@@ -257,18 +263,22 @@ macro_rules! elements {
         impl Element for B {
             const GO: Iteration = $f::<u8>;
             const STRETCH: Stretch = $stretch::<u8>;
+            const PORT: u8 = $port * 1;
         }
         impl Element for W {
             const GO: Iteration = $f::<u16>;
             const STRETCH: Stretch = $stretch::<u16>;
+            const PORT: u8 = $port * 2;
         }
         impl Element for D {
             const GO: Iteration = $f::<u32>;
             const STRETCH: Stretch = $stretch::<u32>;
+            const PORT: u8 = $port * 4;
         }
         impl Element for Q {
             const GO: Iteration = $f::<u64>;
             const STRETCH: Stretch = $stretch::<u64>;
+            const PORT: u8 = $port * 8;
         }
         match ($bytes, $rep) {
             (1, 0) => once::<B> as Handler,
@@ -292,22 +302,22 @@ pub(crate) fn lower(i: &Instruction, op: &mut Op, _: &Context) -> Option<Choice>
     let bytes = i.memory_size().size();
     Some(match i.mnemonic() {
         M::Movsb | M::Movsw | M::Movsd | M::Movsq => {
-            Choice::on(elements!(bytes, op.rep, false, movs, movs_stretch))?
+            Choice::on(elements!(bytes, op.rep, false, movs, movs_stretch, 0))?
         }
         M::Stosb | M::Stosw | M::Stosd | M::Stosq => {
-            Choice::on(elements!(bytes, op.rep, false, stos, stos_stretch))?
+            Choice::on(elements!(bytes, op.rep, false, stos, stos_stretch, 0))?
         }
         M::Lodsb | M::Lodsw | M::Lodsd | M::Lodsq => {
-            Choice::on(elements!(bytes, op.rep, false, lods, no_stretch))?
+            Choice::on(elements!(bytes, op.rep, false, lods, no_stretch, 0))?
         }
         M::Cmpsb | M::Cmpsw | M::Cmpsd | M::Cmpsq => {
-            Choice::on(elements!(bytes, op.rep, true, cmps, no_stretch))?
+            Choice::on(elements!(bytes, op.rep, true, cmps, no_stretch, 0))?
         }
         M::Scasb | M::Scasw | M::Scasd | M::Scasq => {
-            Choice::on(elements!(bytes, op.rep, true, scas, no_stretch))?
+            Choice::on(elements!(bytes, op.rep, true, scas, no_stretch, 0))?
         }
-        M::Insb | M::Insw | M::Insd => Choice::last(elements!(bytes, op.rep, false, ins, no_stretch))?,
-        M::Outsb | M::Outsw | M::Outsd => Choice::last(elements!(bytes, op.rep, false, outs, no_stretch))?,
+        M::Insb | M::Insw | M::Insd => Choice::last(elements!(bytes, op.rep, false, ins, no_stretch, 1))?,
+        M::Outsb | M::Outsw | M::Outsd => Choice::last(elements!(bytes, op.rep, false, outs, no_stretch, 1))?,
         _ => return None,
     })
 }

@@ -141,23 +141,15 @@ macro_rules! by_size {
 
 /// Operand bits of a near transfer.
 fn size_of_branch(i: &Instruction, c: &Context) -> u8 {
-    match (i.op0_kind(), i.mnemonic()) {
-        (OpKind::NearBranch16, _) => 16,
-        (OpKind::NearBranch32, _) => 32,
-        (OpKind::NearBranch64, _) => 64,
-        // RET has no operand, which reads like a register.
-        (OpKind::Register | OpKind::Memory, _) if i.op_count() > 0 => (bytes_of(i, 0) * 8) as u8,
-        _ => match i.stack_pointer_increment() {
-            2 => 16,
-            4 => 32,
-            8 => 64,
-            _ => match i.code() {
-                Code::Retnw | Code::Retnw_imm16 => 16,
-                Code::Retnd | Code::Retnd_imm16 => 32,
-                Code::Retnq | Code::Retnq_imm16 => 64,
-                _ => c.mode.bitness,
-            },
-        },
+    match (i.code(), i.op0_kind()) {
+        (Code::Retnw | Code::Retnw_imm16, _) => 16,
+        (Code::Retnd | Code::Retnd_imm16, _) => 32,
+        (Code::Retnq | Code::Retnq_imm16, _) => 64,
+        (_, OpKind::NearBranch16) => 16,
+        (_, OpKind::NearBranch32) => 32,
+        (_, OpKind::NearBranch64) => 64,
+        (_, OpKind::Register | OpKind::Memory) => (bytes_of(i, 0) * 8) as u8,
+        _ => c.mode.bitness,
     }
 }
 

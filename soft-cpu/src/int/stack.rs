@@ -97,15 +97,9 @@ fn push<W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Done {
     cpu.push(value)
 }
 
-/// PUSH of a segment register (`op.extra`): the selector, zero-extended; with a 32-bit operand only two bytes are written.
+/// PUSH of a segment register (`op.extra`): the selector, zero-extended (AMD APM vol. 3, PUSH).
 fn push_segment<W: Word>(cpu: &mut Cpu, op: &Op) -> Done {
     let selector = cpu.segs[usize::from(op.extra & 7)].selector;
-    if W::BYTES == 4 {
-        let sp = cpu.stack_pointer().wrapping_sub(4);
-        cpu.put(sp, selector)?;
-        cpu.set_stack_pointer(sp);
-        return Ok(());
-    }
     cpu.push(W::cut(selector.into()))
 }
 

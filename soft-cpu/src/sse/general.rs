@@ -141,10 +141,8 @@ fn store_masked(cpu: &mut Cpu, op: &Op, data: u128, mask: u128, count: usize) ->
     let chosen = |n: &usize| mask[*n] & 0x80 != 0;
     let start = cpu.linear(op, count as u64, true)?;
     let at = |n: usize| start.wrapping_add(n as u64);
-    if let (Some(first), Some(last)) = ((0..count).find(chosen), (0..count).rfind(chosen)) {
-        cpu.check_writable(at(first), 1)?;
-        cpu.check_writable(at(last), 1)?;
-    }
+    // The whole operand must be writable, even with an empty mask: as AMD's processors have it.
+    cpu.check_writable(start, count as u64)?;
     for n in (0..count).filter(chosen) {
         cpu.store(at(n), data[n])?;
     }

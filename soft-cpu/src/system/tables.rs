@@ -219,9 +219,11 @@ fn look<W: Word, const REGISTER: bool>(cpu: &mut Cpu, op: &Op) -> Done {
                 _ => false,
             }
     });
+    // Bits 16 to 19 are the limit's; manuals leave them open.
+    let rights = if cpu.profile.behaviour == crate::Behaviour::Tcg { 0x00f0_ff00 } else { 0x00ff_ff00 };
     match found {
         Some(descriptor) => {
-            let value = if limit { descriptor.limit().into() } else { (descriptor.raw >> 32) & 0x00ff_ff00 };
+            let value = if limit { descriptor.limit().into() } else { (descriptor.raw >> 32) & rights };
             cpu.set_reg(op.dst, W::cut(value));
             cpu.flags.change(ZF, ZF);
         }
@@ -245,8 +247,9 @@ fn arpl_register(cpu: &mut Cpu, op: &Op) -> Done {
 }
 
 fn arpl_memory(cpu: &mut Cpu, op: &Op) -> Done {
+    // Written only if it changes, so a page fault is a read's at first.
     let linear = cpu.linear(op, 2, true)?;
-    let selector = cpu.load_for_update(linear)?;
+    let selector = cpu.load(linear)?;
     let result = adjusted(selector, cpu.reg(op.dst));
     if let Some(selector) = result {
         cpu.store(linear, selector)?;

@@ -73,6 +73,7 @@ pub const EXCLUDED: &[(&str, &[Mnemonic])] = &[
         ],
     ),
     ("processors differ in its length", &[Mnemonic::Ud0]),
+    ("virtual hosts report its trap at the instruction or behind it", &[Mnemonic::Int1]),
     ("SMM only", &[Mnemonic::Rsm]),
     ("not deterministic", &[Mnemonic::Rdrand, Mnemonic::Rdseed]),
     ("processors differ in whether a program may", &[Mnemonic::Clac, Mnemonic::Stac]),
