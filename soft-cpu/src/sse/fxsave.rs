@@ -38,12 +38,14 @@ impl Cpu {
         if self.cr0 & (CR0_EM | CR0_TS) != 0 {
             return Err(self.raise(vector::NM));
         }
-        let linear = self.linear(op, 512, write)?;
-        // The order is that of AMD's processors: canonical, aligned (#AC for the store only), writable to the last byte.
-        self.check_canonical(linear)?;
+        // The order is that of AMD's processors: alignment to 4 bytes where it is checked (for the store only), segment,
+        // canonical address, alignment, writable to the last byte.
         if write {
-            self.check_alignment(linear, 4)?;
+            let base = self.segs[usize::from(op.seg)].base;
+            self.check_alignment(op.offset(self).wrapping_add(if self.is_long() { 0 } else { base }), 4)?;
         }
+        let linear = self.linear(op, 512, write)?;
+        self.check_canonical(linear)?;
         if linear & 15 != 0 {
             return Err(self.general_protection());
         }
