@@ -173,7 +173,6 @@ fn operands(i: &Instruction, c: &Context) -> Op {
         imm: 0,
         disp: 0,
         next: (i.next_ip().wrapping_sub(c.start)) as u16,
-        len: i.len() as u8,
         dst: ZERO,
         src: ZERO,
         base: ZERO,

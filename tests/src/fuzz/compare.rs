@@ -173,7 +173,7 @@ fn close(a: [u8; 10], b: [u8; 10]) -> bool {
         let mut wide = [0; 16];
         wide[..10].copy_from_slice(&bytes);
         let whole = i128::from_le_bytes(wide);
-        whole >> 64 << 63 | whole & (1 << 63) - 1
+        (whole >> 64 << 63) | (whole & ((1 << 63) - 1))
     };
     (number(a) - number(b)).abs() <= 4
 }
