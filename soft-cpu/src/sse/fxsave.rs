@@ -42,7 +42,7 @@ impl Cpu {
         // The order is that of AMD's processors: canonical, aligned (#AC for the store only), writable to the last byte.
         self.check_canonical(linear)?;
         if write {
-            self.check_alignment(linear, 16)?;
+            self.check_alignment(linear, 4)?;
         }
         if linear & 15 != 0 {
             return Err(self.general_protection());

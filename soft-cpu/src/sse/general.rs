@@ -142,7 +142,7 @@ fn store_masked(cpu: &mut Cpu, op: &Op, data: u128, mask: u128, count: usize) ->
     let start = cpu.linear(op, count as u64, true)?;
     let at = |n: usize| start.wrapping_add(n as u64);
     // The whole operand must be writable, even with an empty mask: as AMD's processors have it.
-    cpu.check_alignment(start, count)?;
+    cpu.check_alignment(start, 8)?;
     cpu.check_writable(start, count as u64)?;
     for n in (0..count).filter(chosen) {
         cpu.store(at(n), data[n])?;

@@ -72,7 +72,7 @@ pub const EXCLUDED: &[(&str, &[Mnemonic])] = &[
             Mnemonic::Retf,
         ],
     ),
-    ("processors differ in its length", &[Mnemonic::Ud0]),
+    ("processors differ in its length", &[Mnemonic::Ud0, Mnemonic::Ud1]),
     ("virtual hosts report its trap at the instruction or behind it", &[Mnemonic::Int1]),
     ("SMM only", &[Mnemonic::Rsm]),
     ("not deterministic", &[Mnemonic::Rdrand, Mnemonic::Rdseed]),
