@@ -1,7 +1,7 @@
 //! A deterministic x86-64 processor in software: no I/O, no host clock, no threads.
 //!
 //! [`SoftCpu`] runs over guest RAM until an exit, a place counted in branches and instructions, or a kick, and gives the
-//! same [`Stop`](scribe_types::stop::Stop)s as KVM does.
+//! same [`Stop`]s as KVM does.
 
 // Registers, offsets and widths are cut to size all over a processor; where a cut could lose something, it is the
 // guest's own arithmetic.

@@ -48,8 +48,8 @@ impl Bench {
         // SAFETY: the box lives as long as the processor, and tests write to it only between runs.
         let ram = unsafe { Ram::new(vec![RamRegion { start: 0, size: RAM, host }]) };
         let mut bench = Self { cpu: SoftCpu::new(ram, profile()), memory, offset };
-        bench.write(TABLES, &(TABLES + 0x1000 | 3).to_le_bytes());
-        bench.write(TABLES + 0x1000, &(TABLES + 0x2000 | 3).to_le_bytes());
+        bench.write(TABLES, &((TABLES + 0x1000) | 3).to_le_bytes());
+        bench.write(TABLES + 0x1000, &((TABLES + 0x2000) | 3).to_le_bytes());
         for n in 0..2 {
             bench.write(TABLES + 0x2000 + 8 * n, &(n << 21 | 0x83).to_le_bytes());
         }

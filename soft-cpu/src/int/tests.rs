@@ -85,7 +85,7 @@ fn calls_and_returns() {
         a.nop()
     });
     bench.steps(8);
-    assert_eq!((bench.general(2), bench.general(4)), (7, crate::testing::STACK));
+    assert_eq!((bench.general(2), bench.general(4)), (7, STACK));
 }
 
 #[test]
