@@ -59,16 +59,19 @@ struct Key {
     stack: u8,
     protected: bool,
     flat: bool,
+    /// of one instruction only
+    single: bool,
 }
 
 impl Key {
-    fn new(gpa: u64, mode: Mode) -> Self {
-        Self { gpa, bitness: mode.bitness, stack: mode.stack, protected: mode.protected, flat: mode.flat }
+    fn new(gpa: u64, mode: Mode, single: bool) -> Self {
+        let Mode { bitness, stack, protected, flat, .. } = mode;
+        Self { gpa, bitness, stack, protected, flat, single }
     }
 
     fn slot(self) -> usize {
-        let mixed = self.gpa.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(self.bitness);
-        (mixed >> 40) as usize & (FRONT - 1)
+        let mixed = self.gpa.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        ((mixed >> 40) as usize ^ usize::from(self.bitness) ^ usize::from(self.single)) & (FRONT - 1)
     }
 }
 
@@ -112,6 +115,12 @@ impl Cache {
         &self.blocks[number as usize]
     }
 
+    /// Rises whenever a block goes.
+    #[inline(always)]
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// The block that execution goes to from block `from` at `old`, if it has done so before, now that it is at `rip`.
     #[inline(always)]
     pub(crate) fn linked(&self, from: u32, old: u64, rip: u64) -> Option<u32> {
@@ -137,11 +146,11 @@ impl Cache {
         }
     }
 
-    /// The block at `linear`, which code is fetched from.
+    /// The block at `linear`, which code is fetched from. `single`: of the first instruction only.
     #[inline(always)]
-    pub(crate) fn find(&mut self, cpu: &mut Cpu, linear: u64) -> Result<Found, Trap> {
+    pub(crate) fn find(&mut self, cpu: &mut Cpu, linear: u64, single: bool) -> Result<Found, Trap> {
         let gpa = cpu.code_address(linear)?;
-        let key = Key::new(gpa, cpu.mode);
+        let key = Key::new(gpa, cpu.mode, single);
         let number = self.front[key.slot()];
         if let Some(block) = self.blocks.get(number as usize)
             && block.key == key
@@ -170,7 +179,7 @@ impl Cache {
         if self.ops > MOST_OPS {
             self.clear(cpu);
         }
-        let block = decode(cpu, linear, key, page, LONGEST)?;
+        let block = decode(cpu, linear, key, page, if key.single { 1 } else { LONGEST })?;
         Ok(Found::Cached(self.insert(cpu, block)))
     }
 
@@ -247,7 +256,7 @@ impl Cache {
     fn overwritten(&mut self, cpu: &mut Cpu, gpa: u64, bytes: u64) {
         let Some(page) = cpu.mmu.ram.page(gpa) else { return };
         let start = gpa & !0xfff;
-        let key = |gpa| Key { gpa, bitness: 0, stack: 0, protected: false, flat: false };
+        let key = |gpa| Key { gpa, bitness: 0, stack: 0, protected: false, flat: false, single: false };
         let on_page: Vec<u32> = self.index.range(key(start)..key(start + 0x1000)).map(|(_, &n)| n).collect();
         let reaching = self.reaching.get(&page.index).cloned().unwrap_or_default();
         let mut left = 0;
@@ -282,13 +291,6 @@ impl Cache {
             self.overwritten(cpu, gpa, 0x1000);
         }
     }
-}
-
-/// Decodes one instruction at `linear`, not to be cached.
-pub(crate) fn decode_one(cpu: &mut Cpu, linear: u64) -> Result<Option<Block>, Trap> {
-    let gpa = cpu.code_address(linear)?;
-    let Some(page) = cpu.mmu.ram.page(gpa) else { return Ok(None) };
-    decode(cpu, linear, Key::new(gpa, cpu.mode), page, 1).map(Some)
 }
 
 /// Decodes at most `most` instructions from `linear`.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use scribe_types::stop::{Answer, Exit, Fault as GuestFault, Progress, Stop};
 
 use crate::SoftCpu;
-use crate::block::{Block, Cache, Found, decode_one};
+use crate::block::{Block, Cache, Found};
 use crate::cpu::{BLOCK_RIP, CS, Cpu, SS, Trap, vector};
 use crate::flags::{IF, RF, TF};
 use crate::mmu::NO_PAGE;
@@ -212,12 +212,12 @@ impl SoftCpu {
         let rip = cpu.rip;
         let (shadow, resume) = (cpu.shadow, cpu.flags.system & RF != 0);
         let linear = cpu.linear_rip();
-        let block = match linear.and_then(|linear| decode_one(cpu, linear)) {
-            Ok(Some(block)) => block,
-            Ok(None) => return Some(refused(cpu, "code that is not in RAM")),
+        let block = match linear.and_then(|linear| self.cache.find(cpu, linear, true)) {
+            Ok(Found::Cached(number)) => self.cache.block(number),
+            Ok(Found::Nowhere) => return Some(refused(cpu, "code that is not in RAM")),
             Err(trap) => return self.trapped(trap),
         };
-        if cpu.ends_beyond_limit(rip, &block) {
+        if cpu.ends_beyond_limit(rip, block) {
             let trap = cpu.general_protection();
             return self.trapped(trap);
         }
@@ -229,7 +229,7 @@ impl SoftCpu {
         cpu.trace = cpu.flags.system & TF != 0;
         cpu.resume_set = false;
         let before = cpu.instructions;
-        let (way, done) = run_counted(cpu, &block, 1);
+        let (way, done) = run_counted(cpu, block, 1);
         cpu.instructions += done;
         let partial = match way {
             Way::Through => {
@@ -249,7 +249,7 @@ impl SoftCpu {
             Way::Trapped(trap) => {
                 // The instruction has not retired: it is still in its shadow.
                 cpu.shadow = if trap == Trap::Fault { 0 } else { shadow };
-                stack_fault(cpu, &block, done);
+                stack_fault(cpu, block, done);
                 let stop = self.trapped(trap);
                 self.cpu.update_careful();
                 return stop;
@@ -373,7 +373,10 @@ fn next_block(cpu: &mut Cpu, cache: &mut Cache, previous: Option<Previous>) -> R
         return Ok(Found::Cached(number));
     }
     let linear = if cpu.mode.bitness == 64 { rip } else { cpu.linear_rip()? };
-    let found = cache.find(cpu, linear)?;
+    let before = cache.generation();
+    let found = cache.find(cpu, linear, false)?;
+    // Looking may have dropped blocks, and the previous one's number may mean another.
+    let previous = previous.filter(|_| cache.generation() == before);
     if let (Some(previous), Found::Cached(number)) = (previous, &found)
         && cache.block(*number).second.is_none()
     {
