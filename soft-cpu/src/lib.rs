@@ -11,6 +11,8 @@ mod access;
 mod block;
 mod cpu;
 mod flags;
+#[cfg(test)]
+mod found;
 mod fpu;
 mod int;
 mod lower;
