@@ -18,6 +18,8 @@ use crate::ram::Page;
 const LONGEST: usize = 64;
 /// Instructions in the cache before it is emptied: 40 bytes each.
 const MOST_OPS: usize = 600_000;
+/// What a block takes besides its instructions, in instructions.
+const OVERHEAD: usize = 5;
 /// Slots of the direct-mapped front of the cache.
 const FRONT: usize = 1 << 15;
 const NO_BLOCK: u32 = u32::MAX;
@@ -169,23 +171,25 @@ impl Cache {
                     self.front[key.slot()] = number;
                     return Ok(Found::Cached(number));
                 }
-                Some(second) if cpu.code_address((linear | 0xfff).wrapping_add(1))? == second => {
+                Some(second) if cpu.next_code_page(linear)? == second => {
                     return Ok(Found::Cached(number));
                 }
-                Some(_) => self.remove(cpu, number),
+                Some(_) => self.remove(number),
             }
         }
         let Some(page) = cpu.mmu.ram.page(key.gpa) else { return Ok(Found::Nowhere) };
         if self.ops > MOST_OPS {
             self.clear(cpu);
         }
-        let block = decode(cpu, linear, key, page, if key.single { 1 } else { LONGEST })?;
-        Ok(Found::Cached(self.insert(cpu, block)))
+        Ok(match decode(cpu, linear, key, page, if key.single { 1 } else { LONGEST })? {
+            Some(block) => Found::Cached(self.insert(cpu, block)),
+            None => Found::Nowhere,
+        })
     }
 
     fn insert(&mut self, cpu: &mut Cpu, block: Block) -> u32 {
         let (key, pages) = (block.key, block.pages);
-        self.ops += block.ops.len();
+        self.ops += block.ops.len() + OVERHEAD;
         let single = block.second.is_none();
         let number = match self.free.pop() {
             Some(number) => {
@@ -213,10 +217,13 @@ impl Cache {
         number
     }
 
-    fn remove(&mut self, _cpu: &mut Cpu, number: u32) {
-        self.generation += 1;
+    fn remove(&mut self, number: u32) {
         let block = &mut self.blocks[number as usize];
-        self.ops -= block.ops.len();
+        if block.key.gpa == u64::MAX {
+            return; // it was met twice: both of its linear pages lie on the same page of RAM
+        }
+        self.generation += 1;
+        self.ops -= block.ops.len() + OVERHEAD;
         block.ops = Box::default();
         let (key, pages, second) = (block.key, block.pages, block.second.take());
         block.key.gpa = u64::MAX;
@@ -263,7 +270,7 @@ impl Cache {
         for number in on_page {
             let block = &self.blocks[number as usize];
             if block.key.gpa < gpa + bytes && gpa < block.key.gpa + u64::from(block.length) {
-                self.remove(cpu, number);
+                self.remove(number);
             } else {
                 left += 1;
             }
@@ -272,7 +279,7 @@ impl Cache {
             let block = &self.blocks[number as usize];
             let end = (block.key.gpa & 0xfff) + u64::from(block.length) - 0x1000;
             if gpa & 0xfff < end {
-                self.remove(cpu, number);
+                self.remove(number);
             } else {
                 left += 1;
             }
@@ -293,8 +300,8 @@ impl Cache {
     }
 }
 
-/// Decodes at most `most` instructions from `linear`.
-fn decode(cpu: &mut Cpu, linear: u64, key: Key, page: Page, most: usize) -> Result<Block, Trap> {
+/// `None`: an instruction that begins in RAM and does not end there. Decodes at most `most` instructions from `linear`.
+fn decode(cpu: &mut Cpu, linear: u64, key: Key, page: Page, most: usize) -> Result<Option<Block>, Trap> {
     let offset = (key.gpa & 0xfff) as usize;
     let mut bytes = [0; 4096 + 16];
     let mut end = 4096;
@@ -327,8 +334,8 @@ fn decode(cpu: &mut Cpu, linear: u64, key: Key, page: Page, most: usize) -> Resu
             if !ops.is_empty() {
                 break; // the next block starts with it: it may fault on the next page
             }
-            let next = cpu.code_address((linear | 0xfff).wrapping_add(1))?;
-            let Some(second) = cpu.mmu.ram.page(next) else { break };
+            let next = cpu.next_code_page(linear)?;
+            let Some(second) = cpu.mmu.ram.page(next) else { return Ok(None) };
             cpu.mmu.ram.read(second, 0, &mut bytes[4096..]);
             end = bytes.len();
             i = decode_at(cpu.mode.bitness, &bytes[at..end], start);
@@ -354,7 +361,7 @@ fn decode(cpu: &mut Cpu, linear: u64, key: Key, page: Page, most: usize) -> Resu
     }
     block.length = (at - offset) as u16;
     block.ops = ops.into_boxed_slice();
-    Ok(block)
+    Ok(Some(block))
 }
 
 fn decode_at(bitness: u8, bytes: &[u8], ip: u64) -> (Instruction, DecoderError) {

@@ -18,6 +18,8 @@ mod int;
 mod lower;
 mod mmu;
 mod op;
+#[cfg(test)]
+mod places;
 mod ram;
 mod run;
 mod sse;
@@ -73,6 +75,8 @@ pub struct SoftCpu {
     window: bool,
     /// instructions retired at the last exit or conditional branch
     mark: u64,
+    /// the instruction whose exit is being served
+    exiting: Option<run::One>,
     /// the instruction of an exit is being retired
     finishing: bool,
     /// a stop that came up while an instruction was being retired
@@ -87,6 +91,7 @@ impl SoftCpu {
             cache: Cache::new(),
             window: false,
             mark: 0,
+            exiting: None,
             finishing: false,
             deferred: None,
         }
@@ -122,6 +127,7 @@ impl SoftCpu {
         self.cpu.branches = 0;
         self.mark = self.cpu.instructions;
         self.deferred = None;
+        self.exiting = None;
         Ok(())
     }
 

@@ -206,11 +206,11 @@ fn repeated<E: Element, const CONDITION: bool>(cpu: &mut Cpu, op: &Op) -> Done {
     let mut left = truncate(cpu.reg(RCX), op.address);
     while left != 0 {
         // A batch has no place to stop inside.
-        if done >= budget && cpu.accesses.batch == 0 {
+        if done >= budget && cpu.accesses.batch == 0 && !cpu.accesses.unbroken {
             cpu.instructions += done;
             return Err(Trap::Again);
         }
-        if cpu.accesses.is_empty() {
+        if cpu.accesses.is_empty() && !cpu.accesses.unbroken {
             let stretch = (E::STRETCH)(cpu, op, left.min(budget.saturating_sub(done)));
             if stretch > 0 {
                 left -= stretch;
@@ -229,7 +229,9 @@ fn repeated<E: Element, const CONDITION: bool>(cpu: &mut Cpu, op: &Op) -> Done {
         left -= 1;
         cpu.set_by_address(RCX, op, left);
         done += 1;
-        let sync = !cpu.accesses.is_empty() && is_sync_point(cpu, left);
+        let emulated = !cpu.accesses.is_empty() || cpu.accesses.unbroken;
+        let sync = emulated && is_sync_point(cpu, left);
+        cpu.accesses.unbroken = emulated && !sync && cpu.accesses.batch == 0;
         cpu.accesses.retire();
         if CONDITION && ended {
             break;
@@ -241,6 +243,7 @@ fn repeated<E: Element, const CONDITION: bool>(cpu: &mut Cpu, op: &Op) -> Done {
         }
     }
     cpu.accesses.batch = 0;
+    cpu.accesses.unbroken = false;
     cpu.instructions += done.saturating_sub(1);
     Ok(())
 }
@@ -249,7 +252,7 @@ fn repeated<E: Element, const CONDITION: bool>(cpu: &mut Cpu, op: &Op) -> Done {
 fn is_sync_point(cpu: &Cpu, left: u64) -> bool {
     match cpu.accesses.last() {
         Some(Exit::PortRead { .. }) => cpu.accesses.batch == 0,
-        Some(Exit::MmioRead { .. }) => left & 0x3ff == 0,
+        Some(Exit::MmioRead { .. }) | None => left & 0x3ff == 0,
         _ => true,
     }
 }

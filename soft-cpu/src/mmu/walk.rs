@@ -128,6 +128,12 @@ impl Cpu {
         self.code_address_slow(linear)
     }
 
+    /// Guest physical address of the page of code behind the one at `linear`.
+    pub(crate) fn next_code_page(&mut self, linear: u64) -> Result<u64, Trap> {
+        let next = (linear | 0xfff).wrapping_add(1);
+        self.code_address(if self.is_long() { next } else { next & 0xffff_ffff })
+    }
+
     fn code_address_slow(&mut self, linear: u64) -> Result<u64, Trap> {
         let gpa = self.translate(linear, Access::Execute, false)?.gpa;
         let slot = (linear >> 12) as usize & (ENTRIES - 1);
@@ -186,10 +192,10 @@ impl Mmu {
                 reserved |= LARGE;
             }
             if pdpte {
-                reserved = RESERVED | 0x1e6;
+                reserved = RESERVED | NX | 0x1e6;
             }
             if large {
-                reserved |= if bytes == 8 { 0x1f_e000 } else { 0x3f_e000 & !0x1_e000 };
+                reserved |= if bytes == 8 { 0x1f_e000 } else { 1 << 21 };
             }
             if entry & reserved != 0 {
                 return Err(code | ERROR_PRESENT | ERROR_RESERVED);
@@ -229,8 +235,8 @@ impl Mmu {
                 (false, 8) => entry & ADDRESS,
                 (false, _) => entry & 0xffff_f000,
                 (true, 8) => entry & ADDRESS & !0x1f_ffff,
-                // PSE-36: bits 13 to 16 are bits 32 to 35 of the address.
-                (true, _) => entry & 0xffc0_0000 | (entry >> 13 & 0xf) << 32,
+                // PSE-36 with 40 physical address bits: bits 13 to 20 are bits 32 to 39 of the address.
+                (true, _) => entry & 0xffc0_0000 | (entry >> 13 & 0xff) << 32,
             };
             let writable = access == Access::Write || (entry & DIRTY != 0 && may_write);
             return Ok(Translation { gpa: frame | offset, writable });
@@ -261,7 +267,15 @@ impl Mmu {
         let flags = self.ram.flags_mut(page);
         *flags |= WRITTEN;
         if *flags & crate::ram::CODE != 0 {
-            self.overwritten.push((gpa, bytes));
+            match self.overwritten.last_mut() {
+                // A string instruction's stores become one range.
+                Some((start, length)) if *start + *length == gpa && gpa & 0xfff != 0 => *length += bytes,
+                Some((start, length)) if gpa + bytes == *start && *start & 0xfff != 0 => {
+                    *start = gpa;
+                    *length += bytes;
+                }
+                _ => self.overwritten.push((gpa, bytes)),
+            }
         }
     }
 }
