@@ -1,5 +1,7 @@
 //! Integer instructions in small programs; each form against a processor is the fuzzer's work.
 
+mod zen_flags;
+
 use iced_x86::code_asm::*;
 use scribe_types::stop::{Progress, Stop};
 
