@@ -6,5 +6,6 @@ pub mod engines;
 pub mod fuzz;
 pub mod guests;
 pub mod lab;
+pub mod ring0;
 pub mod tiny;
 pub mod vcpu;

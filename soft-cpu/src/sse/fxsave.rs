@@ -13,6 +13,8 @@ const MXCSR_MASK: u32 = 0xffff;
 /// Bytes of the area that are there to be saved and restored: up to XMM15, or XMM7 outside 64-bit mode.
 const SIZE: usize = 416;
 const SIZE_32: usize = 288;
+/// Bytes of the area.
+const AREA: u64 = 512;
 /// Where MXCSR is.
 const MXCSR: usize = 24;
 /// Where ST(0) is.
@@ -39,19 +41,15 @@ impl Cpu {
             return Err(self.raise(vector::NM));
         }
         // The order is that of AMD's processors: alignment to 4 bytes where it is checked (for the store only), segment,
-        // canonical address, alignment, writable to the last byte.
+        // canonical address, alignment.
         if write {
             let base = self.segs[usize::from(op.seg)].base;
             self.check_alignment(op.offset(self).wrapping_add(if self.is_long() { 0 } else { base }), 4)?;
         }
-        let linear = self.linear(op, 512, write)?;
+        let linear = self.linear(op, AREA, write)?;
         self.check_canonical(linear)?;
         if linear & 15 != 0 {
             return Err(self.general_protection());
-        }
-        if write {
-            self.check_writable(linear, 1)?;
-            self.check_writable(linear.wrapping_add(511), 1)?;
         }
         Ok(linear)
     }
@@ -71,12 +69,14 @@ fn fxsave(cpu: &mut Cpu, op: &Op) -> Done {
     let size = cpu.area_size();
     let sse = size > XMM;
     let fpu = cpu.fpu;
-    // The last bytes may be on another page than the first.
-    cpu.check_writable(start, 16)?;
-    cpu.check_writable(start.wrapping_add(size as u64 - 16), 16)?;
+    let tcg = cpu.profile.behaviour == Behaviour::Tcg;
+    if !tcg {
+        // A Zen looks at the last byte of the whole area first, then it stores all or nothing. QEMU just begins.
+        cpu.check_writable(start.wrapping_add(AREA - 1), 1)?;
+        cpu.check_writable(start, 16)?;
+    }
     let at = |offset: usize| start.wrapping_add(offset as u64);
     let control = u64::from(fpu.fcw) | u64::from(fpu.fsw) << 16 | u64::from(fpu.ftw) << 32;
-    let tcg = cpu.profile.behaviour == Behaviour::Tcg;
     if tcg {
         // FOP's place and the padding of the x87 registers keep what they hold.
         cpu.store(at(0), control as u32)?;
@@ -110,6 +110,10 @@ fn fxrstor(cpu: &mut Cpu, op: &Op) -> Done {
     let size = cpu.area_size();
     let sse = size > XMM;
     let mut fpu = cpu.fpu;
+    if cpu.profile.behaviour == Behaviour::Zen {
+        // As FXSAVE.
+        cpu.load::<u8>(start.wrapping_add(AREA - 1))?;
+    }
     let at = |offset: usize| start.wrapping_add(offset as u64);
     let control: u64 = cpu.load(at(0))?;
     fpu.fcw = control as u16;

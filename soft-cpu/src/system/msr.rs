@@ -2,6 +2,7 @@
 
 use iced_x86::{Instruction, Mnemonic};
 
+use crate::Behaviour;
 use crate::cpu::{
     CR0_PG, CR4_TSD, Cpu, Done, EFER_LMA, EFER_LME, EFER_NXE, EFER_SCE, FS, GS, RAX, RBX, RCX, RDX, Trap,
 };
@@ -87,11 +88,9 @@ impl Cpu {
         }
         match index {
             SYSENTER_CS => self.msrs.sysenter_cs = value,
-            // AMD's processors have no 64-bit SYSENTER and keep 32 bits.
-            SYSENTER_ESP => self.msrs.sysenter_esp = value & 0xffff_ffff,
-            SYSENTER_EIP => self.msrs.sysenter_eip = value & 0xffff_ffff,
+            SYSENTER_ESP => self.msrs.sysenter_esp = value & self.sysenter_bits(),
+            SYSENTER_EIP => self.msrs.sysenter_eip = value & self.sysenter_bits(),
             PAT if value.to_le_bytes().into_iter().all(is_memory_type) => self.msrs.pat = value,
-            PAT => return Err(self.general_protection()),
             EFER => return self.write_efer(value),
             STAR => self.msrs.star = value,
             LSTAR => self.msrs.lstar = value,
@@ -111,11 +110,17 @@ impl Cpu {
         Ok(())
     }
 
+    /// AMD's processors have no 64-bit SYSENTER and keep 32 bits. QEMU's keeps all.
+    fn sysenter_bits(&self) -> u64 {
+        if self.profile.behaviour == Behaviour::Tcg { u64::MAX } else { 0xffff_ffff }
+    }
+
     fn write_efer(&mut self, value: u64) -> Done {
         let unknown = value & !(EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE) != 0;
         let toggles = (value ^ self.efer) & EFER_LME != 0 && self.cr0 & CR0_PG != 0;
         if unknown || toggles {
-            return Err(self.general_protection());
+            // The machine is asked, as by KVM, which writes EFER itself; it says #GP.
+            return self.msr_write(EFER, value);
         }
         // LMA is not written: it follows from LME and CR0.PG.
         self.efer = value & !EFER_LMA | self.efer & EFER_LMA;

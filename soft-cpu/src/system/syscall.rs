@@ -6,7 +6,7 @@ use scribe_types::cpu::Segment;
 
 use crate::Behaviour;
 use crate::cpu::{ATTR_DB, ATTR_L, CR0_PE, CS, Cpu, Done, EFER_SCE, GS, R11, RCX, RDX, RSP, SS, vector};
-use crate::flags::{IF, RF, TF, VM};
+use crate::flags::{ARITHMETIC, DF, IF, RF, TF, VM};
 use crate::lower::{Choice, Context};
 use crate::op::{Op, truncate};
 
@@ -56,7 +56,11 @@ fn syscall(cpu: &mut Cpu, op: &Op) -> Done {
     if cpu.in_long_mode() {
         cpu.regs[usize::from(R11)] = cpu.flags.value() & !RF;
         cpu.rip = if cpu.is_long() { cpu.msrs.lstar } else { cpu.msrs.cstar };
-        cpu.flags.set_value(cpu.flags.value() & !cpu.msrs.sfmask & !RF);
+        let mut cleared = cpu.msrs.sfmask | RF;
+        if cpu.profile.behaviour == Behaviour::Tcg {
+            cleared |= ARITHMETIC | DF; // QEMU loses them here
+        }
+        cpu.flags.set_value(cpu.flags.value() & !cleared);
         cpu.segs[CS] = flat_code(selector, ATTR_L);
     } else {
         cpu.rip = cpu.msrs.star & 0xffff_ffff;

@@ -4,6 +4,7 @@ use iced_x86::{Code, Instruction, Mnemonic, OpKind};
 use scribe_types::cpu::DescriptorTable;
 
 use super::descriptor::{Descriptor, is_null, null_segment, selector_code, system};
+use crate::Behaviour;
 use crate::cpu::{Cpu, Done, LDTR, TR, Trap, vector};
 use crate::flags::ZF;
 use crate::lower::{Choice, Context};
@@ -209,6 +210,8 @@ fn look<W: Word, const REGISTER: bool>(cpu: &mut Cpu, op: &Op) -> Done {
     let limit = op.extra == 1;
     let selector = selector::<REGISTER>(cpu, op, op.src)?;
     let long = cpu.in_long_mode();
+    // The limit's bits in between are undefined: a Zen loads them, QEMU does not.
+    let rights = if cpu.profile.behaviour == Behaviour::Tcg { 0x00f0_ff00 } else { 0x00ff_ff00 };
     let found = visible(cpu, selector)?.filter(|d| {
         !d.is_system()
             || match d.kind() {

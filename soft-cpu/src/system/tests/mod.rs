@@ -1,6 +1,7 @@
 //! Small guests for the system's instructions, and what they share: GDT, IDT, TSS, user pages.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod behaviour;
 mod debug;
 mod events;
 mod hostile;

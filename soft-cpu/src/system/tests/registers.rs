@@ -98,14 +98,7 @@ fn msrs_that_are_taken() {
 
 #[test]
 fn msrs_that_are_refused() {
-    for (index, value) in [
-        (0x277, 0x0007_0206_0007_0406),
-        (0xc000_0080, 0x1501), // SVME
-        (0xc000_0080, 0xc01),  // LME off while paging
-        (0xc000_0082, 1 << 47),
-        (0xc000_0101, 1 << 63),
-        (0xc000_0103, 0),
-    ] {
+    for (index, value) in [(0xc000_0082, 1 << 47), (0xc000_0101, 1 << 63), (0xc000_0103, 0)] {
         let mut b = wrmsr(index, value, false);
         assert_eq!(b.fault(13)[0], 0, "{index:#x}");
     }
