@@ -222,8 +222,6 @@ fn look<W: Word, const REGISTER: bool>(cpu: &mut Cpu, op: &Op) -> Done {
                 _ => false,
             }
     });
-    // Bits 16 to 19 are the limit's; manuals leave them open.
-    let rights = if cpu.profile.behaviour == crate::Behaviour::Tcg { 0x00f0_ff00 } else { 0x00ff_ff00 };
     match found {
         Some(descriptor) => {
             let value = if limit { descriptor.limit().into() } else { (descriptor.raw >> 32) & rights };
