@@ -6,7 +6,8 @@
 table() {
   awk '
     /^test .* \.\.\. ignored/ { next }
-    /^SKIPPED / { skipped[$NF] = 1 }
+    # The message may stand behind "test NAME ... ", on the same line.
+    /SKIPPED \(/ { skipped[$NF] = 1; next }
     /^test .* \.\.\. / { order[++tests] = $2; result[$2] = $NF == "ok" ? "PASS" : "FAIL" }
     /^---- .* stdout ----$/ { current = $2 }
     sub(/^figure: /, "") { split($0, part, ": "); figures[current] = figures[current] "\n" part[1] "\t" substr($0, length(part[1]) + 3) }
