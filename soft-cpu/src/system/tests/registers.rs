@@ -87,3 +87,19 @@ fn fxsave_over_the_edge_of_a_page() {
         assert_eq!(u16::from_le_bytes(b.read(start)), saved);
     }
 }
+
+#[test]
+fn reserved_bits_of_pae_pointers_are_found_when_paging_begins() {
+    for (entry, code) in [(0xe001_u64, None), (0xe003, Some(0)), (0xe002, None), (1 << 45 | 0xe001, Some(0))]
+    {
+        let mut b = Bench::kernel(|a| a.mov(cr0, rax));
+        b.write(0xd000, &entry.to_le_bytes());
+        let cpu = &mut b.cpu.cpu;
+        (cpu.efer, cpu.cr0, cpu.cr3, cpu.regs[0]) = (0, 0x11, 0xd000, 0x8000_0011);
+        cpu.segs[1].attributes = 0xc09b;
+        cpu.update_mode();
+        let block = crate::block::decode_one(cpu, crate::testing::CODE).unwrap().unwrap();
+        let done = (block.ops[0].run)(cpu, &block.ops[0]);
+        assert_eq!(done.err().and(cpu.fault.code), code, "{entry:#x}");
+    }
+}
