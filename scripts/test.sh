@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Every test: unit, property and golden tests, tiny guests on this machine's /dev/kvm, whole machines in the lab.
+# Every test: unit, property and golden tests, tiny guests and whole machines on the soft
+# engine, tiny guests on this machine's /dev/kvm, whole machines in the lab.
 # Run by `make test`, which builds the program, the guest kernel and the image first.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -9,7 +10,7 @@ begun=$SECONDS
 rm -rf target/tests
 mkdir -p target/tests
 
-say "unit, property and golden tests, tiny guests on /dev/kvm"
+say "unit, property and golden tests, guests on the soft engine, tiny guests on /dev/kvm"
 cargo test --workspace --locked
 
 say "the images are reproducible"

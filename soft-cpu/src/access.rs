@@ -16,6 +16,8 @@ pub(crate) struct Accesses {
     next: usize,
     /// elements of INS that still come without a sync point between them
     pub batch: u64,
+    /// elements of a REP instruction have been read from a device and no sync point has come since
+    pub unbroken: bool,
 }
 
 impl Accesses {
@@ -37,6 +39,7 @@ impl Accesses {
     pub(crate) fn clear(&mut self) {
         self.retire();
         self.batch = 0;
+        self.unbroken = false;
     }
 
     /// True while an instruction waits in the middle.

@@ -18,6 +18,8 @@ use crate::ram::Page;
 const LONGEST: usize = 64;
 /// Instructions in the cache before it is emptied: 40 bytes each.
 const MOST_OPS: usize = 600_000;
+/// What a block takes besides its instructions, in instructions.
+const OVERHEAD: usize = 5;
 /// Slots of the direct-mapped front of the cache.
 const FRONT: usize = 1 << 15;
 const NO_BLOCK: u32 = u32::MAX;
@@ -59,16 +61,19 @@ struct Key {
     stack: u8,
     protected: bool,
     flat: bool,
+    /// of one instruction only
+    single: bool,
 }
 
 impl Key {
-    fn new(gpa: u64, mode: Mode) -> Self {
-        Self { gpa, bitness: mode.bitness, stack: mode.stack, protected: mode.protected, flat: mode.flat }
+    fn new(gpa: u64, mode: Mode, single: bool) -> Self {
+        let Mode { bitness, stack, protected, flat, .. } = mode;
+        Self { gpa, bitness, stack, protected, flat, single }
     }
 
     fn slot(self) -> usize {
-        let mixed = self.gpa.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(self.bitness);
-        (mixed >> 40) as usize & (FRONT - 1)
+        let mixed = self.gpa.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        ((mixed >> 40) as usize ^ usize::from(self.bitness) ^ usize::from(self.single)) & (FRONT - 1)
     }
 }
 
@@ -112,6 +117,12 @@ impl Cache {
         &self.blocks[number as usize]
     }
 
+    /// Rises whenever a block goes.
+    #[inline(always)]
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// The block that execution goes to from block `from` at `old`, if it has done so before, now that it is at `rip`.
     #[inline(always)]
     pub(crate) fn linked(&self, from: u32, old: u64, rip: u64) -> Option<u32> {
@@ -137,11 +148,11 @@ impl Cache {
         }
     }
 
-    /// The block at `linear`, which code is fetched from.
+    /// The block at `linear`, which code is fetched from. `single`: of the first instruction only.
     #[inline(always)]
-    pub(crate) fn find(&mut self, cpu: &mut Cpu, linear: u64) -> Result<Found, Trap> {
+    pub(crate) fn find(&mut self, cpu: &mut Cpu, linear: u64, single: bool) -> Result<Found, Trap> {
         let gpa = cpu.code_address(linear)?;
-        let key = Key::new(gpa, cpu.mode);
+        let key = Key::new(gpa, cpu.mode, single);
         let number = self.front[key.slot()];
         if let Some(block) = self.blocks.get(number as usize)
             && block.key == key
@@ -160,23 +171,25 @@ impl Cache {
                     self.front[key.slot()] = number;
                     return Ok(Found::Cached(number));
                 }
-                Some(second) if cpu.code_address((linear | 0xfff).wrapping_add(1))? == second => {
+                Some(second) if cpu.next_code_page(linear)? == second => {
                     return Ok(Found::Cached(number));
                 }
-                Some(_) => self.remove(cpu, number),
+                Some(_) => self.remove(number),
             }
         }
         let Some(page) = cpu.mmu.ram.page(key.gpa) else { return Ok(Found::Nowhere) };
         if self.ops > MOST_OPS {
             self.clear(cpu);
         }
-        let block = decode(cpu, linear, key, page, LONGEST)?;
-        Ok(Found::Cached(self.insert(cpu, block)))
+        Ok(match decode(cpu, linear, key, page, if key.single { 1 } else { LONGEST })? {
+            Some(block) => Found::Cached(self.insert(cpu, block)),
+            None => Found::Nowhere,
+        })
     }
 
     fn insert(&mut self, cpu: &mut Cpu, block: Block) -> u32 {
         let (key, pages) = (block.key, block.pages);
-        self.ops += block.ops.len();
+        self.ops += block.ops.len() + OVERHEAD;
         let single = block.second.is_none();
         let number = match self.free.pop() {
             Some(number) => {
@@ -204,10 +217,13 @@ impl Cache {
         number
     }
 
-    fn remove(&mut self, _cpu: &mut Cpu, number: u32) {
-        self.generation += 1;
+    fn remove(&mut self, number: u32) {
         let block = &mut self.blocks[number as usize];
-        self.ops -= block.ops.len();
+        if block.key.gpa == u64::MAX {
+            return; // it was met twice: both of its linear pages lie on the same page of RAM
+        }
+        self.generation += 1;
+        self.ops -= block.ops.len() + OVERHEAD;
         block.ops = Box::default();
         let (key, pages, second) = (block.key, block.pages, block.second.take());
         block.key.gpa = u64::MAX;
@@ -247,14 +263,14 @@ impl Cache {
     fn overwritten(&mut self, cpu: &mut Cpu, gpa: u64, bytes: u64) {
         let Some(page) = cpu.mmu.ram.page(gpa) else { return };
         let start = gpa & !0xfff;
-        let key = |gpa| Key { gpa, bitness: 0, stack: 0, protected: false, flat: false };
+        let key = |gpa| Key { gpa, bitness: 0, stack: 0, protected: false, flat: false, single: false };
         let on_page: Vec<u32> = self.index.range(key(start)..key(start + 0x1000)).map(|(_, &n)| n).collect();
         let reaching = self.reaching.get(&page.index).cloned().unwrap_or_default();
         let mut left = 0;
         for number in on_page {
             let block = &self.blocks[number as usize];
             if block.key.gpa < gpa + bytes && gpa < block.key.gpa + u64::from(block.length) {
-                self.remove(cpu, number);
+                self.remove(number);
             } else {
                 left += 1;
             }
@@ -263,7 +279,7 @@ impl Cache {
             let block = &self.blocks[number as usize];
             let end = (block.key.gpa & 0xfff) + u64::from(block.length) - 0x1000;
             if gpa & 0xfff < end {
-                self.remove(cpu, number);
+                self.remove(number);
             } else {
                 left += 1;
             }
@@ -284,15 +300,8 @@ impl Cache {
     }
 }
 
-/// Decodes one instruction at `linear`, not to be cached.
-pub(crate) fn decode_one(cpu: &mut Cpu, linear: u64) -> Result<Option<Block>, Trap> {
-    let gpa = cpu.code_address(linear)?;
-    let Some(page) = cpu.mmu.ram.page(gpa) else { return Ok(None) };
-    decode(cpu, linear, Key::new(gpa, cpu.mode), page, 1).map(Some)
-}
-
-/// Decodes at most `most` instructions from `linear`.
-fn decode(cpu: &mut Cpu, linear: u64, key: Key, page: Page, most: usize) -> Result<Block, Trap> {
+/// `None`: an instruction that begins in RAM and does not end there. Decodes at most `most` instructions from `linear`.
+fn decode(cpu: &mut Cpu, linear: u64, key: Key, page: Page, most: usize) -> Result<Option<Block>, Trap> {
     let offset = (key.gpa & 0xfff) as usize;
     let mut bytes = [0; 4096 + 16];
     let mut end = 4096;
@@ -304,6 +313,7 @@ fn decode(cpu: &mut Cpu, linear: u64, key: Key, page: Page, most: usize) -> Resu
         behaviour: cpu.profile.behaviour,
         tsc: cpu.profile.tsc,
         start,
+        too_long: false,
         flags_width: None,
     };
     let mut block = Block {
@@ -324,8 +334,8 @@ fn decode(cpu: &mut Cpu, linear: u64, key: Key, page: Page, most: usize) -> Resu
             if !ops.is_empty() {
                 break; // the next block starts with it: it may fault on the next page
             }
-            let next = cpu.code_address((linear | 0xfff).wrapping_add(1))?;
-            let Some(second) = cpu.mmu.ram.page(next) else { break };
+            let next = cpu.next_code_page(linear)?;
+            let Some(second) = cpu.mmu.ram.page(next) else { return Ok(None) };
             cpu.mmu.ram.read(second, 0, &mut bytes[4096..]);
             end = bytes.len();
             i = decode_at(cpu.mode.bitness, &bytes[at..end], start);
@@ -334,6 +344,8 @@ fn decode(cpu: &mut Cpu, linear: u64, key: Key, page: Page, most: usize) -> Resu
                 block.second = Some(next & !0xfff);
             }
         }
+        context.too_long =
+            i.0.is_invalid() && i.0.len() >= 15 && is_too_long(cpu.mode.bitness, &bytes[at..end]);
         let lowered = lower(&i.0, &context);
         crate::int::track_flags(&i.0, &mut context);
         block.has_rep |= i.0.is_string_instruction() && lowered.op.rep != 0;
@@ -349,11 +361,17 @@ fn decode(cpu: &mut Cpu, linear: u64, key: Key, page: Page, most: usize) -> Resu
     }
     block.length = (at - offset) as u16;
     block.ops = ops.into_boxed_slice();
-    Ok(block)
+    Ok(Some(block))
 }
 
 fn decode_at(bitness: u8, bytes: &[u8], ip: u64) -> (Instruction, DecoderError) {
     let mut decoder = Decoder::with_ip(bitness.into(), bytes, ip, DecoderOptions::FORCE_RESERVED_NOP);
     let instruction = decoder.decode();
     (instruction, decoder.last_error())
+}
+
+/// True if it is the length that makes the instruction invalid: with all else forgiven it still has no end.
+fn is_too_long(bitness: u8, bytes: &[u8]) -> bool {
+    let options = DecoderOptions::FORCE_RESERVED_NOP | DecoderOptions::NO_INVALID_CHECK;
+    Decoder::with_ip(bitness.into(), bytes, 0, options).decode().is_invalid()
 }

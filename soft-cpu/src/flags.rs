@@ -46,6 +46,10 @@ pub(crate) enum Arithmetic {
     Shl,
     /// `src` is the value shifted right by one less than the count
     Shr,
+    /// as `Shl`, but AF is 1
+    ShlAdjust,
+    /// as `Shr`, but AF is 1
+    ShrAdjust,
     /// CF and OF are `src` != 0
     Mul,
 }
@@ -67,8 +71,9 @@ pub(crate) struct Flags {
     pub system: u64,
 }
 
+/// PF of a result.
 #[inline(always)]
-fn parity(value: u64) -> bool {
+pub(crate) fn parity(value: u64) -> bool {
     (value & 0xff).count_ones() & 1 == 0
 }
 
@@ -138,8 +143,8 @@ impl Flags {
             }
             Arithmetic::Logic => false,
             Arithmetic::Inc | Arithmetic::Dec => self.src != 0,
-            Arithmetic::Shl => self.src & self.sign() != 0,
-            Arithmetic::Shr => self.src & 1 != 0,
+            Arithmetic::Shl | Arithmetic::ShlAdjust => self.src & self.sign() != 0,
+            Arithmetic::Shr | Arithmetic::ShrAdjust => self.src & 1 != 0,
             Arithmetic::Mul => self.src != 0,
         }
     }
@@ -176,6 +181,7 @@ impl Flags {
             }
             Arithmetic::Inc => self.dst & 0xf == 0,
             Arithmetic::Dec => self.dst & 0xf == 0xf,
+            Arithmetic::ShlAdjust | Arithmetic::ShrAdjust => true,
             _ => false,
         }
     }
@@ -193,7 +199,9 @@ impl Flags {
             Arithmetic::Logic => false,
             Arithmetic::Inc => self.dst == self.sign(),
             Arithmetic::Dec => self.dst == self.sign() - 1,
-            Arithmetic::Shl | Arithmetic::Shr => (self.src ^ self.dst) & self.sign() != 0,
+            Arithmetic::Shl | Arithmetic::Shr | Arithmetic::ShlAdjust | Arithmetic::ShrAdjust => {
+                (self.src ^ self.dst) & self.sign() != 0
+            }
             Arithmetic::Mul => self.src != 0,
         }
     }

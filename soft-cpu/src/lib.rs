@@ -1,7 +1,7 @@
 //! A deterministic x86-64 processor in software: no I/O, no host clock, no threads.
 //!
 //! [`SoftCpu`] runs over guest RAM until an exit, a place counted in branches and instructions, or a kick, and gives the
-//! same [`Stop`](scribe_types::stop::Stop)s as KVM does.
+//! same [`Stop`]s as KVM does.
 
 // Registers, offsets and widths are cut to size all over a processor; where a cut could lose something, it is the
 // guest's own arithmetic.
@@ -11,11 +11,15 @@ mod access;
 mod block;
 mod cpu;
 mod flags;
+#[cfg(test)]
+mod found;
 mod fpu;
 mod int;
 mod lower;
 mod mmu;
 mod op;
+#[cfg(test)]
+mod places;
 mod ram;
 mod run;
 mod sse;
@@ -71,6 +75,8 @@ pub struct SoftCpu {
     window: bool,
     /// instructions retired at the last exit or conditional branch
     mark: u64,
+    /// the instruction whose exit is being served
+    exiting: Option<run::One>,
     /// the instruction of an exit is being retired
     finishing: bool,
     /// a stop that came up while an instruction was being retired
@@ -85,6 +91,7 @@ impl SoftCpu {
             cache: Cache::new(),
             window: false,
             mark: 0,
+            exiting: None,
             finishing: false,
             deferred: None,
         }
@@ -120,6 +127,7 @@ impl SoftCpu {
         self.cpu.branches = 0;
         self.mark = self.cpu.instructions;
         self.deferred = None;
+        self.exiting = None;
         Ok(())
     }
 

@@ -18,6 +18,8 @@ pub(crate) struct Context {
     pub tsc: bool,
     /// RIP at the start of the block
     pub start: u64,
+    /// the instruction has more than 15 bytes
+    pub too_long: bool,
     /// width of the last instruction of the block that set all arithmetic flags; `None`: none has (see `int::bits`)
     pub flags_width: Option<u8>,
 }
@@ -55,7 +57,7 @@ pub(crate) fn lower(i: &Instruction, c: &Context) -> Lowered {
     let mut op = operands(i, c);
     let undefined = Choice { run: undefined_opcode, ends: Ends::Jump };
     let choice = if i.is_invalid() {
-        Choice { run: if i.len() >= 15 { too_long } else { undefined_opcode }, ends: Ends::Jump }
+        Choice { run: if c.too_long { too_long } else { undefined_opcode }, ends: Ends::Jump }
     } else if !in_profile(i, c) {
         undefined
     } else {
@@ -171,7 +173,6 @@ fn operands(i: &Instruction, c: &Context) -> Op {
         imm: 0,
         disp: 0,
         next: (i.next_ip().wrapping_sub(c.start)) as u16,
-        len: i.len() as u8,
         dst: ZERO,
         src: ZERO,
         base: ZERO,
@@ -216,6 +217,9 @@ fn operands(i: &Instruction, c: &Context) -> Op {
             | OpKind::MemorySegEDI
             | OpKind::MemorySegRDI => {
                 op.seg = segment(i.memory_segment());
+                if c.mode.bitness == 64 && op.seg < 4 {
+                    op.seg = DS as u8; // overrides other than FS and GS mean nothing
+                }
                 op.address = string_address(i.op_kind(n));
             }
             OpKind::MemoryESDI | OpKind::MemoryESEDI | OpKind::MemoryESRDI => {

@@ -17,8 +17,6 @@ pub(crate) struct Op {
     pub disp: u64,
     /// where the next instruction starts, relative to the block's start
     pub next: u16,
-    /// bytes
-    pub len: u8,
     /// first register operand (destination, ModRM.reg or .rm): number, [`HIGH`] for AH..BH
     pub dst: u8,
     /// second register operand

@@ -5,12 +5,30 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use scribe_types::stop::{Answer, Exit, Fault as GuestFault, Progress, Stop};
 
 use crate::SoftCpu;
-use crate::block::{Block, Cache, Found, decode_one};
+use crate::block::{Block, Cache, Found};
 use crate::cpu::{BLOCK_RIP, CS, Cpu, SS, Trap, vector};
 use crate::flags::{IF, RF, TF};
 use crate::mmu::NO_PAGE;
-use crate::op::Ends;
+use crate::op::{Ends, Op};
 use crate::system::event::Event;
+
+/// One instruction to be run by itself.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct One {
+    op: Op,
+    ends: Ends,
+    /// RIP that its operands and its end are relative to
+    base: u64,
+}
+
+impl One {
+    /// Instruction `number` of a block that starts at RIP `base`.
+    fn of(block: &Block, number: u64, base: u64) -> Option<Self> {
+        let op = *block.ops.get(number as usize)?;
+        let last = number + 1 == block.ops.len() as u64;
+        Some(Self { op, ends: if last { block.ends } else { Ends::Behind }, base })
+    }
+}
 
 /// How a stretch of a block ended.
 enum Way {
@@ -117,6 +135,9 @@ impl SoftCpu {
                 Err(trap) => return self.trapped(trap),
             };
             let block = cache.block(number);
+            if cpu.ends_beyond_limit(rip, block) {
+                return self.one_instruction();
+            }
             let generation = cpu.mmu.generation;
             cpu.regs[usize::from(BLOCK_RIP)] = rip;
             cpu.mmu.running = if block.ops.len() > 1 { block.pages } else { [NO_PAGE; 2] };
@@ -141,7 +162,10 @@ impl SoftCpu {
                 }
                 Way::Trapped(trap) => {
                     cpu.rip = advanced(cpu, rip, start_of(block, done));
-                    stack_fault(cpu, block, done);
+                    stack_fault(cpu, block.ops.get(done as usize));
+                    if trap == Trap::Exit {
+                        self.exiting = One::of(block, done, rip);
+                    }
                     return self.trapped(trap);
                 }
             }
@@ -208,13 +232,27 @@ impl SoftCpu {
         let cpu = &mut self.cpu;
         let rip = cpu.rip;
         let (shadow, resume) = (cpu.shadow, cpu.flags.system & RF != 0);
-        let linear = cpu.linear_rip();
-        let block = match linear.and_then(|linear| decode_one(cpu, linear)) {
-            Ok(Some(block)) => block,
-            Ok(None) => return Some(refused(cpu, "code that is not in RAM")),
-            Err(trap) => return self.trapped(trap),
+        // An instruction whose exit has been served is the one that made it, whatever the machine has written since.
+        let one = match self.exiting.take().filter(|_| self.finishing) {
+            Some(one) => one,
+            None => {
+                let linear = cpu.linear_rip();
+                let block = match linear.and_then(|linear| self.cache.find(cpu, linear, true)) {
+                    Ok(Found::Cached(number)) => self.cache.block(number),
+                    Ok(Found::Nowhere) => return Some(refused(cpu, "code that is not in RAM")),
+                    Err(trap) => return self.trapped(trap),
+                };
+                if cpu.ends_beyond_limit(rip, block) {
+                    let trap = cpu.general_protection();
+                    return self.trapped(trap);
+                }
+                let Some(one) = One::of(block, 0, rip) else {
+                    return Some(refused(cpu, "code that is not in RAM"));
+                };
+                one
+            }
         };
-        cpu.regs[usize::from(BLOCK_RIP)] = rip;
+        cpu.regs[usize::from(BLOCK_RIP)] = one.base;
         cpu.mmu.running = [NO_PAGE; 2];
         cpu.accesses.rewind();
         cpu.shadow = 0;
@@ -222,27 +260,29 @@ impl SoftCpu {
         cpu.trace = cpu.flags.system & TF != 0;
         cpu.resume_set = false;
         let before = cpu.instructions;
-        let (way, done) = run_counted(cpu, &block, 1);
-        cpu.instructions += done;
-        let partial = match way {
-            Way::Through => {
-                match block.ends {
+        cpu.iterations = 1;
+        let partial = match (one.op.run)(cpu, &one.op) {
+            Ok(()) => {
+                cpu.instructions += 1;
+                match one.ends {
                     Ends::Jump => {}
                     Ends::Branch => {
                         cpu.branches += 1;
                         self.mark = cpu.instructions;
                     }
-                    _ => cpu.rip = advanced(cpu, rip, block.length.into()),
+                    _ => cpu.rip = advanced(cpu, one.base, one.op.next.into()),
                 }
                 cpu.accesses.clear();
                 false
             }
-            Way::Trapped(Trap::Again) => cpu.instructions != before,
-            Way::Limit => return None,
-            Way::Trapped(trap) => {
+            Err(Trap::Again) => cpu.instructions != before,
+            Err(trap) => {
                 // The instruction has not retired: it is still in its shadow.
                 cpu.shadow = if trap == Trap::Fault { 0 } else { shadow };
-                stack_fault(cpu, &block, done);
+                stack_fault(cpu, Some(&one.op));
+                if trap == Trap::Exit {
+                    self.exiting = Some(one);
+                }
                 let stop = self.trapped(trap);
                 self.cpu.update_careful();
                 return stop;
@@ -324,6 +364,14 @@ impl Cpu {
         self.update_careful();
     }
 
+    /// True if the limit of CS cuts a block off.
+    #[inline(always)]
+    fn ends_beyond_limit(&self, rip: u64, block: &Block) -> bool {
+        self.mode.bitness != 64
+            && self.segs[CS].limit != u32::MAX
+            && rip + u64::from(block.length) > u64::from(self.segs[CS].limit) + 1
+    }
+
     /// DR6 bits of the instruction breakpoints at a linear address.
     fn execute_breakpoints(&self, linear: u64) -> u64 {
         (0..4)
@@ -358,7 +406,10 @@ fn next_block(cpu: &mut Cpu, cache: &mut Cache, previous: Option<Previous>) -> R
         return Ok(Found::Cached(number));
     }
     let linear = if cpu.mode.bitness == 64 { rip } else { cpu.linear_rip()? };
-    let found = cache.find(cpu, linear)?;
+    let before = cache.generation();
+    let found = cache.find(cpu, linear, false)?;
+    // Looking may have dropped blocks, and the previous one's number may mean another.
+    let previous = previous.filter(|_| cache.generation() == before);
     if let (Some(previous), Found::Cached(number)) = (previous, &found)
         && cache.block(*number).second.is_none()
     {
@@ -398,10 +449,10 @@ fn run_counted(cpu: &mut Cpu, block: &Block, limit: u64) -> (Way, u64) {
     (Way::Through, block.ops.len() as u64)
 }
 
-/// A fault at an address that is not canonical is #SS where instruction `number` goes through the stack segment.
+/// A fault at an address that is not canonical is #SS where the instruction goes through the stack segment.
 #[cold]
-fn stack_fault(cpu: &mut Cpu, block: &Block, number: u64) {
-    if cpu.fault.canonical && block.ops.get(number as usize).is_some_and(|op| usize::from(op.seg) == SS) {
+fn stack_fault(cpu: &mut Cpu, op: Option<&Op>) {
+    if cpu.fault.canonical && op.is_some_and(|op| usize::from(op.seg) == SS) {
         cpu.fault.vector = vector::SS;
     }
 }

@@ -30,6 +30,8 @@ type Stretch = fn(&mut Cpu, &Op, u64) -> u64;
 trait Element {
     const GO: Iteration;
     const STRETCH: Stretch;
+    /// bytes of a port access: permission is asked for even if there is no iteration
+    const PORT: u8;
 }
 
 impl Cpu {
@@ -195,16 +197,20 @@ fn once<E: Element>(cpu: &mut Cpu, op: &Op) -> Done {
 }
 
 fn repeated<E: Element, const CONDITION: bool>(cpu: &mut Cpu, op: &Op) -> Done {
+    if E::PORT != 0 {
+        let port = cpu.reg(RDX);
+        cpu.check_io(port, E::PORT)?;
+    }
     let budget = cpu.iterations.min(MOST_AT_ONCE);
     let mut done = 0;
     let mut left = truncate(cpu.reg(RCX), op.address);
     while left != 0 {
         // A batch has no place to stop inside.
-        if done >= budget && cpu.accesses.batch == 0 {
+        if done >= budget && cpu.accesses.batch == 0 && !cpu.accesses.unbroken {
             cpu.instructions += done;
             return Err(Trap::Again);
         }
-        if cpu.accesses.is_empty() {
+        if cpu.accesses.is_empty() && !cpu.accesses.unbroken {
             let stretch = (E::STRETCH)(cpu, op, left.min(budget.saturating_sub(done)));
             if stretch > 0 {
                 left -= stretch;
@@ -223,7 +229,9 @@ fn repeated<E: Element, const CONDITION: bool>(cpu: &mut Cpu, op: &Op) -> Done {
         left -= 1;
         cpu.set_by_address(RCX, op, left);
         done += 1;
-        let sync = !cpu.accesses.is_empty() && is_sync_point(cpu, left);
+        let emulated = !cpu.accesses.is_empty() || cpu.accesses.unbroken;
+        let sync = emulated && is_sync_point(cpu, left);
+        cpu.accesses.unbroken = emulated && !sync && cpu.accesses.batch == 0;
         cpu.accesses.retire();
         if CONDITION && ended {
             break;
@@ -235,6 +243,7 @@ fn repeated<E: Element, const CONDITION: bool>(cpu: &mut Cpu, op: &Op) -> Done {
         }
     }
     cpu.accesses.batch = 0;
+    cpu.accesses.unbroken = false;
     cpu.instructions += done.saturating_sub(1);
     Ok(())
 }
@@ -243,13 +252,13 @@ fn repeated<E: Element, const CONDITION: bool>(cpu: &mut Cpu, op: &Op) -> Done {
 fn is_sync_point(cpu: &Cpu, left: u64) -> bool {
     match cpu.accesses.last() {
         Some(Exit::PortRead { .. }) => cpu.accesses.batch == 0,
-        Some(Exit::MmioRead { .. }) => left & 0x3ff == 0,
+        Some(Exit::MmioRead { .. }) | None => left & 0x3ff == 0,
         _ => true,
     }
 }
 
 macro_rules! elements {
-    ($bytes:expr, $rep:expr, $condition:literal, $f:ident, $stretch:ident) => {{
+    ($bytes:expr, $rep:expr, $condition:literal, $f:ident, $stretch:ident, $port:expr) => {{
         struct B;
         struct W;
         struct D;
@@ -257,18 +266,22 @@ macro_rules! elements {
         impl Element for B {
             const GO: Iteration = $f::<u8>;
             const STRETCH: Stretch = $stretch::<u8>;
+            const PORT: u8 = $port * 1;
         }
         impl Element for W {
             const GO: Iteration = $f::<u16>;
             const STRETCH: Stretch = $stretch::<u16>;
+            const PORT: u8 = $port * 2;
         }
         impl Element for D {
             const GO: Iteration = $f::<u32>;
             const STRETCH: Stretch = $stretch::<u32>;
+            const PORT: u8 = $port * 4;
         }
         impl Element for Q {
             const GO: Iteration = $f::<u64>;
             const STRETCH: Stretch = $stretch::<u64>;
+            const PORT: u8 = $port * 8;
         }
         match ($bytes, $rep) {
             (1, 0) => once::<B> as Handler,
@@ -292,22 +305,22 @@ pub(crate) fn lower(i: &Instruction, op: &mut Op, _: &Context) -> Option<Choice>
     let bytes = i.memory_size().size();
     Some(match i.mnemonic() {
         M::Movsb | M::Movsw | M::Movsd | M::Movsq => {
-            Choice::on(elements!(bytes, op.rep, false, movs, movs_stretch))?
+            Choice::on(elements!(bytes, op.rep, false, movs, movs_stretch, 0))?
         }
         M::Stosb | M::Stosw | M::Stosd | M::Stosq => {
-            Choice::on(elements!(bytes, op.rep, false, stos, stos_stretch))?
+            Choice::on(elements!(bytes, op.rep, false, stos, stos_stretch, 0))?
         }
         M::Lodsb | M::Lodsw | M::Lodsd | M::Lodsq => {
-            Choice::on(elements!(bytes, op.rep, false, lods, no_stretch))?
+            Choice::on(elements!(bytes, op.rep, false, lods, no_stretch, 0))?
         }
         M::Cmpsb | M::Cmpsw | M::Cmpsd | M::Cmpsq => {
-            Choice::on(elements!(bytes, op.rep, true, cmps, no_stretch))?
+            Choice::on(elements!(bytes, op.rep, true, cmps, no_stretch, 0))?
         }
         M::Scasb | M::Scasw | M::Scasd | M::Scasq => {
-            Choice::on(elements!(bytes, op.rep, true, scas, no_stretch))?
+            Choice::on(elements!(bytes, op.rep, true, scas, no_stretch, 0))?
         }
-        M::Insb | M::Insw | M::Insd => Choice::last(elements!(bytes, op.rep, false, ins, no_stretch))?,
-        M::Outsb | M::Outsw | M::Outsd => Choice::last(elements!(bytes, op.rep, false, outs, no_stretch))?,
+        M::Insb | M::Insw | M::Insd => Choice::last(elements!(bytes, op.rep, false, ins, no_stretch, 1))?,
+        M::Outsb | M::Outsw | M::Outsd => Choice::last(elements!(bytes, op.rep, false, outs, no_stretch, 1))?,
         _ => return None,
     })
 }

@@ -8,6 +8,9 @@ use iced_x86::code_asm::CodeAssembler;
 use scribe_types::cpu::{CpuState, DescriptorTable, Fpu, Registers, Segment};
 use scribe_types::stop::{Progress, Stop};
 
+use crate::block::{Cache, Found};
+use crate::cpu::Cpu;
+use crate::op::Op;
 use crate::{Behaviour, Profile, Ram, RamRegion, SoftCpu};
 
 /// RAM of the tests.
@@ -48,8 +51,8 @@ impl Bench {
         // SAFETY: the box lives as long as the processor, and tests write to it only between runs.
         let ram = unsafe { Ram::new(vec![RamRegion { start: 0, size: RAM, host }]) };
         let mut bench = Self { cpu: SoftCpu::new(ram, profile()), memory, offset };
-        bench.write(TABLES, &(TABLES + 0x1000 | 3).to_le_bytes());
-        bench.write(TABLES + 0x1000, &(TABLES + 0x2000 | 3).to_le_bytes());
+        bench.write(TABLES, &((TABLES + 0x1000) | 3).to_le_bytes());
+        bench.write(TABLES + 0x1000, &((TABLES + 0x2000) | 3).to_le_bytes());
         for n in 0..2 {
             bench.write(TABLES + 0x2000 + 8 * n, &(n << 21 | 0x83).to_le_bytes());
         }
@@ -116,5 +119,14 @@ impl Bench {
         let mut state = self.cpu.state();
         change(&mut state);
         self.cpu.set_state(&state).unwrap();
+    }
+}
+
+/// The instruction at a linear address, to be run without what the run loop does around it.
+pub(crate) fn op_at(cpu: &mut Cpu, linear: u64) -> Op {
+    let mut cache = Cache::new();
+    match cache.find(cpu, linear, true) {
+        Ok(Found::Cached(number)) => cache.block(number).ops[0],
+        _ => panic!("no code at {linear:#x}"),
     }
 }

@@ -65,6 +65,7 @@ if ((failed)); then
   if [[ $result != ok ]]; then tail -n 40 "$work/fuzz" >&2; fi
 fi
 grep -q '^PASS' <<<"$table" || { say 'no test has run'; failed=1; }
+if grep -h '^SKIPPED' "$work"/[1-8] >&2; then say 'what was skipped has not been shown'; failed=1; fi
 printf '%s\n' "$table" | column -t -s $'\t'
 
 if [[ $mode == soak ]]; then

@@ -23,6 +23,11 @@ impl Registers {
     /// RFLAGS.IF
     pub const IF: u64 = 1 << 9;
 
+    /// True if RFLAGS.TF is set.
+    pub fn is_traced(&self) -> bool {
+        self.rflags & 1 << 8 != 0
+    }
+
     /// The registers as digested: 18 words, RFLAGS.RF masked.
     pub fn words(&self) -> [u64; 18] {
         let mut words = [0; 18];

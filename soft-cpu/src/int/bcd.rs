@@ -1,15 +1,24 @@
 //! Decimal adjustments, which 64-bit code does not have: DAA DAS AAA AAS AAM AAD, and SALC.
+//!
+//! The flags that the manuals leave open are with Zen those of the addition or subtraction that is inside: 8 bits in DAA,
+//! DAS and AAD, 16 bits (AX before its upper digit is cut) in AAA and AAS.
 
 use iced_x86::{Instruction, Mnemonic};
 
+use crate::Behaviour;
 use crate::cpu::{Cpu, Done, HIGH, RAX, vector};
 use crate::flags::{AF, Arithmetic, CF};
 use crate::lower::Choice;
 use crate::op::Op;
 
-/// SF, ZF, PF of AL, with CF and AF given; OF is open and becomes 0.
-fn settle(cpu: &mut Cpu, al: u8, carry: bool, adjust: bool) {
-    cpu.flags.set(Arithmetic::Logic, 0, al.into(), 0);
+/// Flags of the operation inside (`sum`: its kind, width, result and second operand), or SF, ZF, PF of AL with OF 0; CF
+/// and AF are given.
+fn settle(cpu: &mut Cpu, al: u8, sum: (Arithmetic, u8, u64, u64), carry: bool, adjust: bool) {
+    let (kind, width, result, second) = match cpu.profile.behaviour {
+        Behaviour::Zen => sum,
+        Behaviour::Tcg => (Arithmetic::Logic, 0, al.into(), 0),
+    };
+    cpu.flags.set(kind, width, result, second);
     let bits = if carry { CF } else { 0 } | if adjust { AF } else { 0 };
     cpu.flags.change(CF | AF, bits);
 }
@@ -32,7 +41,12 @@ fn decimal(cpu: &mut Cpu, change: fn(u8, u8) -> u8, subtract: bool) {
         carry = false;
     }
     cpu.set_reg(RAX, al);
-    settle(cpu, al, carry, adjust);
+    let (kind, difference) = if subtract {
+        (Arithmetic::Sub, old.wrapping_sub(al))
+    } else {
+        (Arithmetic::Add, al.wrapping_sub(old))
+    };
+    settle(cpu, al, (kind, 0, al.into(), difference.into()), carry, adjust);
 }
 
 fn adjust_after_addition(cpu: &mut Cpu, _: &Op) -> Done {
@@ -46,21 +60,23 @@ fn adjust_after_subtraction(cpu: &mut Cpu, _: &Op) -> Done {
 }
 
 /// AAA and AAS.
-fn unpacked(cpu: &mut Cpu, change: fn(u16, u16) -> u16) {
+fn unpacked(cpu: &mut Cpu, kind: Arithmetic, change: fn(u16, u16) -> u16) {
     let ax: u16 = cpu.reg(RAX);
     let adjust = ax & 0xf > 9 || cpu.flags.af();
-    let ax = if adjust { change(ax, 0x106) } else { ax } & 0xff0f;
+    let second = if adjust { 0x106 } else { 0 };
+    let sum = change(ax, second);
+    let ax = sum & 0xff0f;
     cpu.set_reg(RAX, ax);
-    settle(cpu, ax as u8, adjust, adjust);
+    settle(cpu, ax as u8, (kind, 1, sum.into(), second.into()), adjust, adjust);
 }
 
 fn ascii_after_addition(cpu: &mut Cpu, _: &Op) -> Done {
-    unpacked(cpu, u16::wrapping_add);
+    unpacked(cpu, Arithmetic::Add, u16::wrapping_add);
     Ok(())
 }
 
 fn ascii_after_subtraction(cpu: &mut Cpu, _: &Op) -> Done {
-    unpacked(cpu, u16::wrapping_sub);
+    unpacked(cpu, Arithmetic::Sub, u16::wrapping_sub);
     Ok(())
 }
 
@@ -71,15 +87,20 @@ fn ascii_after_multiplication(cpu: &mut Cpu, op: &Op) -> Done {
     }
     let al: u8 = cpu.reg(RAX);
     cpu.set_reg(RAX, u16::from(al / base) << 8 | u16::from(al % base));
-    settle(cpu, al % base, false, false);
+    cpu.flags.set(Arithmetic::Logic, 0, (al % base).into(), 0);
     Ok(())
 }
 
 fn ascii_before_division(cpu: &mut Cpu, op: &Op) -> Done {
     let (al, ah): (u8, u8) = (cpu.reg(RAX), cpu.reg(HIGH));
-    let value = al.wrapping_add(ah.wrapping_mul(op.imm as u8));
+    let tens = ah.wrapping_mul(op.imm as u8);
+    let value = al.wrapping_add(tens);
     cpu.set_reg(RAX, u16::from(value));
-    settle(cpu, value, false, false);
+    let kind = match cpu.profile.behaviour {
+        Behaviour::Zen => Arithmetic::Add,
+        Behaviour::Tcg => Arithmetic::Logic,
+    };
+    cpu.flags.set(kind, 0, value.into(), tens.into());
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use super::place::{Immediate, Memory, Second, Source};
 use super::{by_width, bytes_of};
 use crate::Behaviour;
 use crate::cpu::{Cpu, Done};
-use crate::flags::{Arithmetic, CF, Flags, ZF};
+use crate::flags::{ARITHMETIC, Arithmetic, CF, Flags, OF, PF, ZF, parity};
 use crate::lower::{Choice, Context};
 use crate::op::{Handler, Op, truncate};
 use crate::word::Word;
@@ -105,23 +105,25 @@ fn memory_register<W: Word, C: Change>(cpu: &mut Cpu, op: &Op) -> Done {
 }
 
 /// BSF and BSR. With a zero operand ZF is set and the destination stays (as all processors have it), in a 32-bit
-/// operation its upper half too. The other flags are open.
+/// operation its upper half too. The other flags are open: Zen clears them but for PF, the number's (0 if there is none).
 fn scan<W: Word, S: Source, const UP: bool>(cpu: &mut Cpu, op: &Op) -> Done {
     let value: W = S::get(cpu, op)?;
     let wide = value.wide();
+    let mut number = 0;
     if wide != 0 {
-        let number = if UP { wide.trailing_zeros() } else { 63 - wide.leading_zeros() };
+        number = if UP { wide.trailing_zeros() } else { 63 - wide.leading_zeros() };
         cpu.set_reg(op.dst, W::cut(number.into()));
     }
     if cpu.profile.behaviour == Behaviour::Tcg {
         cpu.flags.set(Arithmetic::Logic, W::WIDTH, wide, 0);
     } else {
-        cpu.flags.change(ZF, if wide == 0 { ZF } else { 0 });
+        let even = if parity(number.into()) { PF } else { 0 };
+        cpu.flags.set_known(if wide == 0 { ZF | PF } else { even });
     }
     Ok(())
 }
 
-/// TZCNT and LZCNT: CF for a zero operand, ZF for a zero result; the others are open.
+/// TZCNT and LZCNT: CF for a zero operand, ZF for a zero result; the others are open: Zen keeps OF and clears them.
 fn count<W: Word, S: Source, const UP: bool>(cpu: &mut Cpu, op: &Op) -> Done {
     let value: W = S::get(cpu, op)?;
     let wide = value.wide();
@@ -137,7 +139,7 @@ fn count<W: Word, S: Source, const UP: bool>(cpu: &mut Cpu, op: &Op) -> Done {
     if cpu.profile.behaviour == Behaviour::Tcg {
         cpu.flags.set_known(bits);
     } else {
-        cpu.flags.change(CF | ZF, bits);
+        cpu.flags.change(ARITHMETIC & !OF, bits);
     }
     Ok(())
 }

@@ -92,8 +92,12 @@ fn count_down(cpu: &mut Cpu, op: &Op) -> Done {
 }
 
 fn call<W: Word>(cpu: &mut Cpu, op: &Op, target: u64) -> Done {
-    cpu.check_target(target)?;
     let back = op.next_rip(cpu);
+    if cpu.check_target(target).is_err() {
+        // A fault of the push comes first.
+        cpu.check_push(W::BYTES)?;
+        return Err(cpu.general_protection());
+    }
     cpu.push(W::cut(back))?;
     cpu.rip = target;
     Ok(())
@@ -141,22 +145,15 @@ macro_rules! by_size {
 
 /// Operand bits of a near transfer.
 fn size_of_branch(i: &Instruction, c: &Context) -> u8 {
-    match (i.op0_kind(), i.mnemonic()) {
-        (OpKind::NearBranch16, _) => 16,
-        (OpKind::NearBranch32, _) => 32,
-        (OpKind::NearBranch64, _) => 64,
-        (OpKind::Register | OpKind::Memory, _) => (bytes_of(i, 0) * 8) as u8,
-        _ => match i.stack_pointer_increment() {
-            2 => 16,
-            4 => 32,
-            8 => 64,
-            _ => match i.code() {
-                Code::Retnw | Code::Retnw_imm16 => 16,
-                Code::Retnd | Code::Retnd_imm16 => 32,
-                Code::Retnq | Code::Retnq_imm16 => 64,
-                _ => c.mode.bitness,
-            },
-        },
+    match (i.code(), i.op0_kind()) {
+        (Code::Retnw | Code::Retnw_imm16, _) => 16,
+        (Code::Retnd | Code::Retnd_imm16, _) => 32,
+        (Code::Retnq | Code::Retnq_imm16, _) => 64,
+        (_, OpKind::NearBranch16) => 16,
+        (_, OpKind::NearBranch32) => 32,
+        (_, OpKind::NearBranch64) => 64,
+        (_, OpKind::Register | OpKind::Memory) => (bytes_of(i, 0) * 8) as u8,
+        _ => c.mode.bitness,
     }
 }
 

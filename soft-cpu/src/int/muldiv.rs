@@ -6,7 +6,7 @@ use super::place::{First, Immediate, Memory, Second, Source};
 use super::{by_width, bytes_of};
 use crate::Behaviour;
 use crate::cpu::{Cpu, Done, HIGH, RAX, RDX, vector};
-use crate::flags::{Arithmetic, CF, OF};
+use crate::flags::{AF, ARITHMETIC, Arithmetic, CF, OF};
 use crate::lower::Choice;
 use crate::op::{Handler, Op};
 use crate::word::Word;
@@ -66,6 +66,13 @@ fn multiply_into<W: Word, A: Source, B: Source>(cpu: &mut Cpu, op: &Op) -> Done 
     Ok(())
 }
 
+/// All flags are open: Zen sets AF and clears PF, ZF and SF; Tcg changes none.
+fn quotient_flags(cpu: &mut Cpu) {
+    if cpu.profile.behaviour == Behaviour::Zen {
+        cpu.flags.change(ARITHMETIC & !(CF | OF), AF);
+    }
+}
+
 fn divide<W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Done {
     let b: W = S::get(cpu, op)?;
     let a = pair::<W>(cpu);
@@ -74,6 +81,7 @@ fn divide<W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Done {
         return Err(cpu.raise(vector::DE));
     }
     set_pair(cpu, W::cut((a / divisor) as u64), W::cut((a % divisor) as u64));
+    quotient_flags(cpu);
     Ok(())
 }
 
@@ -86,6 +94,7 @@ fn divide_signed<W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Done {
     match quotient {
         Some(quotient) if quotient == i128::from(W::cut(quotient as u64).signed()) => {
             set_pair(cpu, W::cut(quotient as u64), W::cut((a % divisor) as u64));
+            quotient_flags(cpu);
             Ok(())
         }
         _ => Err(cpu.raise(vector::DE)),

@@ -1,14 +1,16 @@
 //! SHL SHR SAR ROL ROR RCL RCR SHLD SHRD.
 //!
 //! A count of 0 changes no flag. OF, which the manuals define for counts of 1 only, is set for all counts by the same rule.
+//! AF is open: Zen sets it, Tcg clears it. Lowering chooses between the two.
 
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
 use super::place::{First, Memory, Target};
 use super::{by_width, bytes_of};
+use crate::Behaviour;
 use crate::cpu::{Cpu, Done, RCX};
 use crate::flags::{Arithmetic, CF, OF};
-use crate::lower::Choice;
+use crate::lower::{Choice, Context};
 use crate::op::{Handler, Op};
 use crate::word::Word;
 
@@ -46,12 +48,21 @@ trait Shift {
     fn go<W: Word>(value: W, count: u32) -> (W, W);
 }
 
-struct Left;
-struct Right;
-struct Signed;
+/// The shifts; with `ZEN` they set AF.
+struct Left<const ZEN: bool>;
+struct Right<const ZEN: bool>;
+struct Signed<const ZEN: bool>;
 
-impl Shift for Left {
-    const FLAGS: Arithmetic = Arithmetic::Shl;
+const fn left_flags(zen: bool) -> Arithmetic {
+    if zen { Arithmetic::ShlAdjust } else { Arithmetic::Shl }
+}
+
+const fn right_flags(zen: bool) -> Arithmetic {
+    if zen { Arithmetic::ShrAdjust } else { Arithmetic::Shr }
+}
+
+impl<const ZEN: bool> Shift for Left<ZEN> {
+    const FLAGS: Arithmetic = left_flags(ZEN);
     #[inline(always)]
     fn go<W: Word>(value: W, count: u32) -> (W, W) {
         let before = value.wide() << (count - 1);
@@ -59,8 +70,8 @@ impl Shift for Left {
     }
 }
 
-impl Shift for Right {
-    const FLAGS: Arithmetic = Arithmetic::Shr;
+impl<const ZEN: bool> Shift for Right<ZEN> {
+    const FLAGS: Arithmetic = right_flags(ZEN);
     #[inline(always)]
     fn go<W: Word>(value: W, count: u32) -> (W, W) {
         let before = value.wide() >> (count - 1);
@@ -68,8 +79,8 @@ impl Shift for Right {
     }
 }
 
-impl Shift for Signed {
-    const FLAGS: Arithmetic = Arithmetic::Shr;
+impl<const ZEN: bool> Shift for Signed<ZEN> {
+    const FLAGS: Arithmetic = right_flags(ZEN);
     #[inline(always)]
     fn go<W: Word>(value: W, count: u32) -> (W, W) {
         let before = value.signed() >> (count - 1);
@@ -108,8 +119,9 @@ fn second<W: Word>(value: W) -> bool {
 
 struct RotateLeft;
 struct RotateRight;
-struct CarryLeft;
-struct CarryRight;
+/// With `ZEN` a whole turn sets OF too.
+struct CarryLeft<const ZEN: bool>;
+struct CarryRight<const ZEN: bool>;
 
 impl Rotation for RotateLeft {
     #[inline(always)]
@@ -140,21 +152,21 @@ fn through_carry<W: Word>(value: W, carry: bool, n: u32) -> (W, bool) {
     (W::cut(rotated as u64), rotated >> W::BITS & 1 == 1)
 }
 
-impl Rotation for CarryLeft {
+impl<const ZEN: bool> Rotation for CarryLeft<ZEN> {
     #[inline(always)]
     fn go<W: Word>(value: W, carry: bool, count: u32) -> (W, Option<(bool, bool)>) {
         let n = count % (W::BITS + 1);
         let (result, carry) = through_carry(value, carry, n);
-        (result, (n != 0).then_some((carry, carry != top(result))))
+        (result, (n != 0 || ZEN).then_some((carry, carry != top(result))))
     }
 }
 
-impl Rotation for CarryRight {
+impl<const ZEN: bool> Rotation for CarryRight<ZEN> {
     #[inline(always)]
     fn go<W: Word>(value: W, carry: bool, count: u32) -> (W, Option<(bool, bool)>) {
         let n = count % (W::BITS + 1);
         let (result, carry) = through_carry(value, carry, (W::BITS + 1 - n) % (W::BITS + 1));
-        (result, (n != 0).then_some((carry, top(result) != second(result))))
+        (result, (n != 0 || ZEN).then_some((carry, top(result) != second(result))))
     }
 }
 
@@ -175,9 +187,9 @@ fn rotate<W: Word, R: Rotation, T: Target, C: Count>(cpu: &mut Cpu, op: &Op) -> 
     )
 }
 
-/// SHLD (`LEFT`) and SHRD. With a 16-bit operand and a count above 16 the result is open; here bits of the first operand
-/// follow those of the second, as processors have it.
-fn double<W: Word, T: Target, C: Count, const LEFT: bool>(cpu: &mut Cpu, op: &Op) -> Done {
+/// SHLD (`LEFT`) and SHRD. With a 16-bit operand and a count above 16 the result is open: behind the bits of the second
+/// operand come those of the first (Tcg), or those of the second again (Zen).
+fn double<W: Word, T: Target, C: Count, const LEFT: bool, const ZEN: bool>(cpu: &mut Cpu, op: &Op) -> Done {
     let count = masked::<W>(C::get(cpu, op));
     // With a register as target the filling operand is the second register, else the first.
     let fill: W = cpu.reg(op.extra);
@@ -190,33 +202,42 @@ fn double<W: Word, T: Target, C: Count, const LEFT: bool>(cpu: &mut Cpu, op: &Op
             }
             let (v, f) = (u128::from(value.wide()), u128::from(fill.wide()));
             let bits = W::BITS;
+            let beyond = if ZEN { f } else { v };
             let shifted = |n: u32| {
                 W::cut(match (LEFT, bits) {
                     (true, 64) => ((v << 64 | f) << n >> 64) as u64,
-                    (true, _) => ((v << (2 * bits) | f << bits | v) >> (2 * bits - n)) as u64,
+                    (true, _) => ((v << (2 * bits) | f << bits | beyond) >> (2 * bits - n)) as u64,
                     (false, 64) => ((f << 64 | v) >> n) as u64,
-                    (false, _) => ((v << (2 * bits) | f << bits | v) >> n) as u64,
+                    (false, _) => ((beyond << (2 * bits) | f << bits | v) >> n) as u64,
                 })
             };
             (shifted(count), shifted(count - 1))
         },
         |cpu, result, before| {
-            if count != 0 {
-                let kind = if LEFT { Arithmetic::Shl } else { Arithmetic::Shr };
-                cpu.flags.set(kind, W::WIDTH, result.wide(), before.wide());
+            if count == 0 {
+                return;
+            }
+            let kind = if LEFT { left_flags(ZEN) } else { right_flags(ZEN) };
+            cpu.flags.set(kind, W::WIDTH, result.wide(), before.wide());
+            if ZEN && count >= W::BITS {
+                // CF comes from the first operand, zeros behind it; SHLD's OF is CF.
+                let carry = count == W::BITS && cpu.flags.cf();
+                let overflow = if LEFT { carry } else { cpu.flags.of() };
+                let bits = if carry { CF } else { 0 } | if overflow { OF } else { 0 };
+                cpu.flags.change(CF | OF, bits);
             }
         },
     )
 }
 
-fn doubling<const LEFT: bool>(i: &Instruction, memory: bool, by_cl: bool) -> Handler {
+fn doubling<const LEFT: bool, const ZEN: bool>(i: &Instruction, memory: bool, by_cl: bool) -> Handler {
     macro_rules! form {
         ($w:ty) => {
             match (memory, by_cl) {
-                (true, true) => double::<$w, Memory, ByCl, LEFT> as Handler,
-                (true, false) => double::<$w, Memory, ByImmediate, LEFT>,
-                (false, true) => double::<$w, First, ByCl, LEFT>,
-                (false, false) => double::<$w, First, ByImmediate, LEFT>,
+                (true, true) => double::<$w, Memory, ByCl, LEFT, ZEN> as Handler,
+                (true, false) => double::<$w, Memory, ByImmediate, LEFT, ZEN>,
+                (false, true) => double::<$w, First, ByCl, LEFT, ZEN>,
+                (false, false) => double::<$w, First, ByImmediate, LEFT, ZEN>,
             }
         };
     }
@@ -245,26 +266,30 @@ fn rotating<R: Rotation>(bytes: usize, memory: bool, by_cl: bool) -> Handler {
     }
 }
 
-pub(super) fn lower(i: &Instruction, op: &mut Op) -> Option<Choice> {
-    let bytes = bytes_of(i, 0);
+pub(super) fn lower(i: &Instruction, op: &mut Op, c: &Context) -> Option<Choice> {
     let memory = i.op0_kind() == OpKind::Memory;
+    if matches!(i.mnemonic(), Mnemonic::Shld | Mnemonic::Shrd) {
+        op.extra = if memory { op.dst } else { op.src };
+    }
+    Choice::on(match c.behaviour {
+        Behaviour::Zen => handler::<true>(i, memory)?,
+        Behaviour::Tcg => handler::<false>(i, memory)?,
+    })
+}
+
+fn handler<const ZEN: bool>(i: &Instruction, memory: bool) -> Option<Handler> {
+    let bytes = bytes_of(i, 0);
     let by_cl = i.op_kind(i.op_count().wrapping_sub(1).min(2)) == OpKind::Register;
-    Choice::on(match i.mnemonic() {
-        Mnemonic::Shl | Mnemonic::Sal => shifting::<Left>(bytes, memory, by_cl),
-        Mnemonic::Shr => shifting::<Right>(bytes, memory, by_cl),
-        Mnemonic::Sar => shifting::<Signed>(bytes, memory, by_cl),
+    Some(match i.mnemonic() {
+        Mnemonic::Shl | Mnemonic::Sal => shifting::<Left<ZEN>>(bytes, memory, by_cl),
+        Mnemonic::Shr => shifting::<Right<ZEN>>(bytes, memory, by_cl),
+        Mnemonic::Sar => shifting::<Signed<ZEN>>(bytes, memory, by_cl),
         Mnemonic::Rol => rotating::<RotateLeft>(bytes, memory, by_cl),
         Mnemonic::Ror => rotating::<RotateRight>(bytes, memory, by_cl),
-        Mnemonic::Rcl => rotating::<CarryLeft>(bytes, memory, by_cl),
-        Mnemonic::Rcr => rotating::<CarryRight>(bytes, memory, by_cl),
-        Mnemonic::Shld | Mnemonic::Shrd => {
-            op.extra = if memory { op.dst } else { op.src };
-            if i.mnemonic() == Mnemonic::Shld {
-                doubling::<true>(i, memory, by_cl)
-            } else {
-                doubling::<false>(i, memory, by_cl)
-            }
-        }
+        Mnemonic::Rcl => rotating::<CarryLeft<ZEN>>(bytes, memory, by_cl),
+        Mnemonic::Rcr => rotating::<CarryRight<ZEN>>(bytes, memory, by_cl),
+        Mnemonic::Shld => doubling::<true, ZEN>(i, memory, by_cl),
+        Mnemonic::Shrd => doubling::<false, ZEN>(i, memory, by_cl),
         _ => return None,
     })
 }

@@ -83,6 +83,15 @@ impl Cpu {
         Ok(())
     }
 
+    /// Faults as a push of `bytes` would.
+    #[cold]
+    pub(crate) fn check_push(&mut self, bytes: u64) -> Done {
+        let sp = self.stack_pointer().wrapping_sub(bytes);
+        let linear = self.stack_linear(sp, bytes, true)?;
+        let result = self.check_writable(linear, bytes);
+        self.on_stack(result)
+    }
+
     /// Stores a word at a stack offset.
     #[inline(always)]
     fn put<W: Word>(&mut self, sp: u64, value: W) -> Done {
@@ -97,15 +106,9 @@ fn push<W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Done {
     cpu.push(value)
 }
 
-/// PUSH of a segment register (`op.extra`): the selector, zero-extended; with a 32-bit operand only two bytes are written.
+/// PUSH of a segment register (`op.extra`): the selector, zero-extended (AMD APM vol. 3, PUSH).
 fn push_segment<W: Word>(cpu: &mut Cpu, op: &Op) -> Done {
     let selector = cpu.segs[usize::from(op.extra & 7)].selector;
-    if W::BYTES == 4 {
-        let sp = cpu.stack_pointer().wrapping_sub(4);
-        cpu.put(sp, selector)?;
-        cpu.set_stack_pointer(sp);
-        return Ok(());
-    }
     cpu.push(W::cut(selector.into()))
 }
 

@@ -1,9 +1,11 @@
 //! Integer instructions in small programs; each form against a processor is the fuzzer's work.
 
+mod zen_flags;
+
 use iced_x86::code_asm::*;
 use scribe_types::stop::{Progress, Stop};
 
-use crate::testing::{Bench, DATA};
+use crate::testing::{Bench, CODE, DATA, STACK};
 
 #[test]
 fn a_loop_counts_its_branches() {
@@ -85,5 +87,16 @@ fn calls_and_returns() {
         a.nop()
     });
     bench.steps(8);
-    assert_eq!((bench.general(2), bench.general(4)), (7, crate::testing::STACK));
+    assert_eq!((bench.general(2), bench.general(4)), (7, STACK));
+}
+
+#[test]
+fn ret_in_32_bit_code_takes_four_bytes() {
+    // call +1; hlt; ret
+    let mut bench = Bench::with_code(&[0xe8, 1, 0, 0, 0, 0xf4, 0xc3]);
+    // Limits of 4 GiB, 32 bits (D), not long (L).
+    bench.change(|state| state.segments[1].attributes = 0xc09b);
+    bench.steps(2);
+    assert_eq!(bench.cpu.registers().rip, CODE + 5);
+    assert_eq!(bench.general(4), STACK);
 }

@@ -1,6 +1,6 @@
 //! Loads and stores that no TLB entry serves: misses, page crossings, devices, code pages, the processor's own accesses.
 
-use super::walk::Translation;
+use super::walk::{Translation, is_canonical};
 use super::{Access, Mmu};
 use crate::cpu::{Cpu, Done, Trap, vector};
 use crate::ram::{CODE, Page, WRITTEN};
@@ -64,13 +64,16 @@ impl Cpu {
 
     /// Faults as a store of `bytes` to `linear` would.
     pub(crate) fn check_writable(&mut self, linear: u64, bytes: u64) -> Done {
+        if bytes <= 8 {
+            self.check_alignment(linear, bytes as usize)?;
+        }
         self.parts(linear, bytes as usize, Access::Write, false).map(|_| ())
     }
 
     /// Loads up to 16 bytes at the current privilege.
     pub(crate) fn read_bytes(&mut self, linear: u64, bytes: &mut [u8]) -> Done {
-        let (parts, count) = self.parts(linear, bytes.len(), Access::Read, false)?;
         self.check_alignment(linear, bytes.len())?;
+        let (parts, count) = self.parts(linear, bytes.len(), Access::Read, false)?;
         self.watch(linear, bytes.len(), false);
         for part in &parts[..count] {
             self.read_part(*part, bytes)?;
@@ -80,8 +83,8 @@ impl Cpu {
 
     /// Stores up to 16 bytes at the current privilege: all or, with a fault, nothing.
     pub(crate) fn write_bytes(&mut self, linear: u64, bytes: &[u8]) -> Done {
-        let (parts, count) = self.parts(linear, bytes.len(), Access::Write, false)?;
         self.check_alignment(linear, bytes.len())?;
+        let (parts, count) = self.parts(linear, bytes.len(), Access::Write, false)?;
         self.watch(linear, bytes.len(), true);
         for part in &parts[..count] {
             self.write_part(*part, bytes)?;
@@ -186,9 +189,20 @@ impl Cpu {
         Ok(())
     }
 
+    /// #GP(0) (or #SS(0), see the run loop) for a linear address that is not canonical.
+    pub(crate) fn check_canonical(&mut self, linear: u64) -> Done {
+        if self.mmu.context.long && !is_canonical(linear) {
+            return Err(self.not_canonical(linear));
+        }
+        Ok(())
+    }
+
     /// #AC where alignment is checked (Intel SDM vol. 3, 7.15, "Interrupt 17").
-    fn check_alignment(&mut self, linear: u64, size: usize) -> Done {
-        if self.mmu.context.aligned && size.is_power_of_two() && linear & (size as u64 - 1) != 0 {
+    ///
+    /// It comes before page faults, and behind the check for canonical addresses.
+    pub(crate) fn check_alignment(&mut self, linear: u64, size: usize) -> Done {
+        let misaligned = size.is_power_of_two() && linear & (size as u64 - 1) != 0;
+        if self.mmu.context.aligned && misaligned && (!self.mmu.context.long || is_canonical(linear)) {
             return Err(self.raise_code(vector::AC, 0));
         }
         Ok(())

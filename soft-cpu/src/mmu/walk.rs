@@ -62,7 +62,7 @@ const ADDRESS: u64 = 0xff_ffff_f000;
 const RESERVED: u64 = 0x000f_ff00_0000_0000;
 
 /// Likewise of PAE's page-directory-pointer entries.
-const POINTER_RESERVED: u64 = RESERVED | 0x1e6;
+const POINTER_RESERVED: u64 = RESERVED | NX | 0x1e6;
 
 const ERROR_PRESENT: u32 = 1;
 const ERROR_WRITE: u32 = 2;
@@ -92,8 +92,7 @@ impl Cpu {
         }
         if context.long {
             if !is_canonical(linear) {
-                self.fault = Fault { vector: vector::GP, code: Some(0), address: linear, canonical: true };
-                return Err(Trap::Fault);
+                return Err(self.not_canonical(linear));
             }
             return self
                 .mmu
@@ -107,6 +106,12 @@ impl Cpu {
             self.mmu.walk(linear, access, implicit, 4, context.root & 0xffff_f000, 2)
         };
         walked.map_err(|code| self.page_fault(linear, code))
+    }
+
+    #[cold]
+    pub(super) fn not_canonical(&mut self, linear: u64) -> Trap {
+        self.fault = Fault { vector: vector::GP, code: Some(0), address: linear, canonical: true };
+        Trap::Fault
     }
 
     #[cold]
@@ -124,6 +129,12 @@ impl Cpu {
             return Ok(page | linear & 0xfff);
         }
         self.code_address_slow(linear)
+    }
+
+    /// Guest physical address of the page of code behind the one at `linear`.
+    pub(crate) fn next_code_page(&mut self, linear: u64) -> Result<u64, Trap> {
+        let next = (linear | 0xfff).wrapping_add(1);
+        self.code_address(if self.is_long() { next } else { next & 0xffff_ffff })
     }
 
     fn code_address_slow(&mut self, linear: u64) -> Result<u64, Trap> {
@@ -187,7 +198,7 @@ impl Mmu {
                 reserved = POINTER_RESERVED;
             }
             if large {
-                reserved |= if bytes == 8 { 0x1f_e000 } else { 0x3f_e000 & !0x1_e000 };
+                reserved |= if bytes == 8 { 0x1f_e000 } else { 1 << 21 };
             }
             if entry & reserved != 0 {
                 return Err(code | ERROR_PRESENT | ERROR_RESERVED);
@@ -227,8 +238,8 @@ impl Mmu {
                 (false, 8) => entry & ADDRESS,
                 (false, _) => entry & 0xffff_f000,
                 (true, 8) => entry & ADDRESS & !0x1f_ffff,
-                // PSE-36: bits 13 to 16 are bits 32 to 35 of the address.
-                (true, _) => entry & 0xffc0_0000 | (entry >> 13 & 0xf) << 32,
+                // PSE-36 with 40 physical address bits: bits 13 to 20 are bits 32 to 39 of the address.
+                (true, _) => entry & 0xffc0_0000 | (entry >> 13 & 0xff) << 32,
             };
             let writable = access == Access::Write || (entry & DIRTY != 0 && may_write);
             return Ok(Translation { gpa: frame | offset, writable });
@@ -240,7 +251,7 @@ impl Mmu {
     pub(crate) fn has_bad_pointers(&self, root: u64) -> bool {
         (0..4)
             .map(|n| self.entry_at((root & 0xffff_ffe0) + 8 * n, 8))
-            .any(|entry| entry & PRESENT != 0 && entry & (POINTER_RESERVED | NX) != 0)
+            .any(|entry| entry & PRESENT != 0 && entry & POINTER_RESERVED != 0)
     }
 
     /// A paging-structure entry; outside RAM there is none.
@@ -266,7 +277,15 @@ impl Mmu {
         let flags = self.ram.flags_mut(page);
         *flags |= WRITTEN;
         if *flags & crate::ram::CODE != 0 {
-            self.overwritten.push((gpa, bytes));
+            match self.overwritten.last_mut() {
+                // A string instruction's stores become one range.
+                Some((start, length)) if *start + *length == gpa && gpa & 0xfff != 0 => *length += bytes,
+                Some((start, length)) if gpa + bytes == *start && *start & 0xfff != 0 => {
+                    *start = gpa;
+                    *length += bytes;
+                }
+                _ => self.overwritten.push((gpa, bytes)),
+            }
         }
     }
 }

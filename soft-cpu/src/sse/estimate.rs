@@ -45,6 +45,8 @@ fn reciprocal(x: u32) -> u32 {
         0xff if x << 9 != 0 => x | QUIET,
         0xff => x & SIGN,
         0 => x & SIGN | INFINITY,
+        // Just above 2^126: denormal, although its 12 bits would round up to a normal number.
+        253 if significand > 0x80_0000 => x & SIGN,
         _ => {
             let quotient = ((1u64 << 35) + u64::from(significand >> 1)) / u64::from(significand);
             x & SIGN | float(quotient as u32, 127 - biased)

@@ -40,7 +40,14 @@ impl Cpu {
         if self.cr0 & (CR0_EM | CR0_TS) != 0 {
             return Err(self.raise(vector::NM));
         }
+        // The order is that of AMD's processors: alignment to 4 bytes where it is checked (for the store only), segment,
+        // canonical address, alignment.
+        if write {
+            let base = self.segs[usize::from(op.seg)].base;
+            self.check_alignment(op.offset(self).wrapping_add(if self.is_long() { 0 } else { base }), 4)?;
+        }
         let linear = self.linear(op, AREA, write)?;
+        self.check_canonical(linear)?;
         if linear & 15 != 0 {
             return Err(self.general_protection());
         }

@@ -141,10 +141,9 @@ fn store_masked(cpu: &mut Cpu, op: &Op, data: u128, mask: u128, count: usize) ->
     let chosen = |n: &usize| mask[*n] & 0x80 != 0;
     let start = cpu.linear(op, count as u64, true)?;
     let at = |n: usize| start.wrapping_add(n as u64);
-    if let (Some(first), Some(last)) = ((0..count).find(chosen), (0..count).rfind(chosen)) {
-        cpu.check_writable(at(first), 1)?;
-        cpu.check_writable(at(last), 1)?;
-    }
+    // The whole operand must be writable, even with an empty mask: as AMD's processors have it.
+    cpu.check_alignment(start, 8)?;
+    cpu.check_writable(start, count as u64)?;
     for n in (0..count).filter(chosen) {
         cpu.store(at(n), data[n])?;
     }
@@ -153,9 +152,9 @@ fn store_masked(cpu: &mut Cpu, op: &Op, data: u128, mask: u128, count: usize) ->
 
 fn maskmovq(cpu: &mut Cpu, op: &Op) -> Done {
     cpu.mmx()?;
-    store_masked(cpu, op, cpu.mm(op.dst).into(), cpu.mm(op.src).into(), 8)?;
+    // Even if the store faults, as AMD's processors have it; doing it again changes nothing.
     cpu.enter_mmx();
-    Ok(())
+    store_masked(cpu, op, cpu.mm(op.dst).into(), cpu.mm(op.src).into(), 8)
 }
 
 fn maskmovdqu(cpu: &mut Cpu, op: &Op) -> Done {

@@ -5,9 +5,8 @@ use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 
 use crate::Behaviour;
-use crate::block::decode_one;
 use crate::cpu::{CR0_EM, CR0_TS, CR4_OSFXSR, CR4_OSXMMEXCPT, Cpu, Trap, vector};
-use crate::testing::{Bench, CODE, DATA};
+use crate::testing::{Bench, CODE, DATA, op_at};
 
 /// Instructions at RSI = [`DATA`], executed one by one.
 fn bench(emit: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Bench {
@@ -22,8 +21,8 @@ fn bench(emit: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Benc
 /// Executes the instruction at RIP and no exception handler; gives the vector if it faults.
 fn execute(bench: &mut Bench) -> Result<(), u8> {
     let cpu: &mut Cpu = &mut bench.cpu.cpu;
-    let block = decode_one(cpu, CODE).unwrap().unwrap();
-    match (block.ops[0].run)(cpu, &block.ops[0]) {
+    let op = op_at(cpu, CODE);
+    match (op.run)(cpu, &op) {
         Ok(()) => Ok(()),
         Err(Trap::Fault) => Err(cpu.fault.vector),
         Err(other) => panic!("{other:?}"),

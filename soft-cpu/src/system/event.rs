@@ -52,7 +52,7 @@ impl Event {
 
     /// An exception that was kept: a trap, or the fault of an instruction that made an exit, behind its sync point.
     pub(crate) fn pended(cpu: &Cpu, vector: u8, code: Option<u32>) -> Self {
-        let source = if vector == crate::cpu::vector::DB { Source::Other } else { Source::Fault };
+        let source = if vector == vector::DB { Source::Other } else { Source::Fault };
         Self { source, ..Self::trap(cpu, vector, code) }
     }
 

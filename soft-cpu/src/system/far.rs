@@ -17,11 +17,15 @@ use crate::op::{Op, truncate};
 /// Attributes of a segment of virtual-8086 mode.
 const VIRTUAL: u32 = 0xf3;
 
-/// A segment register of real mode, where its limit and attributes stay as they are, or of virtual-8086 mode.
+/// A segment register of real mode, where its limit and attributes stay as they are unless it was null, or of
+/// virtual-8086 mode.
 pub(super) fn real_segment(cpu: &Cpu, seg: usize, selector: u16) -> Segment {
     let base = u64::from(selector) << 4;
     if cpu.flags.system & VM != 0 {
         return virtual_segment(selector);
+    }
+    if cpu.segs[seg].attributes & ATTR_UNUSABLE != 0 {
+        return Segment { base, selector, limit: 0xffff, attributes: 0x93 };
     }
     Segment { base, selector, ..cpu.segs[seg] }
 }

@@ -23,7 +23,7 @@ pub(super) fn lower(i: &Instruction, _: &mut Op, _: &Context) -> Option<Choice> 
         Code::Popfd => Choice::last(popf::<u32>),
         Code::Popfq => Choice::last(popf::<u64>),
         _ => match i.mnemonic() {
-            Mnemonic::Cli => Choice::last(cli),
+            Mnemonic::Cli => Choice::on(cli),
             Mnemonic::Sti => Choice::last(sti),
             Mnemonic::Clac => Choice::on(set_access::<false>),
             Mnemonic::Stac => Choice::on(set_access::<true>),

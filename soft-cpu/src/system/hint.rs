@@ -1,6 +1,6 @@
 //! Instructions that do nothing here: fences, hints, cache control.
 
-use iced_x86::{Code, Instruction, Mnemonic};
+use iced_x86::{Code, Instruction, Mnemonic, OpKind};
 
 use crate::cpu::{Cpu, Done};
 use crate::lower::{Choice, Context};
@@ -9,6 +9,8 @@ use crate::op::Op;
 pub(super) fn lower(i: &Instruction, _: &mut Op, _: &Context) -> Option<Choice> {
     use Mnemonic as M;
     match i.mnemonic() {
+        // Only with a memory operand (AMD APM vol. 3, PREFETCH).
+        M::Reservednop if i.op0_kind() == OpKind::Register && is_prefetch(i.code()) => None,
         M::Pause
         | M::Lfence
         | M::Mfence
@@ -29,6 +31,14 @@ pub(super) fn lower(i: &Instruction, _: &mut Op, _: &Context) -> Option<Choice> 
         _ if i.code() == Code::Clflush_m8 => Choice::on(clflush),
         _ => None,
     }
+}
+
+/// 0F 0D.
+fn is_prefetch(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Reservednop_rm16_r16_0F0D | Code::Reservednop_rm32_r32_0F0D | Code::Reservednop_rm64_r64_0F0D
+    )
 }
 
 fn nothing(_: &mut Cpu, _: &Op) -> Done {

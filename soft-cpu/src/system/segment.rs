@@ -47,7 +47,7 @@ fn allows(segment: &Segment, write: bool) -> bool {
     }
 }
 
-/// True if `bytes` at `offset` lie within the segment's limit. A segment of 4 GiB has none: addresses wrap around.
+/// True if `bytes` at `offset` lie within the segment's limit: an access does not wrap around at 4 GiB.
 pub(super) fn within(segment: &Segment, offset: u64, bytes: u64) -> bool {
     let limit = u64::from(segment.limit);
     let last = offset.wrapping_add(bytes.saturating_sub(1));
@@ -56,5 +56,5 @@ pub(super) fn within(segment: &Segment, offset: u64, bytes: u64) -> bool {
         let top = if segment.attributes & ATTR_DB != 0 { 0xffff_ffff } else { 0xffff };
         return offset > limit && last <= top;
     }
-    last <= limit || segment.limit == u32::MAX
+    last <= limit
 }

@@ -248,11 +248,11 @@ fn arpl_register(cpu: &mut Cpu, op: &Op) -> Done {
 }
 
 fn arpl_memory(cpu: &mut Cpu, op: &Op) -> Done {
-    let linear = cpu.linear(op, 2, true)?;
-    let selector = cpu.load_for_update(linear)?;
+    // Written only if it changes, so a page fault is a read's at first.
+    let selector = cpu.read_mem(op)?;
     let result = adjusted(selector, cpu.reg(op.dst));
     if let Some(selector) = result {
-        cpu.store(linear, selector)?;
+        cpu.write_mem(op, selector)?;
     }
     cpu.flags.change(ZF, if result.is_some() { ZF } else { 0 });
     Ok(())

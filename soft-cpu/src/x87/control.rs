@@ -111,6 +111,7 @@ fn environment_bytes(op: &Op) -> u64 {
 /// The linear address of `bytes` bytes, all of which can be written. So the stores that follow fault never or at once.
 fn writable(cpu: &mut Cpu, op: &Op, bytes: u64) -> Result<u64, Trap> {
     let at = cpu.linear(op, bytes, true)?;
+    cpu.check_alignment(at, if op.size == 16 { 2 } else { 4 })?;
     for start in (0..bytes).step_by(16) {
         cpu.check_writable(at.wrapping_add(start), (bytes - start).min(16))?;
     }

@@ -58,6 +58,7 @@ fn read_80(cpu: &mut Cpu, op: &Op) -> Result<u128, Trap> {
 
 fn write_80(cpu: &mut Cpu, op: &Op, bits: u128) -> Done {
     let at = cpu.linear(op, 10, true)?;
+    cpu.check_alignment(at, 8)?;
     cpu.check_writable(at, 10)?;
     cpu.store(at, bits as u64)?;
     cpu.store(at.wrapping_add(8), (bits >> 64) as u16)
@@ -66,6 +67,7 @@ fn write_80(cpu: &mut Cpu, op: &Op, bits: u128) -> Done {
 /// Faults as the store would that an exception prevents.
 fn no_store(cpu: &mut Cpu, op: &Op, bytes: u64) -> Done {
     let at = cpu.linear(op, bytes, true)?;
+    cpu.check_alignment(at, bytes.min(8) as usize)?;
     cpu.check_writable(at, bytes)
 }
 

@@ -117,6 +117,14 @@ pub(crate) fn fld_register(cpu: &mut Cpu, op: &Op) -> Done {
     cpu.x87_ready()?;
     let outcome = match cpu.st(op.dst) {
         Some(bits) => Outcome::exact(bits),
+        None if cpu.is_full() => {
+            // Both an empty source and no room: the underflow is what is reported.
+            if !cpu.blocked(UNDERFLOW) {
+                cpu.push_st(INDEFINITE);
+            }
+            cpu.report(UNDERFLOW);
+            return Ok(());
+        }
         None => Outcome { bits: INDEFINITE, flags: UNDERFLOW },
     };
     cpu.finish_push(outcome);

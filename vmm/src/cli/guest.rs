@@ -50,7 +50,10 @@ impl EngineChoice {
         let wish = match (self, report.fit_for_linux()) {
             (Self::Auto, fit) => Wish::Auto { kvm: fit.map_err(|unfit| unfit.to_string()) },
             (_, Ok(())) => Wish::Kvm,
-            (_, Err(unfit)) => return Err(Failure::new(exit::HOST, unfit)),
+            (_, Err(unfit)) => {
+                let error = anyhow::anyhow!("{unfit}; use --engine soft, which needs no KVM");
+                return Err(Failure::new(exit::HOST, error));
+            }
         };
         Ok((wish, facts(report.host)))
     }

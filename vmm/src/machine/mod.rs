@@ -276,6 +276,10 @@ impl Machine {
             self.serve(next, Progress::NONE);
         }
         self.registers = self.engine.registers();
+        // A trap behind the HLT itself (TF) goes on to its handler.
+        if self.halted && self.registers.is_traced() && self.engine.state()?.events.exception.is_some() {
+            self.halted = false;
+        }
         self.rolling.registers(&self.registers);
         tracing::trace!(target: "exit", "{} {:016x} {}", self.clock.exits(), self.rolling(), self.registers);
         if let Some(error) = self.devices.take_disk_error() {

@@ -1,8 +1,10 @@
 //! Small guests for the system's instructions, and what they share: GDT, IDT, TSS, user pages.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod behaviour;
 mod debug;
 mod events;
+mod hostile;
 mod legacy;
 mod registers;
 mod segments;
@@ -80,6 +82,13 @@ impl Bench {
     }
 
     fn tables(&mut self) {
+        self.tables_in_memory();
+        self.change(|s| {
+            s.segments[7] = Segment { base: TSS, limit: 0x67, selector: TASK, attributes: 0x8b };
+        });
+    }
+
+    fn tables_in_memory(&mut self) {
         let entries: [(u16, [u8; 8]); 13] = [
             (KERNEL_CODE, descriptor(0, 0xf_ffff, 0xa09a)),
             (KERNEL_DATA, descriptor(0, 0xf_ffff, 0xc092)),
@@ -109,10 +118,7 @@ impl Bench {
         self.write(TSS + 0x66, &0x68u16.to_le_bytes());
         self.write(0x1000, &0x2007u64.to_le_bytes());
         self.write(0x2000, &0x3007u64.to_le_bytes());
-        self.write(0x3008, &(0x20_0087u64).to_le_bytes());
-        self.change(|s| {
-            s.segments[7] = Segment { base: TSS, limit: 0x67, selector: TASK, attributes: 0x8b };
-        });
+        self.write(0x3008, &0x20_0087u64.to_le_bytes());
     }
 
     /// Has the processor run the user's 64-bit code, which `emit` assembles.

@@ -165,3 +165,23 @@ fn descriptor_table_registers() {
     let mut b = Bench::user(|a| a.lgdt(ptr(DATA)));
     assert_eq!(b.fault(13)[0], 0);
 }
+
+#[test]
+fn code_ends_at_its_limit() {
+    let mut b = Bench::compatibility(|a| {
+        a.nop()?;
+        a.nop()?;
+        a.mov(eax, 1)?;
+        a.nop()
+    });
+    b.change(|s| s.segments[1].limit = USER as u32 + 5);
+    b.steps(2);
+    assert_eq!(b.fault(13)[..2], [0, USER + 2]);
+    let mut b = Bench::compatibility(|a| {
+        a.nop()?;
+        a.jmp(USER + 0x40)
+    });
+    b.change(|s| s.segments[1].limit = USER as u32 + 0x20);
+    b.steps(1);
+    assert_eq!(b.fault(13)[..2], [0, USER + 1]);
+}

@@ -1,14 +1,12 @@
 //! #NM, #MF, and what waits for them; accesses that fault leave the stack alone.
 
-use crate::block::decode_one;
 use crate::cpu::{CR0_EM, CR0_MP, CR0_TS, Cpu, Done, Trap, vector};
-use crate::testing::{Bench, CODE};
+use crate::testing::{Bench, CODE, op_at};
 
 /// Runs one instruction alone, without delivery of what it raises.
 fn execute(cpu: &mut Cpu) -> Done {
-    let block = decode_one(cpu, CODE)?.unwrap();
+    let op = op_at(cpu, CODE);
     cpu.accesses.rewind();
-    let op = block.ops[0];
     (op.run)(cpu, &op)
 }
 
