@@ -51,6 +51,23 @@ fn a_triple_fault_is_reached_again() {
     assert_eq!((end.exits, end.full), (1, None), "the state behind the last exit is gone on some hosts");
 }
 
+/// HLT with TF: the trap behind it wakes the processor, and no interrupt is needed.
+fn a_traced_halt_goes_on_to_its_handler() {
+    let recorded = ends(&Bench::new(), |a| {
+        let mut handler = a.create_label();
+        tiny::gate(a, 1, handler)?;
+        tiny::load_idt(a)?;
+        a.pushfq()?;
+        a.or(qword_ptr(rsp), 0x100)?;
+        a.popfq()?;
+        a.hlt()?;
+        tiny::power_off(a, 1)?;
+        a.set_label(&mut handler)?;
+        tiny::power_off(a, 7)
+    });
+    assert_eq!(recorded.report.cause, EndCause::PowerOff { status: 7 });
+}
+
 #[test]
 fn a_refused_instruction_is_named() {
     const NAME: &str = "a_refused_instruction_is_named";
@@ -232,6 +249,7 @@ scribe_tests::each_engine!(
 
 scribe_tests::each_engine!(
     counted:
+    a_traced_halt_goes_on_to_its_handler,
     switched_off_with_a_status,
     reset_by_the_keyboard_controller,
     a_triple_fault_is_reached_again,
