@@ -42,7 +42,7 @@ impl Cpu {
         let msrs = [
             m.sysenter_cs,
             m.sysenter_esp,
-            m.sysenter_eip,
+            m.sysenter_eip & 0xffff_ffff, // as KVM reads it, whatever the processor keeps
             m.pat,
             m.star,
             m.lstar,

@@ -9,6 +9,9 @@ use scribe_soft_cpu::Behaviour;
 use scribe_tests::lab::in_checkout;
 use scribe_tests::ring0::{On, cases, run};
 
+/// What begins the reason of a record that differs (ring0-lab.txt).
+const BECAUSE: &str = "because: ";
+
 /// Cases by name, as the file has them or as they have just come out.
 type Records = BTreeMap<String, String>;
 
@@ -17,10 +20,21 @@ fn golden(file: &str) -> Records {
     let mut records = Records::new();
     for record in text.split("\n[").map(|record| record.trim_start_matches('[')) {
         if let Some((name, body)) = record.split_once("]\n") {
+            let body = if body.starts_with(BECAUSE) { body.split_once('\n').unwrap().1 } else { body };
             records.insert(name.to_owned(), body.trim_end().to_owned());
         }
     }
     records
+}
+
+/// Cases that the lab's emulated processor does not survive, and why. The manuals' answer is in the file.
+const DEADLY: [(&str, &str); 1] = [(
+    "trampoline lme without pae",
+    "it does not notice CR0.PG with EFER.LME and without CR4.PAE, and never stops",
+)];
+
+fn is_deadly(name: &str) -> bool {
+    DEADLY.iter().any(|(deadly, _)| *deadly == name)
 }
 
 /// Runs every case, and leaves the records in a file under target/lab/out for whom it may concern.
@@ -28,7 +42,11 @@ fn all(on: On, file: &str) -> Records {
     let mut text = String::new();
     let mut records = Records::new();
     let trace = std::env::var_os("SCRIBE_RING0_TRACE").is_some();
+    let only = std::env::var("SCRIBE_RING0_ONLY").unwrap_or_default();
     for case in cases() {
+        if on == On::Kvm && is_deadly(&case.name) || !case.name.contains(&only) {
+            continue;
+        }
         if trace {
             say(&case.name); // the last one before the lab dies
         }
@@ -88,7 +106,13 @@ fn the_labs_kvm_does_what_the_file_says() {
     let records = all(On::Kvm, "ring0-kvm.txt");
     let mut expected = golden("ring0.txt");
     let differences = golden("ring0-lab.txt");
+    for (name, record) in &differences {
+        assert_ne!(expected.get(name), Some(record), "{name} does not differ any more");
+    }
     expected.extend(differences.clone());
+    for (name, _) in DEADLY {
+        assert!(expected.remove(name).is_some(), "no case is called {name}");
+    }
     same(&records, &expected);
     say(&format!(
         "figure: ring-0 cases: {}, identical on soft and kvm_amd{}",

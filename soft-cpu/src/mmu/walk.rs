@@ -61,6 +61,9 @@ const ADDRESS: u64 = 0xff_ffff_f000;
 /// Bits 40 to 51 of an entry.
 const RESERVED: u64 = 0x000f_ff00_0000_0000;
 
+/// Likewise of PAE's page-directory-pointer entries.
+const POINTER_RESERVED: u64 = RESERVED | NX | 0x1e6;
+
 const ERROR_PRESENT: u32 = 1;
 const ERROR_WRITE: u32 = 2;
 const ERROR_USER: u32 = 4;
@@ -192,7 +195,7 @@ impl Mmu {
                 reserved |= LARGE;
             }
             if pdpte {
-                reserved = RESERVED | NX | 0x1e6;
+                reserved = POINTER_RESERVED;
             }
             if large {
                 reserved |= if bytes == 8 { 0x1f_e000 } else { 1 << 21 };
@@ -242,6 +245,13 @@ impl Mmu {
             return Ok(Translation { gpa: frame | offset, writable });
         }
         Err(code)
+    }
+
+    /// True if one of the four page-directory-pointer entries of PAE at `root` is present with reserved bits set.
+    pub(crate) fn has_bad_pointers(&self, root: u64) -> bool {
+        (0..4)
+            .map(|n| self.entry_at((root & 0xffff_ffe0) + 8 * n, 8))
+            .any(|entry| entry & PRESENT != 0 && entry & POINTER_RESERVED != 0)
     }
 
     /// A paging-structure entry; outside RAM there is none.

@@ -86,9 +86,6 @@ fn fxsave(cpu: &mut Cpu, op: &Op) -> Done {
     }
     cpu.store(at(8), 0u64)?;
     cpu.store(at(16), 0u64)?;
-    if sse {
-        cpu.store(at(MXCSR), u64::from(MXCSR_MASK) << 32 | u64::from(fpu.mxcsr))?;
-    }
     for n in 0..8 {
         let value = fpu.regs[(fpu.top() + n) & 7] & EIGHTY;
         let place = at(ST + 16 * n);
@@ -98,6 +95,9 @@ fn fxsave(cpu: &mut Cpu, op: &Op) -> Done {
         } else {
             cpu.store128(place, value)?;
         }
+    }
+    if sse {
+        cpu.store(at(MXCSR), u64::from(MXCSR_MASK) << 32 | u64::from(fpu.mxcsr))?;
     }
     for offset in (XMM..size).step_by(16) {
         cpu.store128(at(offset), fpu.xmm[(offset - XMM) / 16])?;

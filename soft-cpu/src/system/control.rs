@@ -114,15 +114,29 @@ impl Cpu {
         if !paging && long {
             efer &= !EFER_LMA;
         }
+        if paging && self.cr0 & CR0_PG == 0 && efer & EFER_LMA == 0 {
+            self.check_pointer_table(self.cr3)?;
+        }
         self.efer = efer;
         self.cr0 = value & CR0_KNOWN | CR0_ET;
         self.update_mode();
         Ok(())
     }
 
+    /// #GP if an entry of PAE's page-directory-pointer table at `root` has reserved bits set (Intel SDM vol. 3, 5.4.1).
+    fn check_pointer_table(&mut self, root: u64) -> Done {
+        if self.cr4 & CR4_PAE != 0 && self.mmu.has_bad_pointers(root) {
+            return Err(self.general_protection());
+        }
+        Ok(())
+    }
+
     fn write_cr3(&mut self, value: u64) -> Done {
         if self.in_long_mode() && value & CR3_RESERVED != 0 {
             return Err(self.general_protection());
+        }
+        if self.cr0 & CR0_PG != 0 && !self.in_long_mode() {
+            self.check_pointer_table(value)?;
         }
         self.cr3 = value;
         self.mmu.flush();

@@ -15,7 +15,7 @@ pub(super) fn add(suite: &mut Suite) {
 
 fn real(suite: &mut Suite) {
     let mut case = |name: &str, emit: fn(&mut CodeAssembler) -> crate::tiny::Emitted| {
-        suite.add(format!("real {name}"), Start::Real, emit).resumed(1);
+        suite.add(format!("real {name}"), Start::Real, emit).poke(CODE + 0x40, &[0xf4]).resumed(1);
     };
     case("moves", |a| {
         a.mov(ax, 0x4000)?;

@@ -11,6 +11,7 @@ mod legacy;
 mod paging;
 mod record;
 mod segment;
+mod syscall;
 mod system;
 mod transfer;
 
@@ -76,6 +77,7 @@ pub fn cases() -> Vec<Case> {
     paging::add(&mut suite);
     segment::add(&mut suite);
     transfer::add(&mut suite);
+    syscall::add(&mut suite);
     debug::add(&mut suite);
     code::add(&mut suite);
     system::add(&mut suite);

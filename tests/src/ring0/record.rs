@@ -95,6 +95,7 @@ fn place(case: &Case, state: &CpuState, rip: u64) -> String {
     if offset < 0x1000 { format!("end at +{offset:#x}") } else { format!("halt at {linear:#x}") }
 }
 
+/// MXCSR is left out: KVM does not tell it (KVM_GET_FPU).
 fn changes(text: &mut String, old: &CpuState, new: &CpuState) {
     let mut change = |name: &str, old: u64, new: u64| {
         if old != new {
@@ -125,7 +126,6 @@ fn changes(text: &mut String, old: &CpuState, new: &CpuState) {
         ("fcw", old.fpu.fcw.into(), new.fpu.fcw.into()),
         ("fsw", old.fpu.fsw.into(), new.fpu.fsw.into()),
         ("ftw", old.fpu.ftw.into(), new.fpu.ftw.into()),
-        ("mxcsr", old.fpu.mxcsr.into(), new.fpu.mxcsr.into()),
     ] {
         change(name, old, new);
     }

@@ -220,7 +220,6 @@ fn denied(suite: &mut Suite) {
     case("vmcall", &[0x0f, 0x01, 0xc1]);
     case("xgetbv", &[0x0f, 0x01, 0xd0]);
     case("xsave", &[0x0f, 0xae, 0x20]);
-    case("rdtscp", &[0x0f, 0x01, 0xf9]);
     case("sixteen bytes", &[0x66; 15]);
     case("cmpxchg16b unaligned", &[0x48, 0x0f, 0xc7, 0x0c, 0x25, 0x08, 0x10, 0x09, 0x00]);
     case("movaps unaligned", &[0x0f, 0x28, 0x04, 0x25, 0x08, 0x10, 0x09, 0x00]);
@@ -269,7 +268,8 @@ fn floats(suite: &mut Suite) {
         a.fninit()?;
         a.pxor(xmm0, xmm0)?;
         a.mov(dword_ptr(rdi + 24), 0x1fa0)?;
-        a.fxrstor64(ptr(rdi + 0))
+        a.fxrstor64(ptr(rdi + 0))?;
+        a.stmxcsr(dword_ptr(USER_DATA))
     });
     suite.add("fxrstor reserved mxcsr", Start::Kernel, |a| {
         fill(a)?;

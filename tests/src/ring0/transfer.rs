@@ -1,4 +1,4 @@
-//! Control transfers between segments and privileges: IRET, INT, far CALL, JMP and RET, gates, SYSCALL and SYSRET.
+//! Control transfers between segments and privileges: IRET, INT, far CALL, JMP and RET, gates.
 
 use iced_x86::code_asm::*;
 
@@ -53,7 +53,6 @@ pub(super) fn add(suite: &mut Suite) {
     interrupts(suite);
     far(suite);
     gates(suite);
-    system_calls(suite);
 }
 
 fn irets(suite: &mut Suite) {
@@ -164,7 +163,7 @@ fn irets(suite: &mut Suite) {
             a.mov(esp, u32::try_from(USER_DATA + 0x80).unwrap())?;
             a.iretd()
         })
-        .poke(USER_DATA + 0x80, &frame32(&[0x8_0030, 0x1b, 0x3f_7ed7, 0x1_f000, 0x10]))
+        .poke(USER_DATA + 0x80, &frame32(&[0x8_0030, 0x1b, 0x25_7ed7, 0x1_f000, 0x10]))
         .poke(USER_CODE + 0x30, &[0xcd, 0x8f])
         .resumed(2);
     suite
@@ -270,9 +269,11 @@ fn interrupts(suite: &mut Suite) {
     gate(suite, "ist3 is null").word(at, layout::gate(8, HANDLERS + 0x800, 0xee, 3));
     gate(suite, "ist not canonical")
         .word(at, layout::gate(8, HANDLERS + 0x800, 0xee, 1))
-        .word(TSS + 0x24, 1 << 47);
+        .word(TSS + 0x24, 1 << 47 | 0x1000);
     gate(suite, "rsp0 unaligned").word(TSS + 4, layout::RSP0 - 5);
-    gate(suite, "rsp0 not canonical").word(TSS + 4, 1 << 47);
+    gate(suite, "rsp0 not canonical")
+        .word(TSS + 4, 1 << 47 | 0x1000)
+        .word(gate_at(12), layout::gate(8, HANDLERS + 0xc0, 0x8e, 1));
     gate(suite, "beyond the table").with(|s| s.idt.limit = 0x80e);
     gate(suite, "at the table's end").with(|s| s.idt.limit = 0x80f);
     gate(suite, "tss too short").with(|s| s.segments[7].limit = 0x0a);
@@ -447,64 +448,9 @@ fn gates(suite: &mut Suite) {
         .poke(USER_CODE + 0x100, &[0xcd, 0x8f]);
     through(suite, "to not canonical").word(at + 8, 0x8000);
     through(suite, "with a type in its upper half").word(at + 8, 0x0100_0000_0000);
-    through(suite, "with not canonical rsp0").word(TSS + 4, 1 << 47);
+    through(suite, "with not canonical rsp0")
+        .word(TSS + 4, 1 << 47 | 0x1000)
+        .word(IDT + 16 * 12, layout::gate(8, HANDLERS + 0xc0, 0x8e, 1));
     through(suite, "onto an absent stack").word(TSS + 4, 0x10_1000).page(0x10_0000, 0);
     through(suite, "with unaligned rsp0").word(TSS + 4, layout::RSP0 - 3);
-}
-
-fn system_calls(suite: &mut Suite) {
-    suite
-        .add("syscall and back", Start::User, |a| a.syscall())
-        .resumed(2)
-        .with(|s| s.registers.rflags |= 0x4_0ed5);
-    suite
-        .add("syscall from user32 and back", Start::User32, |a| a.db(&[0x0f, 5]))
-        .resumed(2)
-        .with(|s| s.registers.rflags |= 0x4_0ed5);
-    suite.add("syscall at kernel", Start::Kernel, |a| a.syscall());
-    suite.add("syscall without sce", Start::User, |a| a.syscall()).with(|s| s.efer &= !1);
-    suite.add("syscall from user16", Start::User16, |a| a.db(&[0x0f, 5]));
-    suite.add("sysret at user", Start::User, |a| a.sysretq());
-    suite.add("sysret without sce", Start::Kernel, |a| a.sysretq()).with(|s| s.efer &= !1);
-    suite
-        .add("sysretd in 64-bit code", Start::Kernel, |a| {
-            a.mov(rcx, 0x1_0000_0000 | USER_CODE)?;
-            a.mov(r11d, 0x3f_7ed7)?;
-            a.db(&[0x0f, 7])
-        })
-        .poke(USER_CODE, &[0xcd, 0x8f])
-        .resumed(2);
-    for (name, target, flags) in [
-        ("all flags", USER_CODE, 0x3f_7ed7),
-        ("no flags", USER_CODE, 0),
-        ("not canonical", 1 << 47, 2),
-        ("with rf", USER_CODE, 0x1_0002),
-    ] {
-        suite
-            .add(format!("sysretq {name}"), Start::Kernel, |a| {
-                a.mov(rcx, target)?;
-                a.mov(r11d, flags)?;
-                a.sysretq()
-            })
-            .poke(USER_CODE, &[0xcd, 0x8f])
-            .resumed(1);
-    }
-    suite
-        .add("sysret in compatibility mode", Start::Kernel32, |a| {
-            a.mov(ecx, u32::try_from(USER_CODE).unwrap())?;
-            a.db(&[0x0f, 7])
-        })
-        .poke(USER_CODE, &[0xcd, 0x8f]);
-    suite
-        .add("sysret to odd star", Start::Kernel, |a| {
-            a.mov(rcx, USER_CODE)?;
-            a.mov(r11d, 2)?;
-            a.sysretq()
-        })
-        .with(|s| s.msrs[4].1 = 0x0018_0008_0000_0000)
-        .poke(USER_CODE, &[0xcd, 0x8f]);
-    for start in [Start::User, Start::User32, Start::Kernel] {
-        suite.add(format!("sysenter {start:?}"), start, |a| a.db(&[0x0f, 0x34]));
-        suite.add(format!("sysexit {start:?}"), start, |a| a.db(&[0x0f, 0x35]));
-    }
 }

@@ -87,3 +87,17 @@ fn fxsave_over_the_edge_of_a_page() {
         assert_eq!(u16::from_le_bytes(b.read(start)), saved);
     }
 }
+
+#[test]
+fn reserved_bits_of_pae_pointers_are_found_when_paging_begins() {
+    for (entry, paging) in [(0xe001_u64, true), (0xe003, false), (0xe002, true), (1 << 45 | 0xe001, false)] {
+        let mut b = Bench::kernel(|a| a.mov(cr0, rax));
+        b.write(0xd000, &entry.to_le_bytes());
+        b.change(|s| {
+            (s.efer, s.cr0, s.cr3, s.registers.general[0]) = (0, 0x11, 0xd000, 0x8000_0011);
+            s.segments[1].attributes = 0xc09b;
+        });
+        b.run(1);
+        assert_eq!(b.cpu.state().cr0 >> 31 == 1, paging, "{entry:#x}");
+    }
+}
