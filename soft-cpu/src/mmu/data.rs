@@ -213,25 +213,7 @@ impl Cpu {
         if !self.mmu.is_watching() {
             return;
         }
-        for n in 0..4 {
-            let enabled = self.dr7 >> (2 * n) & 3 != 0;
-            let kind = self.dr7 >> (16 + 4 * n) & 3;
-            let wanted = match kind {
-                1 => write,
-                3 => true,
-                _ => false,
-            };
-            let length = match self.dr7 >> (18 + 4 * n) & 3 {
-                0 => 1,
-                1 => 2,
-                2 => 8,
-                _ => 4,
-            };
-            let start = self.dr[n as usize] & !(length - 1);
-            let apart = start.wrapping_sub(linear) >= size as u64 && linear.wrapping_sub(start) >= length;
-            if enabled && wanted && !apart {
-                self.watched |= 1 << n;
-            }
-        }
+        // R/W 1: stores; 3: loads and stores
+        self.note_breakpoints(linear, size as u64, |kind| kind == 3 || (kind == 1 && write));
     }
 }

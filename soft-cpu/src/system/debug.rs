@@ -76,7 +76,11 @@ impl Cpu {
         if self.dr7 & 0xff == 0 || self.cr4 & CR4_DE == 0 {
             return;
         }
-        let (first, size) = (u64::from(port), u64::from(size));
+        self.note_breakpoints(port.into(), size.into(), |kind| kind == 2);
+    }
+
+    /// Notes which enabled breakpoints, of the kinds (R/W) that count, an access of `size` from `first` on meets.
+    pub(crate) fn note_breakpoints(&mut self, first: u64, size: u64, counts: impl Fn(u64) -> bool) {
         for n in 0..4 {
             let enabled = self.dr7 >> (2 * n) & 3 != 0;
             let kind = self.dr7 >> (16 + 4 * n) & 3;
@@ -88,7 +92,7 @@ impl Cpu {
             };
             let start = self.dr[n as usize] & !(length - 1);
             let apart = start.wrapping_sub(first) >= size && first.wrapping_sub(start) >= length;
-            if enabled && kind == 2 && !apart {
+            if enabled && counts(kind) && !apart {
                 self.watched |= 1 << n;
             }
         }

@@ -5,6 +5,7 @@ use scribe_types::cpu::Segment;
 
 use super::descriptor::{is_null, null_segment, selector_code};
 use super::far::real_segment;
+use super::tables::{read_selector, store_selector};
 use crate::cpu::{Cpu, DS, Done, ES, FS, GS, SS, Trap, vector};
 use crate::lower::{Choice, Context};
 use crate::op::{Handler, Op};
@@ -76,17 +77,6 @@ fn pointer(i: &Instruction, op: &mut Op, seg: usize, c: &Context) -> Option<Choi
         _ if c.behaviour == crate::Behaviour::Tcg => load_pointer::<u64>,
         _ => load_pointer::<u32>,
     })
-}
-
-fn store_selector(cpu: &mut Cpu, op: &Op) -> Done {
-    let selector = cpu.segs[usize::from(op.extra & 7)].selector;
-    cpu.write_mem(op, selector)
-}
-
-fn read_selector<W: Word>(cpu: &mut Cpu, op: &Op) -> Done {
-    let selector = cpu.segs[usize::from(op.extra & 7)].selector;
-    cpu.set_reg(op.dst, W::cut(selector.into()));
-    Ok(())
 }
 
 fn load_register(cpu: &mut Cpu, op: &Op) -> Done {

@@ -128,12 +128,14 @@ fn sidt(cpu: &mut Cpu, op: &Op) -> Done {
     store_table(cpu, op, table)
 }
 
-fn store_selector(cpu: &mut Cpu, op: &Op) -> Done {
+/// The selector of segment register `op.extra`, into memory.
+pub(super) fn store_selector(cpu: &mut Cpu, op: &Op) -> Done {
     let selector = cpu.segs[usize::from(op.extra & 7)].selector;
     cpu.write_mem(op, selector)
 }
 
-fn read_selector<W: Word>(cpu: &mut Cpu, op: &Op) -> Done {
+/// The same, into a register.
+pub(super) fn read_selector<W: Word>(cpu: &mut Cpu, op: &Op) -> Done {
     let selector = cpu.segs[usize::from(op.extra & 7)].selector;
     cpu.set_reg(op.dst, W::cut(selector.into()));
     Ok(())
