@@ -176,6 +176,11 @@ impl Uart {
         taken
     }
 
+    /// The bytes transmitted since [`take_output`](Self::take_output) was last called.
+    pub fn output(&self) -> &[u8] {
+        self.serial.writer()
+    }
+
     /// The bytes transmitted since the last call.
     pub fn take_output(&mut self) -> Vec<u8> {
         std::mem::take(self.serial.writer_mut())

@@ -102,10 +102,25 @@ pub struct BackendError {
     pub source: BlockError,
 }
 
+/// A request that was served, for those who watch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestRecord {
+    /// Type of the request: one of VIRTIO_BLK_T_*.
+    pub kind: u32,
+    /// First sector; what the driver wrote there for requests that have none.
+    pub sector: u64,
+    /// Bytes of data, to or from the guest.
+    pub bytes: u64,
+    /// What the driver was answered: one of VIRTIO_BLK_S_*.
+    pub status: u8,
+}
+
 /// The block device.
 #[derive(Debug)]
 pub struct Blk {
     state: BlkState,
+    /// Requests served since they were last taken, if anybody watches. Not part of the state.
+    served: Option<Vec<RequestRecord>>,
     /// Not part of the state: it ends the recording.
     backend_error: Option<BackendError>,
 }
@@ -137,12 +152,22 @@ impl Blk {
         for (to, from) in padded.iter_mut().zip(id) {
             *to = *from;
         }
-        Blk { state: BlkState { sectors, read_only, id: padded }, backend_error: None }
+        Blk { state: BlkState { sectors, read_only, id: padded }, served: None, backend_error: None }
     }
 
     /// Size of the disk in sectors.
     pub fn sectors(&self) -> u64 {
         self.state.sectors
+    }
+
+    /// From now on requests are kept for [`take_served`](Self::take_served).
+    pub fn watch(&mut self) {
+        self.served.get_or_insert_default();
+    }
+
+    /// The requests served since the last call, if the device is [watched](Self::watch).
+    pub fn take_served(&mut self) -> Vec<RequestRecord> {
+        self.served.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// The first error of the backend since the last call. The guest saw it as IOERR, and nothing in the guest's
@@ -169,7 +194,9 @@ impl Blk {
         // The used length counts bytes from the start of the writable part, and the status is its last byte: it
         // counts when everything before it has been written.
         let only_status = u32::from(chain.writable.left() == 0);
-        let (code, written) = match self.request(&mut chain, mem, backend)? {
+        let data = (chain.readable.left() + chain.writable.left()).saturating_sub(HEADER_SIZE as u64);
+        let mut asked = (u32::MAX, 0);
+        let (code, written) = match self.request(&mut chain, mem, backend, &mut asked)? {
             Outcome::Done(data) => {
                 let complete = u32::from(chain.writable.left() == 0);
                 (VIRTIO_BLK_S_OK, data.saturating_add(complete))
@@ -178,15 +205,21 @@ impl Blk {
             Outcome::Unsupported => (VIRTIO_BLK_S_UNSUPP, only_status),
         };
         let code = code.to_le_bytes()[0];
+        if let Some(served) = &mut self.served {
+            let (kind, sector) = asked;
+            served.push(RequestRecord { kind, sector, bytes: data, status: code });
+        }
         mem.write_slice(&[code], status).map_err(|_| Fault::Chain)?;
         Ok(written)
     }
 
+    /// `asked` becomes the request's type and sector.
     fn request<M: GuestMemory>(
         &mut self,
         chain: &mut Chain,
         mem: &M,
         backend: &mut dyn BlockBackend,
+        asked: &mut (u32, u64),
     ) -> Result<Outcome, Fault> {
         let mut header = [0; HEADER_SIZE];
         if chain.readable.left() < HEADER_SIZE as u64 {
@@ -195,7 +228,8 @@ impl Blk {
         chain.readable.read(mem, &mut header)?;
         let [t0, t1, t2, t3, _, _, _, _, sector @ ..] = header;
         let sector = u64::from_le_bytes(sector);
-        match u32::from_le_bytes([t0, t1, t2, t3]) {
+        *asked = (u32::from_le_bytes([t0, t1, t2, t3]), sector);
+        match asked.0 {
             VIRTIO_BLK_T_IN => self.read(chain, sector, mem, backend),
             VIRTIO_BLK_T_OUT => self.write(chain, sector, mem, backend),
             VIRTIO_BLK_T_FLUSH => Ok(match backend.flush() {

@@ -10,7 +10,7 @@ use scribe_devices::pic::PicPair;
 use scribe_devices::pit::Pit;
 use scribe_devices::rtc::Rtc;
 use scribe_devices::uart::Uart;
-use scribe_devices::virtio::blk::{BackendError, Blk, BlockBackend};
+use scribe_devices::virtio::blk::{BackendError, Blk, BlockBackend, RequestRecord};
 use scribe_devices::virtio::mmio::VirtioMmio;
 use serde::{Deserialize, Serialize};
 
@@ -192,6 +192,18 @@ impl Devices {
     /// A host-side failure of the disk since the last call: it cannot be reproduced, so it must end the run.
     pub fn take_disk_error(&mut self) -> Option<BackendError> {
         self.disk.as_mut().and_then(|disk| disk.device.device_mut().take_backend_error())
+    }
+
+    /// From now on the disk's requests are kept for [`take_disk_requests`](Self::take_disk_requests).
+    pub fn watch(&mut self) {
+        if let Some(disk) = &mut self.disk {
+            disk.device.device_mut().watch();
+        }
+    }
+
+    /// The disk's requests served since the last call, if anybody watches.
+    pub fn take_disk_requests(&mut self) -> Vec<RequestRecord> {
+        self.disk.as_mut().map(|disk| disk.device.device_mut().take_served()).unwrap_or_default()
     }
 
     /// The disk, once the machine has ended.

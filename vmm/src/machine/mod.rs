@@ -9,6 +9,7 @@ pub mod digest;
 pub mod disk;
 pub mod kernel;
 pub mod memory;
+pub mod observe;
 pub mod platform;
 pub mod time;
 pub mod trace;
@@ -27,6 +28,7 @@ use crate::engine::{Answer, Engine, EngineError, Exit, Fault, Progress, Stop};
 use bus::{Devices, Request};
 use digest::{RamDigest, Rolling};
 use memory::{GuestRam, MemoryError, PAGE_SIZE};
+use observe::{Moment, Observer};
 use time::GuestClock;
 use trace::Trace;
 
@@ -80,6 +82,7 @@ pub struct Machine {
     /// registers at the last sync point
     registers: Registers,
     trace: Trace,
+    observer: Option<Box<dyn Observer>>,
     fault_detail: Option<String>,
 }
 
@@ -114,8 +117,28 @@ impl Machine {
             bookmarks: Vec::new(),
             registers: Registers::default(),
             trace: Trace::default(),
+            observer: None,
             fault_detail: None,
         })
+    }
+
+    /// From now on `observer` is told what happens. It replaces another one.
+    pub fn observe(&mut self, observer: Box<dyn Observer>) {
+        self.devices.watch();
+        self.observer = Some(observer);
+    }
+
+    /// The observer back, if there is one: nobody is told any more.
+    pub fn take_observer(&mut self) -> Option<Box<dyn Observer>> {
+        self.observer.take()
+    }
+
+    /// Tells the observer, if there is one.
+    pub fn tell(&mut self, what: impl FnOnce(&mut dyn Observer, Moment)) {
+        let at = Moment { position: self.position(), guest_time: self.guest_time() };
+        if let Some(observer) = &mut self.observer {
+            what(observer.as_mut(), at);
+        }
     }
 
     /// The last sync point the machine has come to.
@@ -206,6 +229,9 @@ impl Machine {
 
     /// Moves guest time forward. Only at a sync point.
     pub fn jump(&mut self, to: u64) {
+        if self.halted {
+            self.tell(|observer, at| observer.idle(at, to));
+        }
         self.clock.jump(to);
     }
 
@@ -276,6 +302,10 @@ impl Machine {
             self.serve(next, Progress::NONE);
         }
         self.registers = self.engine.registers();
+        if self.observer.is_some() && !self.devices.uart.output().is_empty() {
+            let output = self.devices.uart.output().to_vec();
+            self.tell(|observer, at| observer.console(at, &output));
+        }
         // A trap behind the HLT itself (TF) goes on to its handler.
         if self.halted && self.registers.is_traced() && self.engine.state()?.events.exception.is_some() {
             self.halted = false;
@@ -370,6 +400,13 @@ impl Machine {
         self.engine.answer(answer);
         self.rolling.exit(&exit, answer);
         self.trace.push(self.clock.exits(), exit, answer);
+        if self.observer.is_some() {
+            let requests = self.devices.take_disk_requests();
+            self.tell(|observer, at| {
+                requests.iter().for_each(|request| observer.disk_request(at, request));
+                observer.exit(at, &exit, answer);
+            });
+        }
     }
 
     /// A device may have written RAM: the engine hears of it now, the next digest later.
@@ -412,7 +449,9 @@ impl Machine {
     /// Injects the interrupt that waits, if the vCPU can take one, or asks to be told when it can.
     fn deliver(&mut self) -> Result<(), MachineError> {
         if self.devices.pic.pending() && self.engine.can_inject() {
+            let irq = self.devices.pic.highest();
             let vector = self.devices.pic.acknowledge();
+            self.tell(|observer, at| observer.interrupt(at, vector, irq));
             self.engine.inject(vector)?;
             self.halted = false;
         }

@@ -92,8 +92,9 @@ impl Replay {
         }
     }
 
-    fn next(&mut self) {
+    fn next(&mut self, machine: &mut Machine) {
         if let Some(Ok(event)) = self.events.next() {
+            machine.tell(|observer, at| observer.event(at, &event));
             if self.recent.len() == KEPT {
                 self.recent.pop_front();
             }
@@ -177,7 +178,7 @@ impl Replay {
                     });
                 }
             }
-            self.next();
+            self.next(machine);
         }
         Ok(self.at_end_of_log(machine))
     }
@@ -223,7 +224,7 @@ impl Policy for Replay {
         if let Some(Body::TimeAdjust { nanoseconds }) = self.peek(machine)? {
             let until = self.arrived.saturating_add(nanoseconds);
             if deadline.is_none_or(|deadline| deadline > until) {
-                self.next();
+                self.next(machine);
                 machine.jump(until);
                 return self.take_events(machine);
             }
@@ -258,7 +259,11 @@ impl Policy for Replay {
             return Ok(());
         }
         let end = match self.events.next() {
-            Some(Ok(Event { body: Body::End(end), position, .. })) if position == machine.position() => end,
+            Some(Ok(event)) if matches!(event.body, Body::End(_)) && event.position == machine.position() => {
+                machine.tell(|observer, at| observer.event(at, &event));
+                let Body::End(end) = event.body else { return Ok(()) };
+                end
+            }
             Some(Ok(event)) => {
                 let what = "the end of the guest";
                 return Err(self.diverged(machine, what, format!("it goes on to {event}"), describe(cause)));
