@@ -5,12 +5,15 @@ use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
 use crate::lock::{self, Holder};
-use crate::writer::WriteError;
-use crate::{EVENTS_FILE, EVENTS_NEW_FILE, HEADER_FILE, INCOMPLETE_FILE, header};
+use crate::write_error::WriteError;
+use crate::{
+    BOOKMARKS_FILE, BOOKMARKS_NEW_FILE, EVENTS_FILE, EVENTS_NEW_FILE, HEADER_FILE, INCOMPLETE_FILE, header,
+};
 
 /// Files of a recording that replacing it removes, and directories likewise. The names that only other parts of the
 /// program write are here too, so that nothing of an old recording is taken for a part of the new one.
-const FILES: [&str; 5] = [HEADER_FILE, EVENTS_FILE, EVENTS_NEW_FILE, "bookmarks", "overlay"];
+const FILES: [&str; 6] =
+    [HEADER_FILE, EVENTS_FILE, EVENTS_NEW_FILE, BOOKMARKS_FILE, BOOKMARKS_NEW_FILE, "overlay"];
 const DIRECTORIES: [&str; 1] = ["snapshots"];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,6 +5,8 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::bookmarks::file::BookFile;
+use crate::bookmarks::{self, Bookmark, BookmarkList};
 use crate::codec::Track;
 use crate::error::OpenError;
 use crate::event::{Body, Event};
@@ -33,6 +35,8 @@ pub struct Recording {
     dir: PathBuf,
     state: State,
     header: Header,
+    header_crc: u32,
+    book: Option<BookFile>,
     sizes: Sizes,
     last: Option<Event>,
     shared: Arc<Shared>,
@@ -141,11 +145,23 @@ impl Recording {
         if shared.closed && !last.as_ref().is_some_and(|event| matches!(event.body, Body::End(_))) {
             return Err(OpenError::corrupt(&shared.path, shared.end, "the end is missing"));
         }
+        let book = bookmarks::file::find(dir, header_crc)?;
+        let bookmarks = match &book {
+            Some(book) => book.file.metadata().map_err(OpenError::io("read", &book.path))?.len(),
+            None => 0,
+        };
         Ok(Recording {
             dir: dir.to_owned(),
             state,
             header,
-            sizes: Sizes { header: header_length, events: extent.used, torn: length - extent.used },
+            header_crc,
+            book,
+            sizes: Sizes {
+                header: header_length,
+                events: extent.used,
+                bookmarks,
+                torn: length - extent.used,
+            },
             last,
             shared: Arc::new(shared),
         })
@@ -195,6 +211,44 @@ impl Recording {
     pub fn sealed_end(&self) -> Option<(Position, u64)> {
         let last = self.last.as_ref()?;
         Some((last.position, last.body.registers()?))
+    }
+
+    /// All bookmarks: those that the guest set, for which it reads all events, and the others.
+    ///
+    /// # Errors
+    /// As reading the events, and if the bookmarks file is damaged or another recording's.
+    pub fn bookmarks(&self) -> Result<BookmarkList, OpenError> {
+        let (guests, others) = self.bookmarks_apart()?;
+        Ok(BookmarkList::new(&guests, &others))
+    }
+
+    /// The guest's bookmarks, and the others.
+    pub(crate) fn bookmarks_apart(&self) -> Result<(Vec<Bookmark>, Vec<Bookmark>), OpenError> {
+        let mut guests = Vec::new();
+        for event in self.events() {
+            guests.extend(Bookmark::of_event(event?));
+        }
+        let Some(book) = &self.book else {
+            return Ok((guests, Vec::new()));
+        };
+        let mut others = bookmarks::file::read(book, self.header_crc, self.state == State::Complete)?;
+        let (start, end) = (self.start().position, self.last.as_ref().map(|event| event.position));
+        // Bookmarks of a killed recorder can have come to the disk before the events that they are behind.
+        if self.state != State::Complete {
+            others.retain(|bookmark| end.is_some_and(|end| bookmark.position <= end));
+        }
+        match others.iter().find(|it| it.position < start || end.is_none_or(|end| it.position > end)) {
+            None => Ok((guests, others)),
+            Some(Bookmark { name, position, .. }) => {
+                let what = format!("bookmark {name} is at {position}, outside the recording");
+                Err(OpenError::corrupt(&book.path, 0, what))
+            }
+        }
+    }
+
+    /// Checksum of the header file.
+    pub(crate) fn header_crc(&self) -> u32 {
+        self.header_crc
     }
 
     /// Bytes on disk.

@@ -4,9 +4,7 @@
 
 mod common;
 
-use std::fs::{self, OpenOptions};
-use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::fs;
 
 use common::*;
 use scribe_log::{Body, EndCause, Event, OpenError, Recording, State, Writer};
@@ -31,21 +29,6 @@ fn closed_large() -> (TempDir, Vec<Event>) {
     let all = read_all(dir.path()).unwrap();
     assert_eq!(all, [events, vec![end]].concat());
     (dir, all)
-}
-
-/// Sets `file` to `bytes`, looks, puts the file back. In place: emptying a file first makes some file systems write
-/// through to the disk, which is slow.
-fn with<T>(file: &Path, bytes: &[u8], look: impl FnOnce() -> T) -> T {
-    let before = fs::read(file).unwrap();
-    let put = |bytes: &[u8]| {
-        let file = OpenOptions::new().write(true).open(file).unwrap();
-        file.write_all_at(bytes, 0).unwrap();
-        file.set_len(bytes.len() as u64).unwrap();
-    };
-    put(bytes);
-    let result = look();
-    put(&before);
-    result
 }
 
 #[test]
