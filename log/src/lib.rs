@@ -16,6 +16,7 @@ mod directory;
 mod edit;
 mod error;
 mod event;
+mod events;
 mod index;
 mod lock;
 mod payload;
@@ -37,10 +38,11 @@ pub use event::{
     Body, End, EndCause, Event, ExitAnswer, ExitKind, FullDigest, GeneralRegisters, MAX_DATA,
     MAX_INSTRUCTION, MAX_PAGES, MAX_REGISTER_NAME, MAX_REGISTERS, Register, SPURIOUS, StopReason,
 };
+pub use events::Events;
 pub use header::Header;
 pub use index::IndexEntry;
 pub use position::{ParsePositionError, Position};
-pub use reader::{Events, Recording, State};
+pub use reader::{Recording, State};
 pub use store::{Store, StoreError};
 pub use write_error::WriteError;
 pub use writer::Writer;

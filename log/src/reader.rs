@@ -7,15 +7,15 @@ use std::sync::Arc;
 
 use crate::bookmarks::file::BookFile;
 use crate::bookmarks::{self, Bookmark, BookmarkList};
-use crate::codec::Track;
 use crate::error::OpenError;
 use crate::event::{Body, Event};
+use crate::events::{self, Events, Shared};
 use crate::header::{self, Header, Start};
 use crate::index::{self, IndexEntry};
 use crate::lock::{self, Holder};
 use crate::position::Position;
 use crate::segment::{self, Fault, Link};
-use crate::walk::{self, SegmentEvents};
+use crate::walk;
 use crate::{EVENTS_FILE, HEADER_FILE, INCOMPLETE_FILE, Sizes};
 
 /// Whether a recording is closed.
@@ -40,24 +40,6 @@ pub struct Recording {
     sizes: Sizes,
     last: Option<Event>,
     shared: Arc<Shared>,
-}
-
-/// What the iterators need.
-#[derive(Debug)]
-struct Shared {
-    path: PathBuf,
-    file: File,
-    index: Vec<IndexEntry>,
-    /// Where the last whole segment ends.
-    end: u64,
-    /// Whether there is an index in the file: it was written by closing.
-    closed: bool,
-    /// Where vCPU 0 starts.
-    start: Position,
-    first: Link,
-    /// Header checksum of the last segment, or of the header file if there is none.
-    last_crc: u32,
-    vcpus: u32,
 }
 
 /// What a walk over the segments found.
@@ -130,6 +112,13 @@ impl Recording {
             }
             None => scan(&file, &path, length, first)?,
         };
+        if let Err(offset) = index::check(&extent.index, first.start_exit) {
+            return Err(OpenError::corrupt(
+                &path,
+                offset,
+                "a segment does not start where the one before it ended",
+            ));
+        }
         let shared = Shared {
             path,
             file,
@@ -141,7 +130,7 @@ impl Recording {
             last_crc: extent.last_crc,
             vcpus: header.vcpus,
         };
-        let last = last_event(&shared)?;
+        let last = events::last_event(&shared)?;
         if shared.closed && !last.as_ref().is_some_and(|event| matches!(event.body, Body::End(_))) {
             return Err(OpenError::corrupt(&shared.path, shared.end, "the end is missing"));
         }
@@ -189,16 +178,19 @@ impl Recording {
 
     /// All events from its start. Independent of this recording's life; any number may be used at once.
     pub fn events(&self) -> Events {
-        Events {
-            shared: Arc::clone(&self.shared),
-            segment: None,
-            number: 0,
-            offset: 0,
-            link: self.shared.first,
-            track: Track::new(self.shared.start),
-            ended: false,
-            done: false,
-        }
+        Events::all(&self.shared)
+    }
+
+    /// The events from the first one of vCPU 0 at or behind `from`, in the order of the file: what a replay that starts
+    /// there needs. The index tells where to begin, so it takes as long wherever that is. Events of other vCPUs count as
+    /// behind it if they are behind that event in the file.
+    ///
+    /// What is skipped is not checked: [`Recording::events`] checks all.
+    ///
+    /// # Errors
+    /// If the file cannot be read where the events begin.
+    pub fn events_from(&self, from: Position) -> Result<Events, OpenError> {
+        Events::from(&self.shared, from)
     }
 
     /// The last event: [`Body::End`] in a complete recording, else usually the [`Body::Seal`] or [`Body::Checkpoint`]
@@ -286,93 +278,4 @@ fn scan(file: &File, path: &Path, length: u64, first: Link) -> Result<Extent, Op
         }
     }
     Ok(Extent { index, end: offset, last_crc: link.previous, closed: false, used: offset })
-}
-
-/// The last event, from the last segment alone.
-fn last_event(shared: &Shared) -> Result<Option<Event>, OpenError> {
-    let Some(entry) = shared.index.last() else {
-        return Ok(None);
-    };
-    let segment = segment::read(&shared.file, entry.offset, shared.end)
-        .map_err(|fault| walk::fault(&shared.path, entry.offset, fault))?;
-    let mut track = Track::alone(segment.head.start_exit);
-    let mut events = SegmentEvents::new(segment, entry.offset, shared.closed);
-    let mut last = None;
-    while let Some(event) = events.next(&mut track, &shared.path)? {
-        last = Some(event);
-    }
-    Ok(last)
-}
-
-/// The events of a recording, in order.
-///
-/// Checks everything on the way: checksums, the chain and the serial numbers of the segments, the index, that no position
-/// goes backwards and that the end is the last event. After an error there is nothing more.
-#[derive(Debug)]
-pub struct Events {
-    shared: Arc<Shared>,
-    segment: Option<SegmentEvents>,
-    /// Segments opened so far.
-    number: usize,
-    /// Where the next segment starts.
-    offset: u64,
-    link: Link,
-    track: Track,
-    ended: bool,
-    done: bool,
-}
-
-impl Events {
-    fn advance(&mut self) -> Result<Option<Event>, OpenError> {
-        let shared = &*self.shared;
-        loop {
-            if let Some(segment) = &mut self.segment {
-                if let Some(event) = segment.next(&mut self.track, &shared.path)? {
-                    if event.vcpu >= shared.vcpus {
-                        let what = format!("an event of vCPU {}, of {}", event.vcpu, shared.vcpus);
-                        return Err(OpenError::corrupt(&shared.path, self.offset, what));
-                    }
-                    return Ok(Some(event));
-                }
-                self.ended = segment.ended();
-                self.offset = segment.next_offset();
-                self.segment = None;
-            }
-            let corrupt = |what: &str| OpenError::corrupt(&shared.path, self.offset, what);
-            let Some(entry) = shared.index.get(self.number) else {
-                if self.offset != shared.end || self.link.previous != shared.last_crc {
-                    return Err(corrupt("the index does not end where the segments do"));
-                }
-                if shared.closed && !self.ended {
-                    return Err(corrupt("the end is missing"));
-                }
-                return Ok(None);
-            };
-            if self.ended {
-                return Err(corrupt("a segment follows the end"));
-            }
-            let segment = segment::read(&shared.file, self.offset, shared.end)
-                .map_err(|fault| walk::fault(&shared.path, self.offset, fault))?;
-            self.link = self.link.follow(&segment.head).map_err(corrupt)?;
-            if *entry != IndexEntry::new(self.offset, &segment.head) {
-                return Err(corrupt("the index does not fit the segment"));
-            }
-            self.number += 1;
-            self.track.start_segment();
-            self.segment = Some(SegmentEvents::new(segment, self.offset, shared.closed));
-        }
-    }
-}
-
-impl Iterator for Events {
-    type Item = Result<Event, OpenError>;
-
-    fn next(&mut self) -> Option<Result<Event, OpenError>> {
-        if self.done {
-            return None;
-        }
-        let next = self.advance().transpose();
-        self.done = !matches!(next, Some(Ok(_)));
-        next
-    }
 }

@@ -50,6 +50,31 @@ fn every_changed_byte_is_an_error() {
     }
 }
 
+/// What is skipped is not read; what is behind it is checked as ever.
+#[test]
+fn damage_is_seen_from_the_position_that_it_is_behind() {
+    let (dir, all) = closed_large();
+    let file = dir.path().join("events");
+    let bytes = fs::read(&file).unwrap();
+    let bounds = segment_bounds(&bytes);
+    let from = all[3].position;
+    assert_eq!(bounds.len(), 4, "events 0 and 1, 2 and 3, 4 and the end");
+    let read =
+        || -> Result<Vec<Event>, OpenError> { Recording::open(dir.path())?.events_from(from)?.collect() };
+    assert_eq!(read().unwrap(), all[3..]);
+    for at in 0..bytes.len() {
+        let mut changed = bytes.clone();
+        changed[at] ^= 0x10;
+        match with(&file, &changed, read) {
+            // Only the first segment is skipped, and its header is looked at.
+            Ok(events) => assert!((60..bounds[1]).contains(&at) && events == all[3..], "byte {at}"),
+            Err(error) => assert!(!(60..bounds[1]).contains(&at), "byte {at}: {error}"),
+        }
+    }
+    let swapped = [&bytes[bounds[1]..bounds[2]], &bytes[..bounds[1]], &bytes[bounds[2]..]].concat();
+    with(&file, &swapped, read).unwrap_err();
+}
+
 #[test]
 fn every_truncation_and_extension_of_a_closed_recording_is_an_error() {
     for (dir, _) in [closed(), closed_large()] {
