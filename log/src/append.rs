@@ -15,14 +15,17 @@ pub(crate) struct AppendFile {
     /// Bytes written.
     pub(crate) length: u64,
     pub(crate) broken: bool,
+    /// Whether each write goes down to the disk.
+    durable: bool,
 }
 
 impl AppendFile {
-    /// Makes it, empty. `what` is to be in it.
-    pub(crate) fn create(path: PathBuf, what: &str) -> Result<AppendFile, WriteError> {
+    /// Makes it, empty. `what` is to be in it. `durable`: each write goes down to the disk; its entry in the directory is the
+    /// caller's.
+    pub(crate) fn create(path: PathBuf, what: &str, durable: bool) -> Result<AppendFile, WriteError> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path);
         match file {
-            Ok(file) => Ok(AppendFile { file, path, length: 0, broken: false }),
+            Ok(file) => Ok(AppendFile { file, path, length: 0, broken: false, durable }),
             Err(source) => Err(WriteError::Io { what: what.to_owned(), path, source }),
         }
     }
@@ -36,9 +39,21 @@ impl AppendFile {
         Ok(head)
     }
 
+    /// Makes safe what was written.
+    pub(crate) fn sync(&mut self) -> Result<(), WriteError> {
+        self.file.sync_data().map_err(|source| {
+            self.broken = true;
+            WriteError::Io { what: "to the disk".to_owned(), path: self.path.clone(), source }
+        })
+    }
+
     /// Appends `bytes`, which are `what`.
     pub(crate) fn write(&mut self, what: &str, bytes: &[u8]) -> Result<(), WriteError> {
-        match self.file.write_all(bytes) {
+        match self
+            .file
+            .write_all(bytes)
+            .and_then(|()| if self.durable { self.file.sync_data() } else { Ok(()) })
+        {
             Ok(()) => {
                 self.length += bytes.len() as u64;
                 Ok(())

@@ -14,14 +14,15 @@ const CANONICAL_RAW: usize = 64 * 1024;
 const _: () = assert!(CANONICAL_RAW == 65_536);
 
 /// Writes `events` and their index to a new file at `path`, for a recording with that checksum of its header, which starts
-/// at `start`. Gives the file.
+/// at `start`. With `durable` they are on the disk then. Gives the file's length in bytes.
 pub(crate) fn write<E: From<WriteError>>(
     path: &Path,
     header_crc: u32,
     start: Position,
+    durable: bool,
     events: impl Iterator<Item = Result<Event, E>>,
-) -> Result<AppendFile, E> {
-    let mut to = AppendFile::create(path.to_owned(), "events")?;
+) -> Result<u64, E> {
+    let mut to = AppendFile::create(path.to_owned(), "events", false)?;
     let mut builder = Builder::new(header_crc, start);
     let mut entries = Vec::new();
     let mut flush = |builder: &mut Builder, to: &mut AppendFile| -> Result<(), WriteError> {
@@ -41,5 +42,8 @@ pub(crate) fn write<E: From<WriteError>>(
         flush(&mut builder, &mut to)?;
     }
     to.write("the index", &index::encode(&entries, builder.link().previous))?;
-    Ok(to)
+    if durable {
+        to.sync()?;
+    }
+    Ok(to.length)
 }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::lock::{self, Holder};
 use crate::write_error::WriteError;
@@ -72,6 +72,12 @@ pub(crate) fn admit(dir: &Path, overwrite: bool, locked: bool) -> Result<(), Wri
             Holder::Dead | Holder::NoFile => WriteError::Exists { path: dir.to_owned() },
         }),
     }
+}
+
+/// The directories above `dir` that are not there.
+pub(crate) fn missing(dir: &Path) -> Vec<PathBuf> {
+    let above = dir.ancestors().skip(1).take_while(|above| !above.as_os_str().is_empty() && !above.exists());
+    above.map(Path::to_owned).collect()
 }
 
 /// Removes the recording in `dir`, all but its lock.

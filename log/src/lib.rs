@@ -45,7 +45,7 @@ pub use position::{ParsePositionError, Position};
 pub use reader::{Recording, State};
 pub use store::{Store, StoreError};
 pub use write_error::WriteError;
-pub use writer::Writer;
+pub use writer::{WriteOptions, Writer};
 
 /// Name of the file with the configuration, in a recording's directory.
 pub const HEADER_FILE: &str = "header";

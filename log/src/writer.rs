@@ -20,6 +20,15 @@ use crate::walk::{self, SegmentEvents};
 use crate::write_error::{WriteError, refused};
 use crate::{BOOKMARKS_FILE, EVENTS_FILE, EVENTS_NEW_FILE, HEADER_FILE, INCOMPLETE_FILE, Sizes};
 
+/// How a recording is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WriteOptions {
+    /// A recording that is there is replaced, at once; files that are no part of a recording stay.
+    pub overwrite: bool,
+    /// What was sealed survives a loss of power too: each seal waits for the disk. Without, it survives everything but that.
+    pub durable: bool,
+}
+
 /// A recording being made. Dropped without [`Writer::close`] it is left as a killed recorder leaves it.
 #[derive(Debug)]
 pub struct Writer {
@@ -30,25 +39,34 @@ pub struct Writer {
     header_bytes: u64,
     start: Position,
     vcpus: u32,
+    durable: bool,
     book: Book,
     _lock: Lock,
 }
 
 impl Writer {
-    /// Starts a recording in directory `dir`, which is made, with its parents, if it is not there.
+    /// As [`Writer::create_with`], not durable.
     ///
-    /// With `overwrite` a recording that is there is replaced, at once; files that are no part of a recording stay.
+    /// # Errors
+    /// As there.
+    pub fn create(dir: &Path, header: &Header, overwrite: bool) -> Result<Writer, WriteError> {
+        Writer::create_with(dir, header, WriteOptions { overwrite, durable: false })
+    }
+
+    /// Starts a recording in directory `dir`, which is made, with its parents, if it is not there.
     ///
     /// # Errors
     /// [`WriteError::Exists`], [`WriteError::NotARecording`] and [`WriteError::Locked`] say that something is in the way
     /// and was not touched.
-    pub fn create(dir: &Path, header: &Header, overwrite: bool) -> Result<Writer, WriteError> {
+    pub fn create_with(dir: &Path, header: &Header, options: WriteOptions) -> Result<Writer, WriteError> {
+        let WriteOptions { overwrite, durable } = options;
         let (encoded, header_crc) = header.encode_with_crc()?;
         let io = |what: &str, path: &Path| {
             let (what, path) = (what.to_owned(), path.to_owned());
             move |source| WriteError::Io { what, path, source }
         };
         directory::admit(dir, overwrite, false)?;
+        let made = directory::missing(dir);
         fs::create_dir_all(dir).map_err(io("a recording", dir))?;
         let incomplete = dir.join(INCOMPLETE_FILE);
         let lock = lock::acquire(&incomplete)
@@ -71,9 +89,14 @@ impl Writer {
         })?;
         directory::clear(dir).map_err(io("a recording in place of the old one", dir))?;
 
-        fs::write(&header_path, &encoded).map_err(io("the header", &header_path))?;
-        let path = dir.join(EVENTS_FILE);
-        let events = AppendFile::create(path, "events")?;
+        AppendFile::create(header_path, "the header", durable)?.write("the header", &encoded)?;
+        let events = AppendFile::create(dir.join(EVENTS_FILE), "events", durable)?;
+        if durable {
+            // The files' entries, then those of the directories that were made. Others may have made `dir` for us.
+            sync(&incomplete)?;
+            sync(dir)?;
+            made.iter().try_for_each(|dir| sync(dir))?;
+        }
         Ok(Writer {
             dir: dir.to_owned(),
             builder: Builder::new(header_crc, header.start().position),
@@ -82,6 +105,7 @@ impl Writer {
             header_bytes: encoded.len() as u64,
             start: header.start().position,
             vcpus: header.vcpus,
+            durable,
             book: Book { last: header.start().position, ..Book::default() },
             _lock: lock,
         })
@@ -147,7 +171,7 @@ impl Writer {
         }
         self.push(event)?;
         self.events.write_segment(&mut self.builder)?;
-        self.book.write(&self.dir, self.header_crc, event.position, false)
+        self.book.write(&self.dir, self.header_crc, self.durable, event.position, false)
     }
 
     /// Adds the [`Body::End`], seals, and puts the recording into its canonical form, which depends on the header and the
@@ -165,7 +189,7 @@ impl Writer {
         }
         self.push(event)?;
         self.events.write_segment(&mut self.builder)?;
-        self.book.write(&self.dir, self.header_crc, event.position, true)?;
+        self.book.write(&self.dir, self.header_crc, self.durable, event.position, true)?;
 
         let path = self.dir.join(EVENTS_NEW_FILE);
         let canonical = self.rewrite(&path).inspect_err(|_| {
@@ -176,12 +200,19 @@ impl Writer {
             path: self.events.path.clone(),
             source,
         })?;
+        // Else the recording could come back without `incomplete` and with the events as they were.
+        if self.durable {
+            sync(&self.events.path)?;
+        }
         let incomplete = self.dir.join(INCOMPLETE_FILE);
         fs::remove_file(&incomplete).map_err(|source| WriteError::Io {
             what: "that the recording is complete".to_owned(),
-            path: incomplete,
+            path: incomplete.clone(),
             source,
         })?;
+        if self.durable {
+            sync(&incomplete)?;
+        }
         let (header, bookmarks) = (self.header_bytes, self.book.length());
         Ok(Sizes { header, events: canonical, bookmarks, torn: 0 })
     }
@@ -199,7 +230,7 @@ impl Writer {
     /// Writes the canonical form of what was sealed to `path`; gives its length in bytes.
     fn rewrite(&self, path: &Path) -> Result<u64, WriteError> {
         let events = Sealed::new(&self.events, self.start);
-        canonical::write(path, self.header_crc, self.start, events).map(|file| file.length)
+        canonical::write(path, self.header_crc, self.start, self.durable, events)
     }
 }
 
@@ -225,7 +256,14 @@ impl Book {
     }
 
     /// Writes those up to `sealed`, and the end of the file, if it is the `end`.
-    fn write(&mut self, dir: &Path, header_crc: u32, sealed: Position, end: bool) -> Result<(), WriteError> {
+    fn write(
+        &mut self,
+        dir: &Path,
+        header_crc: u32,
+        durable: bool,
+        sealed: Position,
+        end: bool,
+    ) -> Result<(), WriteError> {
         let ready = self.waiting.partition_point(|bookmark| bookmark.position <= sealed);
         if ready == 0 && !(end && self.file.is_some()) {
             return Ok(());
@@ -233,7 +271,10 @@ impl Book {
         let (file, encoder) = match &mut self.file {
             Some(open) => open,
             none => {
-                let file = AppendFile::create(dir.join(BOOKMARKS_FILE), "bookmarks")?;
+                let file = AppendFile::create(dir.join(BOOKMARKS_FILE), "bookmarks", durable)?;
+                if durable {
+                    sync(&file.path)?;
+                }
                 none.insert((file, Encoder::new(header_crc)))
             }
         };
@@ -248,6 +289,15 @@ impl Book {
         })?;
         file.write("bookmarks", &std::mem::take(&mut encoder.out))
     }
+}
+
+/// Makes the entry of `path` in its directory safe.
+fn sync(path: &Path) -> Result<(), WriteError> {
+    edit::sync_parent(path).map_err(|source| WriteError::Io {
+        what: "to the disk".to_owned(),
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// What was sealed, read back, without the seals.
