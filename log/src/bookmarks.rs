@@ -11,6 +11,7 @@ mod edit;
 pub(crate) mod file;
 
 pub use edit::Bookmarks;
+pub(crate) use edit::encode;
 
 /// Most bytes of a bookmark's name. A guest's can be longer: it is an event.
 pub const MAX_BOOKMARK_NAME: usize = 64;

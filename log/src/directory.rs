@@ -7,13 +7,21 @@ use std::path::{Path, PathBuf};
 use crate::lock::{self, Holder};
 use crate::write_error::WriteError;
 use crate::{
-    BOOKMARKS_FILE, BOOKMARKS_NEW_FILE, EVENTS_FILE, EVENTS_NEW_FILE, HEADER_FILE, INCOMPLETE_FILE, header,
+    BOOKMARKS_FILE, BOOKMARKS_NEW_FILE, EVENTS_FILE, EVENTS_NEW_FILE, HEADER_FILE, HEADER_NEW_FILE,
+    INCOMPLETE_FILE, header,
 };
 
 /// Files of a recording that replacing it removes, and directories likewise. The names that only other parts of the
 /// program write are here too, so that nothing of an old recording is taken for a part of the new one.
-const FILES: [&str; 6] =
-    [HEADER_FILE, EVENTS_FILE, EVENTS_NEW_FILE, BOOKMARKS_FILE, BOOKMARKS_NEW_FILE, "overlay"];
+const FILES: [&str; 7] = [
+    HEADER_FILE,
+    HEADER_NEW_FILE,
+    EVENTS_FILE,
+    EVENTS_NEW_FILE,
+    BOOKMARKS_FILE,
+    BOOKMARKS_NEW_FILE,
+    "overlay",
+];
 const DIRECTORIES: [&str; 1] = ["snapshots"];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

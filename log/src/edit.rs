@@ -8,8 +8,11 @@ use std::path::{Path, PathBuf};
 use crate::HEADER_FILE;
 use crate::bookmarks::BookmarkError;
 use crate::error::OpenError;
+use crate::header::EncodeHeaderError;
 use crate::position::Position;
 use crate::reader::{Recording, State};
+use crate::swap;
+use crate::write_error::WriteError;
 
 /// Why a recording cannot be changed. It is as it was then.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +61,12 @@ pub enum EditError {
         /// Where it ends.
         end: Position,
     },
+    /// The new events, or the new header, could not be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The new header cannot be.
+    #[error(transparent)]
+    Header(#[from] EncodeHeaderError),
     /// The host could not write.
     #[error("cannot {action} {}", path.display())]
     Io {
@@ -101,9 +110,17 @@ pub(crate) fn open(dir: &Path) -> Result<(EditLock, Recording), EditError> {
     };
     readable()?;
     let path = dir.join(HEADER_FILE);
-    match lock(&path, true).map_err(EditError::io("lock", &path))? {
-        Locked::ByUs(lock) => Ok((lock, readable()?)),
-        Locked::ByAnother | Locked::Nothing => Err(OpenError::Missing { path: dir.to_owned() }.into()),
+    loop {
+        let Locked::ByUs(lock) = lock(&path, true).map_err(EditError::io("lock", &path))? else {
+            return Err(OpenError::Missing { path: dir.to_owned() }.into());
+        };
+        let recording = readable()?;
+        if !recording.is_pending() {
+            swap::clean(dir)?;
+            return Ok((lock, recording));
+        }
+        // Replaces the header, and so ends the lock.
+        swap::settle(dir, recording.header_crc())?;
     }
 }
 

@@ -23,6 +23,8 @@ mod payload;
 mod position;
 mod reader;
 mod segment;
+mod shrink;
+mod swap;
 mod text;
 mod walk;
 mod write_error;
@@ -43,12 +45,15 @@ pub use header::Header;
 pub use index::IndexEntry;
 pub use position::{ParsePositionError, Position};
 pub use reader::{Recording, State};
+pub use shrink::{ShrinkOptions, Shrunk, shrink};
 pub use store::{Store, StoreError};
 pub use write_error::WriteError;
 pub use writer::{WriteOptions, Writer};
 
 /// Name of the file with the configuration, in a recording's directory.
 pub const HEADER_FILE: &str = "header";
+/// Name under which a changed header is written before it replaces [`HEADER_FILE`].
+pub const HEADER_NEW_FILE: &str = "header.new";
 /// Name of the file with the events, in a recording's directory.
 pub const EVENTS_FILE: &str = "events";
 /// Name under which the canonical events are written before they replace [`EVENTS_FILE`].
@@ -71,4 +76,11 @@ pub struct Sizes {
     pub bookmarks: u64,
     /// Bytes behind the events that a killed recorder left half written; ignored. 0 in a complete recording.
     pub torn: u64,
+}
+
+impl Sizes {
+    /// All together.
+    pub fn total(&self) -> u64 {
+        self.header + self.events + self.bookmarks + self.torn
+    }
 }

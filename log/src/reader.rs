@@ -10,11 +10,12 @@ use crate::bookmarks::{self, Bookmark, BookmarkList};
 use crate::error::OpenError;
 use crate::event::{Body, Event};
 use crate::events::{self, Events, Shared};
-use crate::header::{self, Header, Start};
+use crate::header::{self, Header, HeaderFile, Start};
 use crate::index::{self, IndexEntry};
 use crate::lock::{self, Holder};
 use crate::position::Position;
 use crate::segment::{self, Fault, Link};
+use crate::swap::{self, Fit};
 use crate::walk;
 use crate::{EVENTS_FILE, HEADER_FILE, INCOMPLETE_FILE, Sizes};
 
@@ -36,6 +37,8 @@ pub struct Recording {
     state: State,
     header: Header,
     header_crc: u32,
+    /// Whether its header is not in its place yet.
+    pending: bool,
     book: Option<BookFile>,
     sizes: Sizes,
     last: Option<Event>,
@@ -61,6 +64,19 @@ impl Recording {
     /// # Errors
     /// A variant of [`OpenError`] for each way in which it is no recording that this program can read.
     pub fn open(dir: &Path) -> Result<Recording, OpenError> {
+        // What one sees of a recording whose files are being replaced can be of before and of after.
+        let mut left = 3;
+        loop {
+            left -= 1;
+            let (recording, whole) = Recording::look(dir)?;
+            if whole || left == 0 {
+                return Ok(recording);
+            }
+        }
+    }
+
+    /// Opens it, and tells whether its files go together as far as it looked.
+    fn look(dir: &Path) -> Result<(Recording, bool), OpenError> {
         match dir.metadata() {
             Ok(found) if found.is_dir() => {}
             Ok(_) => return Err(OpenError::NotARecording { path: dir.to_owned() }),
@@ -77,7 +93,7 @@ impl Recording {
             Holder::Alive => State::Running,
         };
         let header_path = dir.join(HEADER_FILE);
-        let (header, header_crc, header_length) = match header::read(&header_path) {
+        let header = match header::read(&header_path) {
             Err(OpenError::NotARecording { .. }) => {
                 return Err(OpenError::NotARecording { path: dir.to_owned() });
             }
@@ -97,6 +113,8 @@ impl Recording {
             other => other.map_err(OpenError::io("open", &path))?,
         };
         let length = file.metadata().map_err(OpenError::io("read", &path))?.len();
+        let (header, fit) = swap::choose(dir, header, &file, length);
+        let HeaderFile { header, crc: header_crc, length: header_length } = header;
         let start = header.start().position;
         let first = Link::first(header_crc, start);
         let extent = match index::read(&file, length).map_err(OpenError::io("read", &path))? {
@@ -135,12 +153,14 @@ impl Recording {
             return Err(OpenError::corrupt(&shared.path, shared.end, "the end is missing"));
         }
         let book = bookmarks::file::find(dir, header_crc)?;
+        let whole = fit != Fit::Not && swap::fits(book.as_ref(), header_crc)?;
         let bookmarks = match &book {
             Some(book) => book.file.metadata().map_err(OpenError::io("read", &book.path))?.len(),
             None => 0,
         };
-        Ok(Recording {
+        let recording = Recording {
             dir: dir.to_owned(),
+            pending: fit == Fit::Pending,
             state,
             header,
             header_crc,
@@ -153,7 +173,8 @@ impl Recording {
             },
             last,
             shared: Arc::new(shared),
-        })
+        };
+        Ok((recording, whole))
     }
 
     /// The directory it was opened from.
@@ -236,6 +257,11 @@ impl Recording {
                 Err(OpenError::corrupt(&book.path, 0, what))
             }
         }
+    }
+
+    /// Whether someone was killed, or is at work, between replacing its events and its header.
+    pub(crate) fn is_pending(&self) -> bool {
+        self.pending
     }
 
     /// Checksum of the header file.

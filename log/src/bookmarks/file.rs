@@ -143,7 +143,7 @@ fn open(path: PathBuf) -> Result<Option<BookFile>, OpenError> {
 }
 
 /// Whether it has a whole head that names another recording.
-fn belongs_to_another(book: &BookFile, recording: u32) -> Result<bool, OpenError> {
+pub(crate) fn belongs_to_another(book: &BookFile, recording: u32) -> Result<bool, OpenError> {
     let bytes = contents(book, HEAD_BYTES as u64)?;
     Ok(matches!(head(&bytes), Some(Ok((found, _))) if found != recording))
 }
