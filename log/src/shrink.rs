@@ -9,7 +9,7 @@ use crate::event::{Body, Event};
 use crate::header::{Header, Level};
 use crate::reader::{Recording, State};
 use crate::swap;
-use crate::{BOOKMARKS_FILE, BOOKMARKS_NEW_FILE, EVENTS_NEW_FILE, HEADER_NEW_FILE, INCOMPLETE_FILE, Sizes};
+use crate::{BOOKMARKS_FILE, BOOKMARKS_NEW_FILE, EVENTS_NEW_FILE, HEADER_NEW_FILE, Sizes};
 
 /// What goes with the markers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
