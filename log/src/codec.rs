@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::bytes::{Input, Malformed, put_bytes, put_varint};
 use crate::event::Event;
-use crate::payload::{self, MUST_UNDERSTAND, TooLong};
+use crate::payload::{self, MUST_UNDERSTAND, Unfit};
 use crate::position::Position;
 
 const HAS_VCPU: u8 = 1;
@@ -20,7 +20,7 @@ const _: () = assert!(HAS_VCPU == 1 && HAS_BRANCHES == 2 && HAS_STEPS == 4 && HA
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum EncodeError {
     Backwards { last: Position },
-    TooLong(TooLong),
+    Unfit(Unfit),
 }
 
 /// Why an event cannot be read.
@@ -110,7 +110,7 @@ pub(crate) fn encode(track: &mut Track, event: &Event, out: &mut Vec<u8>) -> Res
         Ok(order) => order.unwrap_or(0),
         Err(last) => return Err(EncodeError::Backwards { last }),
     };
-    let payload = payload::encode(body).map_err(EncodeError::TooLong)?;
+    let payload = payload::encode(body).map_err(EncodeError::Unfit)?;
     let optional = [
         (HAS_VCPU, u64::from(*vcpu)),
         (HAS_BRANCHES, position.branches),
@@ -229,7 +229,10 @@ mod tests {
             assert_eq!(encode(&mut track, &event, &mut out), Err(EncodeError::Backwards { last }));
         }
         let long = Event::new(Position::exit(9), Body::ConsoleInput { bytes: vec![0; 65_537] });
-        assert!(matches!(encode(&mut track, &long, &mut out), Err(EncodeError::TooLong(_))));
+        assert!(matches!(
+            encode(&mut track, &long, &mut out),
+            Err(EncodeError::Unfit(Unfit::TooLong { .. }))
+        ));
         assert!(out.is_empty());
         assert_eq!(bytes(&mut track, &adjust(0, 5, 2, 0)), [0x82, 10, 0, 2, 1, 1, 1]);
     }

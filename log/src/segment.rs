@@ -14,8 +14,9 @@ pub(crate) const MAGIC: [u8; 8] = *b"SCRSEGM1";
 pub(crate) const HEADER_BYTES: usize = size_of::<RawHeader>();
 /// Most bytes of events in one segment, before compression.
 pub(crate) const MAX_RAW: usize = 16 * 1024 * 1024;
-/// No event takes more: 2 + 6 varints of at most 10 bytes, a payload of 64 KiB of data and less than 512 other bytes.
-pub(crate) const MAX_EVENT: usize = 65 * 1024;
+/// No event takes more: 2 + 6 varints of at most 10 bytes, a payload of 64 KiB of data and less than 512 other bytes, or
+/// of 256 registers of at most 50 bytes and 4096 pages of at most 18.
+pub(crate) const MAX_EVENT: usize = 96 * 1024;
 /// Shorter payloads are not worth compressing.
 const COMPRESS_FROM: usize = 128;
 const ZSTD_LEVEL: i32 = 3;

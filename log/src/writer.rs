@@ -11,7 +11,7 @@ use crate::event::{Body, Event};
 use crate::header::{EncodeHeaderError, Header};
 use crate::index::{self, IndexEntry};
 use crate::lock::{self, Lock};
-use crate::payload::TooLong;
+use crate::payload::Unfit;
 use crate::position::Position;
 use crate::segment::{self, Builder, MAX_EVENT, MAX_RAW};
 use crate::walk::{self, SegmentEvents};
@@ -68,6 +68,16 @@ pub enum WriteError {
         length: usize,
         /// Most bytes.
         limit: usize,
+    },
+    /// The format cannot say what an event says.
+    #[error("{kind} at {position} cannot be written: {what}")]
+    Invalid {
+        /// Its kind.
+        kind: &'static str,
+        /// Its position.
+        position: Position,
+        /// What is wrong with it.
+        what: &'static str,
     },
     /// The header announces fewer vCPUs.
     #[error("an event of vCPU {vcpu}, of {vcpus}")]
@@ -295,9 +305,10 @@ fn refused(event: &Event, error: EncodeError) -> WriteError {
     let (kind, position) = (event.body.name(), event.position);
     match error {
         EncodeError::Backwards { last } => WriteError::Backwards { kind, vcpu: event.vcpu, position, last },
-        EncodeError::TooLong(TooLong { length, limit }) => {
+        EncodeError::Unfit(Unfit::TooLong { length, limit }) => {
             WriteError::TooLong { kind, position, length, limit }
         }
+        EncodeError::Unfit(Unfit::Invalid(what)) => WriteError::Invalid { kind, position, what },
     }
 }
 
