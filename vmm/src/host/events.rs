@@ -51,6 +51,8 @@ pub enum MarkSource {
 pub struct Shared {
     /// exits served, stored by the guest's thread at sync points
     pub exits: AtomicU64,
+    /// guest time (ns), stored by the guest's thread at sync points
+    pub guest_time: AtomicU64,
     /// the guest's thread is inside the guest, not waiting on the host
     pub running: AtomicBool,
     /// it is time to seal what was recorded

@@ -272,6 +272,7 @@ impl Replay {
 impl Policy for Replay {
     fn at_sync_point(&mut self, machine: &mut Machine) -> Result<Flow, SessionError> {
         self.host.shared.exits.store(machine.exits(), Ordering::Relaxed);
+        self.host.shared.guest_time.store(machine.guest_time(), Ordering::Relaxed);
         self.host.shared.running.store(true, Ordering::Relaxed);
         if self.stop_requested() {
             return Ok(self.interrupt(machine));
@@ -296,7 +297,8 @@ impl Policy for Replay {
             return Ok(Flow::Pause);
         }
         self.slept = Some(machine.position());
-        let sleeps_through = |until| matches!(self.target, Target::Time(target) if target < until);
+        let target = self.target;
+        let sleeps_through = |until| matches!(target, Target::Time(target) if target < until);
         if let Some(Body::TimeAdjust { nanoseconds }) = self.peek(machine)? {
             let until = self.arrived.saturating_add(nanoseconds);
             if deadline.is_none_or(|deadline| deadline > until) {
