@@ -127,6 +127,7 @@ pub struct Writer {
     events: SegmentFile,
     header_crc: u32,
     header_bytes: u64,
+    start: Position,
     vcpus: u32,
     _lock: Lock,
 }
@@ -166,10 +167,11 @@ impl Writer {
         let events = SegmentFile::create(path)?;
         Ok(Writer {
             dir: dir.to_owned(),
-            builder: Builder::new(header_crc),
+            builder: Builder::new(header_crc, header.start().position),
             events,
             header_crc,
             header_bytes: encoded.len() as u64,
+            start: header.start().position,
             vcpus: header.vcpus,
             _lock: lock,
         })
@@ -267,7 +269,7 @@ impl Writer {
         let read_back = |error| WriteError::ReadBack(Box::new(error));
         let from = &self.events;
         let mut to = SegmentFile::create(path.to_owned())?;
-        let mut builder = Builder::new(self.header_crc);
+        let mut builder = Builder::new(self.header_crc, self.start);
         let mut entries = Vec::new();
         let mut flush = |builder: &mut Builder, to: &mut SegmentFile| -> Result<(), WriteError> {
             let offset = to.length;
@@ -275,7 +277,7 @@ impl Writer {
             entries.push(IndexEntry::new(offset, &head));
             Ok(())
         };
-        let mut track = Track::new();
+        let mut track = Track::new(self.start);
         let mut offset = 0;
         while offset < from.length {
             let segment = segment::read(&from.file, offset, from.length)

@@ -8,7 +8,7 @@
 use std::fs;
 use std::path::Path;
 
-use scribe_log::header::{BootFile, Engine, Host, Image, Origin, Pace, TimeConstants};
+use scribe_log::header::{BootFile, Engine, Host, Image, Level, Origin, Pace, TimeConstants};
 use scribe_log::{
     Body, End, EndCause, Event, ExitAnswer, ExitKind, FullDigest, GeneralRegisters, Header, OpenError,
     Position, Recording, Register, SPURIOUS, StopReason, Writer,
@@ -42,6 +42,9 @@ pub fn header() -> Header {
             kernel_release: "6.1.0".to_owned(),
             kvm_module: "kvm_amd".to_owned(),
         },
+        level: Level::Inputs,
+        parent: None,
+        start: None,
     }
 }
 
