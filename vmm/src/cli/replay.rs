@@ -3,10 +3,10 @@
 use clap::Args;
 
 use super::exit::{self, Failure};
+use super::guest;
 use super::live::{self, BranchArgs};
 use super::progress::Progress;
 use super::recorded::{self, PlayArgs, RecordingArg};
-use super::guest;
 use crate::session::drive::Phase;
 use crate::session::place::{Where, seconds};
 use crate::session::player::{Player, Stay};
@@ -59,7 +59,8 @@ pub(super) fn run(args: ReplayArgs) -> Result<u8, Failure> {
     }
     match stay {
         Stay::Ended(_) if args.live => {
-            let error = anyhow::anyhow!("the guest has ended there; it cannot go live (--to an earlier place)");
+            let error =
+                anyhow::anyhow!("the guest has ended there; it cannot go live (--to an earlier place)");
             Err(Failure::new(exit::ERROR, error))
         }
         Stay::Ended(outcome) => Ok(report(&player, &outcome, args.quiet)),

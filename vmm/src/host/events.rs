@@ -321,7 +321,9 @@ fn console_bytes(bytes: &[u8], keys: Option<&mut Keys>, line: &Line) -> bool {
             }
             Key::Quit => quit = true,
             Key::Help => {
-                say!("Ctrl-A x quits, Ctrl-A b sets a bookmark, Ctrl-A Ctrl-A sends Ctrl-A, Ctrl-A h shows this")
+                say!(
+                    "Ctrl-A x quits, Ctrl-A b sets a bookmark, Ctrl-A Ctrl-A sends Ctrl-A, Ctrl-A h shows this"
+                )
             }
             Key::Nothing => {}
         }

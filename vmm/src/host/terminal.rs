@@ -136,7 +136,10 @@ mod tests {
         let named = [naming("o"), naming("ox"), naming("o"), naming("ok"), Key::Named("ok".into())];
         assert_eq!(take(b"\x01b"), [Key::Nothing, Key::Mark]);
         assert_eq!(take(b"ox\x7fk\r"), named);
-        assert_eq!(take(b"q\x01b\x1bq"), [Key::Byte(b'q'), Key::Nothing, Key::Mark, Key::Unmark, Key::Byte(b'q')]);
+        assert_eq!(
+            take(b"q\x01b\x1bq"),
+            [Key::Byte(b'q'), Key::Nothing, Key::Mark, Key::Unmark, Key::Byte(b'q')]
+        );
         assert_eq!(take(b"\x01b/\n"), [Key::Nothing, Key::Mark, naming(""), Key::Named(String::new())]);
     }
 }

@@ -260,7 +260,10 @@ pub fn check_files(header: &mut Header, moved: &Moved, cache: &DigestCache) -> R
     let on_host = [Some(&header.kernel), header.initrd.as_ref()].into_iter().flatten();
     for file in on_host.filter(|file| file.origin == Origin::Host) {
         if digest_of(&file.path)? != file.blake3 {
-            return Err(ConfigError::Changed { path: file.path.clone(), what: "the file has changed".into() });
+            return Err(ConfigError::Changed {
+                path: file.path.clone(),
+                what: "the file has changed".into(),
+            });
         }
     }
     Ok(())

@@ -1,10 +1,13 @@
 //! What is written down while the machine is live: nothing (`run`), or a recording (`record`).
 
+use std::path::PathBuf;
+
+use scribe_log::header::Level;
 use scribe_log::snapshots::{Origin, Snapshots};
 use scribe_log::{Body, End, EndCause, Event, Position, Sizes, Writer};
 
 use super::drive::Phase;
-use super::snapshot;
+use super::snapshot::{self, SnapError};
 use super::{Place, SessionError};
 use crate::machine::Machine;
 
@@ -24,7 +27,12 @@ pub struct Mark {
     pub origin: MarkOrigin,
 }
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MarkOrigin { Signal, Key, Every, Added }
+pub enum MarkOrigin {
+    Signal,
+    Key,
+    Every,
+    Added,
+}
 
 /// Where a live session notes what a replay needs.
 pub trait Journal {
@@ -104,6 +112,19 @@ impl Journal for NoJournal {
     }
 }
 
+/// How much is noted, and how.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Noting {
+    /// guest time (ns) between two bookmarks
+    pub bookmark_every: Option<u64>,
+    /// guest time (ns) between two snapshots
+    pub snapshot_every: Option<u64>,
+    /// what is sealed is on the host's disk
+    pub durable: bool,
+    /// what is noted besides what replay needs
+    pub level: Level,
+}
+
 /// What a finished recording amounts to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
@@ -123,14 +144,17 @@ pub struct Recorder {
     /// position of the last seal, so that a guest that makes no exits is not sealed again and again
     sealed_at: Option<Position>,
     summary: Option<Summary>,
-    bookmarks: Option<BookmarkWriter>,
     snapshots: Option<Snapshots>,
+    directory: PathBuf,
+    header_crc: u32,
 }
 
 impl Recorder {
     /// Writes to `writer`; RAM is digested every `digest_every` exits (0: only at the end). `exits`: where the machine is.
     pub fn new(writer: Writer, digest_every: u64, exits: u64) -> Self {
         Self {
+            directory: writer.dir().to_owned(),
+            header_crc: writer.header_crc(),
             writer: Some(writer),
             digest_every,
             next_checkpoint: next_multiple(exits, CHECKPOINT_EVERY),
@@ -138,9 +162,13 @@ impl Recorder {
             inputs: 0,
             sealed_at: None,
             summary: None,
-            bookmarks: None,
             snapshots: None,
         }
+    }
+
+    /// What ties the recording's other files to it.
+    pub fn header_crc(&self) -> u32 {
+        self.header_crc
     }
 
     /// What was recorded; `None` unless the recording was closed.
@@ -217,7 +245,8 @@ impl Journal for Recorder {
             return Ok(());
         }
         if self.snapshots.is_none() {
-            self.snapshots = Some(todo!());
+            self.snapshots =
+                Some(Snapshots::open(&self.directory, self.header_crc).map_err(SnapError::from)?);
         }
         if let Some(snapshots) = &mut self.snapshots {
             snapshot::take(snapshots, machine, Phase::Arrived, Origin::Recorded)?;

@@ -119,7 +119,11 @@ impl<J: Journal> Live<J> {
         Ok(())
     }
 
-    fn mark(&mut self, source: MarkSource, (position, guest_time): (Position, u64)) -> Result<(), SessionError> {
+    fn mark(
+        &mut self,
+        source: MarkSource,
+        (position, guest_time): (Position, u64),
+    ) -> Result<(), SessionError> {
         let (index, word, origin) = match source {
             MarkSource::Signal => (0, "signal", MarkOrigin::Signal),
             MarkSource::Key => (1, "key", MarkOrigin::Key),
@@ -142,7 +146,8 @@ impl<J: Journal> Live<J> {
         }
         if let Some(count) = self.marks.bookmark.as_mut().and_then(|every| every.due(now)) {
             let (position, guest_time) = (machine.position(), Some(now));
-            let mark = Mark { name: format!("every-{count}"), position, guest_time, origin: MarkOrigin::Every };
+            let mark =
+                Mark { name: format!("every-{count}"), position, guest_time, origin: MarkOrigin::Every };
             self.journal.bookmark(mark)?;
         }
         Ok(())
@@ -350,7 +355,8 @@ impl<J: Journal> Policy for Live<J> {
             self.journal.seal(machine)?;
         }
         self.take_all(machine.place())?;
-        let waiting = self.stop.is_some() || self.go_live || (!self.typed.is_empty() && machine.console_room() > 0);
+        let waiting =
+            self.stop.is_some() || self.go_live || (!self.typed.is_empty() && machine.console_room() > 0);
         self.ahead = machine.place_ahead().filter(|_| waiting);
         let unreachable = self.ahead.is_none() || self.ahead == self.asked;
         self.asked = self.ahead;

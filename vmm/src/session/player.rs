@@ -119,14 +119,17 @@ impl Player {
         prepare_process()?;
         let (machine, driver) = match (&start, &files) {
             (Some(info), _) => snapshot::restore(&snapshots, info, &header, &choice, scratch)?,
-            (None, Some((files, _))) => (config::assemble(&header, files, &choice, scratch)?, Driver::default()),
+            (None, Some((files, _))) => {
+                (config::assemble(&header, files, &choice, scratch)?, Driver::default())
+            }
             (None, None) => return Err(StartError::internal("a machine without files or snapshot")),
         };
         if !config.quiet {
             choice.tell();
         }
         let host = replay_host(&machine)?;
-        let policy = Replay::new(recording.events_from(machine.position()), recording.state(), host, &machine);
+        let policy =
+            Replay::new(recording.events_from(machine.position()), recording.state(), host, &machine);
         Ok(Self {
             automatic: config.snapshots.then(|| Automatic::new(snapshots, &machine)),
             recording,
@@ -151,10 +154,13 @@ impl Player {
         loop {
             self.policy.set_work_limit(self.automatic.as_ref().map(Automatic::next_work));
             let run = self.driver.run(&mut self.machine, &mut self.policy, console);
-            let run = run.map_err(|error| with_hosts(error, &self.header, &self.host_facts, self.choice.engine))?;
+            let run =
+                run.map_err(|error| with_hosts(error, &self.header, &self.host_facts, self.choice.engine))?;
             if let Run::Ended(_) = run {
                 let outcome = self.policy.outcome().cloned();
-                return outcome.map(Stay::Ended).ok_or_else(|| StartError::internal("an end without an outcome"));
+                return outcome
+                    .map(Stay::Ended)
+                    .ok_or_else(|| StartError::internal("an end without an outcome"));
             }
             if self.policy.leaves() {
                 return Ok(Stay::Leaving);
@@ -293,7 +299,8 @@ impl Automatic {
         self.ordinal = ordinal;
         let here = machine.position();
         let known = |info: &SnapshotInfo| {
-            info.position == here || matches!(info.origin, Origin::Automatic { ordinal: there } if there >= ordinal)
+            info.position == here
+                || matches!(info.origin, Origin::Automatic { ordinal: there } if there >= ordinal)
         };
         // Further ones are there from an earlier replay: this part of the run is covered.
         if self.snapshots.list().iter().any(known) {

@@ -1,7 +1,9 @@
 //! Snapshots of a machine under a driver: into a recording's directory and back.
 
 use scribe_log::header::Header;
-use scribe_log::snapshots::{NewSnapshot, Origin, PageSink, PageSource, SnapshotError, SnapshotInfo, Snapshots};
+use scribe_log::snapshots::{
+    NewSnapshot, Origin, PageSink, PageSource, SnapshotError, SnapshotInfo, Snapshots,
+};
 
 use super::choice::Choice;
 use super::config::{self, ConfigError};
@@ -48,8 +50,7 @@ pub fn take(
 ) -> Result<SnapshotInfo, SnapError> {
     let mut parts = machine.save()?;
     parts.push(part(DRIVER, DRIVER_VERSION, &phase).map_err(MachineError::from)?);
-    let new =
-        NewSnapshot { position: machine.position(), guest_time: machine.guest_time(), origin, parts };
+    let new = NewSnapshot { position: machine.position(), guest_time: machine.guest_time(), origin, parts };
     Ok(snapshots.add(&new, &mut Pages(machine))?)
 }
 
@@ -82,6 +83,21 @@ pub fn restore(
         return Err(StateError::Malformed { kind: "machine".into(), reason }.into());
     }
     Ok((machine, Driver::at(phase)))
+}
+
+impl PageSink for Contents<'_> {
+    fn write(&mut self, space: u32, first: u64, bytes: &[u8]) -> std::io::Result<()> {
+        let outside =
+            || std::io::Error::other(format!("pages of space {space} from {first} on have no place"));
+        match (space, &mut self.disk) {
+            (RAM, _) => {
+                let address = first.checked_mul(PAGE_SIZE).ok_or_else(outside)?;
+                self.ram.write(address, bytes).map_err(std::io::Error::other)
+            }
+            (DISK, Some(disk)) => disk.write_clusters(first, bytes),
+            _ => Err(outside()),
+        }
+    }
 }
 
 /// What of a machine is pages.

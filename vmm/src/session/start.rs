@@ -12,10 +12,11 @@ use super::config::{self, ConfigError, GuestConfig};
 use super::console::Console;
 use super::drive::{Driver, Run};
 use super::files::DigestCache;
-use super::journal::{Journal, NoJournal, Recorder, Summary};
+use super::journal::{Journal, NoJournal, Noting, Recorder, Summary};
 use super::live::{Inputs, Live};
-use super::marks::{Every, Marks};
-use super::player::{Player, ReplayConfig, Stay};
+use super::marks::Marks;
+pub use super::player::ReplayConfig;
+use super::player::{Player, Stay};
 use super::replay::{Outcome, Target as Goal};
 use super::snapshot::SnapError;
 use crate::host::events::{ConsoleSource, HostLoop, Watch};
@@ -87,10 +88,6 @@ pub struct Connections {
     pub max_silence: Option<u64>,
     /// kicks at random intervals between these many microseconds
     pub perturb: Option<(u64, u64)>,
-    /// guest time (ns) between two bookmarks
-    pub bookmark_every: Option<u64>,
-    /// guest time (ns) between two snapshots
-    pub snapshot_every: Option<u64>,
 }
 
 impl Connections {
@@ -103,8 +100,6 @@ impl Connections {
             guest_limit: None,
             max_silence: None,
             perturb: None,
-            bookmark_every: None,
-            snapshot_every: None,
         }
     }
 }
@@ -173,7 +168,8 @@ pub fn run(
     prepare_process()?;
     let mut machine = config::assemble(&header, &files, &choice, scratch)?;
     choice.tell();
-    let (report, _) = live(&mut machine, &mut Driver::default(), NoJournal, connections, guest.pace, console)?;
+    let (marks, mut driver) = (Marks::default(), Driver::default());
+    let (report, _) = live(&mut machine, &mut driver, NoJournal, marks, connections, guest.pace, console)?;
     if let (true, Some(image), Some(disk)) = (commit, image, machine.into_disk()) {
         disk.commit(&image)?;
     }
@@ -189,6 +185,8 @@ pub struct Target<'a> {
     pub overwrite: bool,
     /// where it becomes the latest
     pub store: Option<&'a Store>,
+    /// how much is noted, and how
+    pub noting: Noting,
 }
 
 /// Records a guest into `target`.
@@ -204,26 +202,29 @@ pub fn record(
     console: &mut Console,
 ) -> Result<LiveReport, StartError> {
     let _image = guest.image.as_deref().map(|path| lock(path, false)).transpose()?;
-    let (header, files, choice) = config::describe(guest, cache, host)?;
+    let (mut header, files, choice) = config::describe(guest, cache, host)?;
     prepare_process()?;
+    header.level = target.noting.level;
     let scratch = existing_ancestor(target.directory);
     let mut machine = config::assemble(&header, &files, &choice, &scratch)?;
-    let recorder = recorder(target, &header, guest.durable)?;
+    let recorder = recorder(target, &header, &machine)?;
     choice.tell();
     let mut driver = Driver::default();
-    let (mut report, recorder) = live(&mut machine, &mut driver, recorder, connections, guest.pace, console)?;
+    let marks = Marks::new(&target.noting, &machine);
+    let (mut report, recorder) =
+        live(&mut machine, &mut driver, recorder, marks, connections, guest.pace, console)?;
     report.recorded = recorder.summary().cloned();
     report.bytes_hashed = machine.bytes_hashed();
     Ok(report)
 }
 
 /// Creates the recording.
-pub(super) fn recorder(target: &Target, header: &Header, durable: bool) -> Result<Recorder, StartError> {
+pub(super) fn recorder(target: &Target, header: &Header, machine: &Machine) -> Result<Recorder, StartError> {
     let writer = Writer::create(target.directory, header, target.overwrite)?;
     if let Some(Err(error)) = target.store.map(|store| store.set_latest(target.directory)) {
         say!("it will not be found as the latest: {error}");
     }
-    Ok(Recorder::new(writer, header.digest_every))
+    Ok(Recorder::new(writer, header.digest_every, machine.exits()))
 }
 
 /// Lets a machine live until it ends.
@@ -231,6 +232,7 @@ pub(super) fn live<J: Journal>(
     machine: &mut Machine,
     driver: &mut Driver,
     journal: J,
+    marks: Marks,
     connections: Connections,
     pace: Pace,
     console: &mut Console,
@@ -245,9 +247,6 @@ pub(super) fn live<J: Journal>(
     let host = host_loop(watch)?;
     let perturbation = perturbation(connections.perturb);
     let now = machine.guest_time();
-    let every = |period: Option<u64>| period.and_then(|period| Every::new(period, now));
-    let marks =
-        Marks { bookmark: every(connections.bookmark_every), snapshot: every(connections.snapshot_every) };
     let inputs = Inputs {
         file: connections.input,
         open: connections.console != ConsoleSource::None,
