@@ -68,15 +68,19 @@ fn computing(seed: u64) -> Machine {
     counted(&program, &toy::echo_handler(), seed)
 }
 
-/// Sends `text`, and kicks for each byte, as the host's event loop does.
+/// Sends `text`, and kicks for each byte, as the host's event loop does. The last byte again and again, until the guest has
+/// ended: a timer's interrupt may have the handler read the port once more before the program has looked.
 fn type_and_kick(text: &'static [u8]) -> impl FnOnce(Sender<HostEvent>) -> JoinHandle<()> {
     kick::prepare().unwrap();
     let target = kick::Target::current();
     move |sender| {
         std::thread::spawn(move || {
-            for byte in text {
+            let last = text.last().into_iter().cycle();
+            for byte in text.iter().chain(last) {
                 clock::sleep_ns(1_000_000);
-                sender.send(HostEvent::Console(vec![*byte])).unwrap();
+                if sender.send(HostEvent::Console(vec![*byte])).is_err() {
+                    break;
+                }
                 target.kick();
             }
         })
