@@ -35,9 +35,24 @@ pub enum EngineError {
     /// A state that the engine's CPU cannot hold.
     #[error(transparent)]
     State(#[from] scribe_soft_cpu::StateError),
+    /// A private state that is not this engine's, or damaged.
+    #[error("private state of the vCPU: {0}")]
+    Private(String),
     /// Guest memory could not be registered or reached.
     #[error("guest memory: {0}")]
     Memory(String),
+}
+
+/// What an engine's vCPU keeps beyond [`CpuState`], encoded. Kind and version are beside it, so that a reader refuses by
+/// name what it does not know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PrivateState {
+    /// which engine's it is
+    pub kind: String,
+    /// version of the encoding
+    pub version: u16,
+    /// postcard
+    pub bytes: Vec<u8>,
 }
 
 /// One virtual CPU and the hardware under it.
@@ -109,11 +124,31 @@ pub trait Engine {
     /// Host-side failures only.
     fn state(&self) -> Result<CpuState, EngineError>;
 
-    /// Replaces the whole architectural state of the vCPU. Only at a sync point.
+    /// Replaces the whole architectural state of the vCPU. Only at a sync point. What the engine keeps beyond it is as at
+    /// power-on, and nothing has been counted since the last exit.
     ///
     /// # Errors
     /// Host-side failures, or a state this host cannot hold.
     fn set_state(&mut self, state: &CpuState) -> Result<(), EngineError>;
+
+    /// What the engine keeps beyond [`state`](Engine::state) and the guest's future depends on; `None` if nothing. Only at
+    /// a sync point, before anything is injected there or after.
+    ///
+    /// # Errors
+    /// Host-side failures, or a place where the vCPU cannot be saved.
+    fn save_private(&self) -> Result<Option<PrivateState>, EngineError> {
+        Ok(None)
+    }
+
+    /// Adds it to the state that [`set_state`](Engine::set_state) has just set: with both, and the same RAM, the guest
+    /// goes on exactly as from where they were taken, counts included.
+    ///
+    /// # Errors
+    /// It is not this engine's, it is damaged, or it does not go with the state and RAM that are there. Nothing has changed
+    /// then.
+    fn restore_private(&mut self, private: &PrivateState) -> Result<(), EngineError> {
+        Err(EngineError::Private(format!("{} is of another engine", private.kind)))
+    }
 
     /// Starts tracking which pages the guest writes. Idempotent.
     ///

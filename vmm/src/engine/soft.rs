@@ -1,10 +1,10 @@
 //! The `soft` engine: [`scribe_soft_cpu`]'s processor over guest RAM. It counts branches and steps, and stops anywhere.
 #![allow(unsafe_code)] // guest RAM is handed to the processor as addresses
 
-use scribe_soft_cpu::{Behaviour, Profile, Ram, RamRegion, SoftCpu};
+use scribe_soft_cpu::{Behaviour, Profile, Ram, RamRegion, SoftCpu, SoftPrivate};
 
 use super::cpu::{CpuState, Registers};
-use super::{Answer, Engine, EngineError, Exit, Progress, Stop};
+use super::{Answer, Engine, EngineError, Exit, PrivateState, Progress, Stop};
 use crate::host::kick;
 use crate::machine::cpuid;
 use crate::machine::memory::GuestRam;
@@ -107,6 +107,28 @@ impl Engine for Soft {
 
     fn set_state(&mut self, state: &CpuState) -> Result<(), EngineError> {
         Ok(self.cpu.set_state(state)?)
+    }
+
+    fn save_private(&self) -> Result<Option<PrivateState>, EngineError> {
+        let bytes = postcard::to_allocvec(&self.cpu.save_private()?)
+            .map_err(|error| EngineError::Private(format!("it cannot be encoded: {error}")))?;
+        let (kind, version) = (SoftPrivate::KIND.into(), SoftPrivate::VERSION);
+        Ok(Some(PrivateState { kind, version, bytes }))
+    }
+
+    fn restore_private(&mut self, private: &PrivateState) -> Result<(), EngineError> {
+        let PrivateState { kind, version, bytes } = private;
+        if kind != SoftPrivate::KIND || *version != SoftPrivate::VERSION {
+            let (known, latest) = (SoftPrivate::KIND, SoftPrivate::VERSION);
+            return Err(EngineError::Private(format!(
+                "{kind} version {version} is not one that the soft engine reads ({known} version {latest})"
+            )));
+        }
+        match postcard::take_from_bytes::<SoftPrivate>(bytes) {
+            Ok((private, [])) => Ok(self.cpu.restore_private(&private)?),
+            Ok((_, rest)) => Err(EngineError::Private(format!("{} bytes too many", rest.len()))),
+            Err(error) => Err(EngineError::Private(format!("it cannot be decoded: {error}"))),
+        }
     }
 
     fn track_dirty_pages(&mut self) -> Result<(), EngineError> {
