@@ -1,12 +1,35 @@
 //! What is written down while the machine is live: nothing (`run`), or a recording (`record`).
 
+use scribe_log::snapshots::{Origin, Snapshots};
 use scribe_log::{Body, End, EndCause, Event, Position, Sizes, Writer};
 
+use super::drive::Phase;
+use super::snapshot;
 use super::{Place, SessionError};
 use crate::machine::Machine;
 
 /// Exits between two stored values of the rolling digest.
 pub const CHECKPOINT_EVERY: u64 = 1024;
+
+/// A bookmark that somebody outside the guest has set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    /// its name
+    pub name: String,
+    /// where
+    pub position: Position,
+    /// guest time there, ns
+    pub guest_time: Option<u64>,
+    /// by whom
+    pub origin: MarkOrigin,
+}
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MarkOrigin {
+    Signal,
+    Key,
+    Every,
+    Added,
+}
 
 /// Where a live session notes what a replay needs.
 pub trait Journal {
@@ -28,7 +51,22 @@ pub trait Journal {
     /// The recording cannot be written.
     fn seal(&mut self, machine: &Machine) -> Result<(), SessionError>;
 
-    /// The end.
+    /// True if what is noted can be read later.
+    fn records(&self) -> bool;
+
+    /// A bookmark that somebody has set.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    fn bookmark(&mut self, mark: Mark) -> Result<(), SessionError>;
+
+    /// A snapshot of the machine, which has just come to a sync point.
+    ///
+    /// # Errors
+    /// It cannot be taken or written.
+    fn snapshot(&mut self, machine: &Machine) -> Result<(), SessionError>;
+
+    /// The end of what is noted; whatever comes after it is not. The machine may live on.
     ///
     /// # Errors
     /// The recording cannot be written, or the machine not be digested.
@@ -50,6 +88,19 @@ impl Journal for NoJournal {
     }
 
     fn seal(&mut self, _machine: &Machine) -> Result<(), SessionError> {
+        Ok(())
+    }
+
+    fn records(&self) -> bool {
+        false
+    }
+
+    fn bookmark(&mut self, mark: Mark) -> Result<(), SessionError> {
+        say!("nothing is recorded, so there is no bookmark {}", mark.name);
+        Ok(())
+    }
+
+    fn snapshot(&mut self, _machine: &Machine) -> Result<(), SessionError> {
         Ok(())
     }
 
@@ -77,19 +128,23 @@ pub struct Recorder {
     /// position of the last seal, so that a guest that makes no exits is not sealed again and again
     sealed_at: Option<Position>,
     summary: Option<Summary>,
+    bookmarks: Option<BookmarkWriter>,
+    snapshots: Option<Snapshots>,
 }
 
 impl Recorder {
-    /// Writes to `writer`; RAM is digested every `digest_every` exits (0: only at the end).
-    pub fn new(writer: Writer, digest_every: u64) -> Self {
+    /// Writes to `writer`; RAM is digested every `digest_every` exits (0: only at the end). `exits`: where the machine is.
+    pub fn new(writer: Writer, digest_every: u64, exits: u64) -> Self {
         Self {
             writer: Some(writer),
             digest_every,
-            next_checkpoint: CHECKPOINT_EVERY,
-            next_full: if digest_every == 0 { u64::MAX } else { digest_every },
+            next_checkpoint: next_multiple(exits, CHECKPOINT_EVERY),
+            next_full: if digest_every == 0 { u64::MAX } else { next_multiple(exits, digest_every) },
             inputs: 0,
             sealed_at: None,
             summary: None,
+            bookmarks: None,
+            snapshots: None,
         }
     }
 
@@ -150,7 +205,35 @@ impl Journal for Recorder {
         Ok(())
     }
 
+    fn records(&self) -> bool {
+        self.writer.is_some()
+    }
+
+    fn bookmark(&mut self, mark: Mark) -> Result<(), SessionError> {
+        if self.writer.is_none() {
+            say!("the recording has ended, so there is no bookmark {}", mark.name);
+            return Ok(());
+        }
+        todo!()
+    }
+
+    fn snapshot(&mut self, machine: &Machine) -> Result<(), SessionError> {
+        if self.writer.is_none() {
+            return Ok(());
+        }
+        if self.snapshots.is_none() {
+            self.snapshots = Some(todo!());
+        }
+        if let Some(snapshots) = &mut self.snapshots {
+            snapshot::take(snapshots, machine, Phase::Arrived, Origin::Recorded)?;
+        }
+        Ok(())
+    }
+
     fn end(&mut self, machine: &mut Machine, cause: &EndCause, place: Place) -> Result<(), SessionError> {
+        if self.writer.is_none() {
+            return Ok(());
+        }
         let full = match place {
             Place::Position => Some(machine.full_digest()?),
             Place::Beyond => None,
