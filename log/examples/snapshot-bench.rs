@@ -126,5 +126,9 @@ fn main() {
     }
     let (verified, verify) = milliseconds(|| snapshots.verify());
     let (freed, compact) = milliseconds(|| snapshots.compact().unwrap());
-    println!("verify {verify:.1} ms ({} errors), compact {compact:.1} ms ({} KiB freed)", verified.len(), freed >> 10);
+    println!(
+        "verify {verify:.1} ms ({} errors), compact {compact:.1} ms ({} KiB freed)",
+        verified.len(),
+        freed >> 10
+    );
 }
