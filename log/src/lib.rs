@@ -5,6 +5,7 @@
 //! docs/log-format.md. This crate knows nothing of KVM, reads no clock and uses no randomness.
 
 pub mod header;
+pub mod snapshots;
 pub mod store;
 
 mod append;
