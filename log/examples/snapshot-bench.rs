@@ -8,7 +8,7 @@ use std::io;
 use std::path::Path;
 use std::time::Instant;
 
-use scribe_log::header::{BootFile, Engine, Header, Host, Origin as FileOrigin, Pace, TimeConstants};
+use scribe_log::header::{BootFile, Engine, Header, Host, Level, Origin as FileOrigin, Pace, TimeConstants};
 use scribe_log::snapshots::{
     NewSnapshot, Origin, PAGE_BYTES, PageMap, PageSink, PageSource, Part, RAM, Snapshots, Visit,
 };
@@ -74,6 +74,9 @@ fn header() -> Header {
             kernel_release: String::new(),
             kvm_module: String::new(),
         },
+        level: Level::Inputs,
+        parent: None,
+        start: None,
     }
 }
 

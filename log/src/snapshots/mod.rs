@@ -143,8 +143,8 @@ pub struct Snapshots {
 }
 
 impl Snapshots {
-    /// Looks what snapshots the recording in directory `recording` has. `header_crc` is the checksum in its header: that
-    /// of every snapshot that belongs to it.
+    /// Looks what snapshots the recording in directory `recording` has. `header_crc` is its
+    /// [`crate::Recording::identity_crc`]: that of every snapshot that belongs to it.
     ///
     /// Reads the head of each snapshot. One that is damaged does not make the others unusable: it is in
     /// [`Snapshots::damaged`].

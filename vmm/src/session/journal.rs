@@ -134,7 +134,7 @@ impl Recorder {
     pub fn new(writer: Writer, digest_every: u64, exits: u64) -> Self {
         Self {
             directory: writer.dir().to_owned(),
-            header_crc: writer.header_crc(),
+            header_crc: writer.identity_crc(),
             writer: Some(writer),
             digest_every,
             next_checkpoint: next_multiple(exits, CHECKPOINT_EVERY),

@@ -108,7 +108,7 @@ impl Player {
         let image = config.moved.image.as_deref().or(recorded);
         let image = image.map(|path| lock(path, false)).transpose()?;
         config::check_files(&mut header, &config.moved, cache)?;
-        let snapshots = Snapshots::open(config.directory, recording.header_crc())?;
+        let snapshots = Snapshots::open(config.directory, recording.identity_crc())?;
         let start = start(&recording, &snapshots, config, target)?;
         let behaviour = config.behaviour.as_deref();
         // A kernel that was recorded on KVM has the note.
@@ -221,7 +221,7 @@ impl Player {
     /// # Errors
     /// It cannot be taken or written.
     pub fn take_snapshot(&mut self, origin: Origin) -> Result<SnapshotInfo, StartError> {
-        let mut snapshots = Snapshots::open(self.recording.dir(), self.recording.header_crc())?;
+        let mut snapshots = Snapshots::open(self.recording.dir(), self.recording.identity_crc())?;
         Ok(snapshot::take(&mut snapshots, &self.machine, self.driver.phase(), origin)?)
     }
 
