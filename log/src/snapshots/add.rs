@@ -12,7 +12,7 @@ use super::error::SnapshotError;
 use super::lock::{self, Lock};
 use super::pack::{self, Index, Pack};
 use super::pages::PageSource;
-use super::store::Storing;
+use super::store::store;
 use super::{MAX_KIND, MAX_PARTS, MAX_PARTS_BYTES, NewSnapshot, Origin, SnapshotInfo, Snapshots};
 use super::{file, thin};
 use crate::position::Position;
@@ -40,13 +40,10 @@ impl Snapshots {
         }
         let origin = there.map_or(new.origin, |there| stronger(there.origin, new.origin));
         let (pack, mut index) = self.newest_pack()?;
-        let body = Storing::new(&pack, &mut index).and_then(|mut storing| {
-            storing.take(source)?;
-            storing.finish(new.parts.clone())
-        });
         let generation = index.generation;
+        let body = store(&pack, &mut index, new.parts.clone(), |storing| storing.take(source))?;
         self.index = Some(index);
-        self.write(new.position, new.guest_time, origin, &pack, generation, &body?)
+        self.write(new.position, new.guest_time, origin, &pack, generation, &body)
     }
 
     /// Removes the snapshot at `position`; false if there is none. The pages that only it needs stay until

@@ -9,7 +9,7 @@ use super::error::SnapshotError;
 use super::load::{Unpacker, pieces};
 use super::pack::{self, Index, Pack, Place};
 use super::pages::PAGE_BYTES;
-use super::store::Storing;
+use super::store::{Storing, store};
 use super::{Snapshots, Usage};
 
 impl Snapshots {
@@ -83,7 +83,10 @@ impl Snapshots {
 
 /// Stores the pages of the snapshot `body`, which are in the pack `from`, in the pack `to`.
 fn copy(from: &Pack, body: &Body, to: &Pack, index: &mut Index) -> Result<Body, SnapshotError> {
-    let mut storing = Storing::new(to, index)?;
+    store(to, index, body.parts.clone(), |storing| copy_pages(from, body, storing))
+}
+
+fn copy_pages(from: &Pack, body: &Body, storing: &mut Storing<'_>) -> Result<(), SnapshotError> {
     let mut unpacker = Unpacker::new(from);
     let mut raw = Vec::new();
     // New places of the pages, by space and number, which is the order they are wanted in.
@@ -113,5 +116,5 @@ fn copy(from: &Pack, body: &Body, to: &Pack, index: &mut Index) -> Result<Body, 
     for ((space, page), place) in places {
         storing.push(space, page, place)?;
     }
-    storing.finish(body.parts.clone())
+    Ok(())
 }

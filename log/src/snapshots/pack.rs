@@ -129,6 +129,27 @@ impl Pack {
         Ok(self.file.metadata().map_err(SnapshotError::io("read", &self.path))?.len())
     }
 
+    /// Writes a chunk at `offset`, where the pack ends. If that fails it ends there still.
+    pub(super) fn append(
+        &self,
+        offset: u64,
+        codec: &mut Codec,
+        raw: &[u8],
+        digests: &[Digest],
+    ) -> Result<ChunkRef, SnapshotError> {
+        let failed = || SnapshotError::io("write", &self.path);
+        let too_large = |_| failed()(io::Error::other("a chunk is too large"));
+        let (record, id) = codec.encode(raw, digests).map_err(failed())?;
+        if let Err(error) = self.file.write_all_at(&record, offset) {
+            // Only tidies up: the next writer cuts off half a chunk.
+            let _ = self.file.set_len(offset);
+            return Err(failed()(error));
+        }
+        let length = u32::try_from(record.len()).map_err(too_large)?;
+        let pages = u32::try_from(digests.len()).map_err(too_large)?;
+        Ok(ChunkRef { offset, length, pages, id })
+    }
+
     /// Reads the bytes of a chunk, unchecked, into `record`.
     pub(super) fn read(&self, chunk: &ChunkRef, record: &mut Vec<u8>) -> Result<(), SnapshotError> {
         // Its limit has been checked where the reference was decoded.
@@ -194,21 +215,16 @@ impl Index {
         self.pages.get(digest).copied()
     }
 
-    /// Adds the chunk that starts at the end.
-    pub(super) fn push(
-        &mut self,
-        length: u32,
-        id: Digest,
-        digests: &[Digest],
-        checked: bool,
-    ) -> io::Result<()> {
-        let chunk = u32::try_from(self.chunks.len()).map_err(|_| io::Error::other("too many chunks"))?;
-        let pages = u32::try_from(digests.len()).map_err(|_| io::Error::other("too many pages"))?;
+    /// Says where pages will be: those of the chunk with number `chunk`.
+    pub(super) fn announce(&mut self, chunk: u32, digests: &[Digest]) {
         self.pages.extend((0..).zip(digests).map(|(slot, digest)| (*digest, Place { chunk, slot })));
-        self.chunks.push(ChunkRef { offset: self.end, length, pages, id });
+    }
+
+    /// Adds the chunk that starts at the end.
+    pub(super) fn push(&mut self, chunk: ChunkRef, checked: bool) {
+        self.end = chunk.end();
+        self.chunks.push(chunk);
         self.checked.push(checked);
-        self.end += u64::from(length);
-        Ok(())
     }
 
     /// Reads the headers of all chunks behind the end; gives what is wrong with the bytes behind the last whole one, if
@@ -237,30 +253,16 @@ impl Index {
                 Ok(head) => head,
                 Err(what) => return Ok(Some(what)),
             };
-            self.push(head.length, head.id, &head.digests, false).map_err(failed())?;
+            let number = u32::try_from(self.chunks.len());
+            let number = number.map_err(|_| failed()(io::Error::other("it has too many chunks")))?;
+            self.announce(number, &head.digests);
+            // A chunk has at most 256 pages.
+            let pages = u32::try_from(head.digests.len()).unwrap_or(u32::MAX);
+            let chunk = ChunkRef { offset: self.end, length: head.length, pages, id: head.id };
+            self.push(chunk, false);
         }
         Ok(None)
     }
-
-    /// Writes a chunk at the end of the pack. If that fails the pack ends where it ended before.
-    pub(super) fn append(
-        &mut self,
-        pack: &Pack,
-        codec: &mut Codec,
-        raw: &[u8],
-        digests: &[Digest],
-    ) -> Result<(), SnapshotError> {
-        let failed = || SnapshotError::io("write", &pack.path);
-        let (record, id) = codec.encode(raw, digests).map_err(failed())?;
-        let length =
-            u32::try_from(record.len()).map_err(|_| failed()(io::Error::other("a chunk is too large")))?;
-        if let Err(error) = pack.file.write_all_at(&record, self.end) {
-            // Only tidies up: the next writer cuts off half a chunk.
-            let _ = pack.file.set_len(self.end);
-            return Err(failed()(error));
-        }
-        self.push(length, id, digests, true).map_err(failed())
-    }
 }
 
-const _: () = assert!(MAX_RECORD == 56 + 256 * (DIGEST_BYTES + 4096));
+const _: () = assert!(MAX_RECORD == 40 + 256 * (DIGEST_BYTES + 4096));
