@@ -11,6 +11,10 @@ pub use scribe_types::cpu;
 pub use scribe_types::stop::{Answer, Exit, Fault, Progress, Stop};
 
 use cpu::{CpuState, Registers};
+use scribe_log::snapshots::Part;
+
+/// Kinds of parts that some engine keeps beyond the architectural state; another engine has no use for them.
+pub const PRIVATE_KINDS: [&str; 1] = ["soft-cpu"];
 
 /// A host-side failure of the engine: not the guest's doing.
 #[derive(Debug, thiserror::Error)]
@@ -114,6 +118,28 @@ pub trait Engine {
     /// # Errors
     /// Host-side failures, or a state this host cannot hold.
     fn set_state(&mut self, state: &CpuState) -> Result<(), EngineError>;
+
+    /// What the engine keeps beyond the architectural state and needs to go on in exactly the same way, as parts. Where
+    /// [`state`](Self::state) may be called.
+    ///
+    /// # Errors
+    /// Host-side failures only.
+    fn save_private(&self) -> Result<Vec<Part>, EngineError> {
+        Ok(Vec::new())
+    }
+
+    /// The kinds of parts that [`restore_private`](Self::restore_private) takes.
+    fn private_kinds(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Takes back a part that an engine of the same kind has saved, after [`set_state`](Self::set_state).
+    ///
+    /// # Errors
+    /// It is damaged, of another version, or does not fit.
+    fn restore_private(&mut self, _part: &Part) -> Result<(), EngineError> {
+        Ok(())
+    }
 
     /// Starts tracking which pages the guest writes. Idempotent.
     ///
