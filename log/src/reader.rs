@@ -265,7 +265,7 @@ impl Recording {
     }
 
     /// Checksum of the header file.
-    pub(crate) fn header_crc(&self) -> u32 {
+    pub fn header_crc(&self) -> u32 {
         self.header_crc
     }
 

@@ -126,6 +126,11 @@ impl Writer {
         self.header_bytes + self.events.length + self.book.length()
     }
 
+    /// Checksum of the header file: what ties the recording's other files to it.
+    pub fn header_crc(&self) -> u32 {
+        self.header_crc
+    }
+
     /// Adds a bookmark, to be written with the next seal that is not before it. Positions of bookmarks do not go backwards.
     ///
     /// # Errors

@@ -123,7 +123,7 @@ impl Snapshots {
         // The directory may hold another recording by now.
         let path = self.recording.join(HEADER_FILE);
         match header::read(&path) {
-            Ok((_, crc, _)) if crc == self.header_crc => {}
+            Ok(file) if file.crc == self.header_crc => {}
             Ok(_) => return Err(SnapshotError::OtherRecording { path }),
             Err(error) => {
                 return Err(SnapshotError::corrupt(&path, 0, format!("its snapshots need it: {error}")));

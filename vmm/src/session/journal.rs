@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use scribe_log::header::Level;
 use scribe_log::snapshots::{Origin, Snapshots};
-use scribe_log::{Body, End, EndCause, Event, Position, Sizes, Writer};
+use scribe_log::{Body, Bookmark, End, EndCause, Event, Position, Sizes, Writer};
 
 use super::drive::Phase;
 use super::snapshot::{self, SnapError};
@@ -13,26 +13,6 @@ use crate::machine::Machine;
 
 /// Exits between two stored values of the rolling digest.
 pub const CHECKPOINT_EVERY: u64 = 1024;
-
-/// A bookmark that somebody outside the guest has set.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mark {
-    /// its name
-    pub name: String,
-    /// where
-    pub position: Position,
-    /// guest time there, ns
-    pub guest_time: Option<u64>,
-    /// by whom
-    pub origin: MarkOrigin,
-}
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MarkOrigin {
-    Signal,
-    Key,
-    Every,
-    Added,
-}
 
 /// Where a live session notes what a replay needs.
 pub trait Journal {
@@ -61,7 +41,7 @@ pub trait Journal {
     ///
     /// # Errors
     /// It cannot be written.
-    fn bookmark(&mut self, mark: Mark) -> Result<(), SessionError>;
+    fn bookmark(&mut self, mark: Bookmark) -> Result<(), SessionError>;
 
     /// A snapshot of the machine, which has just come to a sync point.
     ///
@@ -98,7 +78,7 @@ impl Journal for NoJournal {
         false
     }
 
-    fn bookmark(&mut self, mark: Mark) -> Result<(), SessionError> {
+    fn bookmark(&mut self, mark: Bookmark) -> Result<(), SessionError> {
         say!("nothing is recorded, so there is no bookmark {}", mark.name);
         Ok(())
     }
@@ -232,12 +212,12 @@ impl Journal for Recorder {
         self.writer.is_some()
     }
 
-    fn bookmark(&mut self, mark: Mark) -> Result<(), SessionError> {
-        if self.writer.is_none() {
-            say!("the recording has ended, so there is no bookmark {}", mark.name);
-            return Ok(());
+    fn bookmark(&mut self, mark: Bookmark) -> Result<(), SessionError> {
+        match &mut self.writer {
+            Some(writer) => writer.bookmark(mark)?,
+            None => say!("the recording has ended, so there is no bookmark {}", mark.name),
         }
-        todo!()
+        Ok(())
     }
 
     fn snapshot(&mut self, machine: &Machine) -> Result<(), SessionError> {

@@ -120,8 +120,18 @@ impl Where {
 
 /// The bookmark of this name.
 fn bookmark(recording: &Recording, name: &str) -> Result<Target, PlaceError> {
-    let _ = (recording, name);
-    todo!()
+    let bookmarks = recording.bookmarks()?;
+    if let Some(found) = bookmarks.find(name) {
+        return Ok(Target::Position(found.bookmark.position));
+    }
+    let some: Vec<String> = bookmarks.iter().take(8).map(|found| found.label().to_string()).collect();
+    let more = if bookmarks.len() > some.len() { ", ..." } else { "" };
+    let known = match some.is_empty() {
+        true => "it has none (scribe-vmm bookmark add sets one)".to_owned(),
+        false => format!("there are: {}{more}", some.join(", ")),
+    };
+    let recording = recording.dir().display().to_string();
+    Err(PlaceError::NoBookmark { name: name.to_owned(), recording, known })
 }
 
 /// Guest time for people: seconds with as many decimals as it has, at least one.

@@ -129,7 +129,7 @@ impl Player {
         }
         let host = replay_host(&machine)?;
         let policy =
-            Replay::new(recording.events_from(machine.position()), recording.state(), host, &machine);
+            Replay::new(recording.events_from(machine.position())?, recording.state(), host, &machine);
         Ok(Self {
             automatic: config.snapshots.then(|| Automatic::new(snapshots, &machine)),
             recording,

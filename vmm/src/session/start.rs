@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use scribe_log::header::{Header, Host, Pace};
 use scribe_log::snapshots::SnapshotError;
-use scribe_log::{EndCause, OpenError, Store, WriteError, Writer};
+use scribe_log::{EndCause, OpenError, Store, WriteError, WriteOptions, Writer};
 
 use super::SessionError;
 use super::config::{self, ConfigError, GuestConfig};
@@ -220,7 +220,8 @@ pub fn record(
 
 /// Creates the recording.
 pub(super) fn recorder(target: &Target, header: &Header, machine: &Machine) -> Result<Recorder, StartError> {
-    let writer = Writer::create(target.directory, header, target.overwrite)?;
+    let options = WriteOptions { overwrite: target.overwrite, durable: target.noting.durable };
+    let writer = Writer::create_with(target.directory, header, options)?;
     if let Some(Err(error)) = target.store.map(|store| store.set_latest(target.directory)) {
         say!("it will not be found as the latest: {error}");
     }
