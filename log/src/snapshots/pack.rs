@@ -13,7 +13,7 @@ use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::chunk::{self, Codec, DIGEST_BYTES, Digest, HEADER_BYTES, MAX_RECORD};
-use super::error::SnapshotError;
+use super::error::{self, SnapshotError};
 use super::pages::PAGE_BYTES;
 
 const MAGIC: [u8; 8] = *b"SCRPAGES";
@@ -80,11 +80,7 @@ impl Pack {
     /// Opens the pack `generation` and checks its head. `None`: there is none.
     pub(super) fn open(dir: &Path, generation: u32, write: bool) -> Result<Option<Pack>, SnapshotError> {
         let path = path(dir, generation);
-        let file = match OpenOptions::new().read(true).write(write).open(&path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) if write => return Err(SnapshotError::writing("open", &path, dir)(error)),
-            other => other.map_err(SnapshotError::io("open", &path))?,
-        };
+        let Some(file) = error::open(&path, dir, write)? else { return Ok(None) };
         let mut head = RawHead::new_zeroed();
         match file.read_exact_at(head.as_mut_bytes(), 0) {
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
