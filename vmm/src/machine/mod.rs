@@ -230,6 +230,11 @@ impl Machine {
         self.devices.uart.offer(bytes, self.clock.now());
     }
 
+    /// What was offered to the serial port and has not reached it is not coming any more.
+    pub fn drop_console_backlog(&mut self) {
+        self.devices.uart.drop_backlog(self.clock.now());
+    }
+
     /// The next guest time at which a device does something by itself that can wake a halted vCPU.
     pub fn next_wake(&self) -> Option<u64> {
         self.devices.next_wake()
