@@ -1,0 +1,3 @@
+//! Looking at what happens in a machine: names for it, markers of it, and the log as people and scripts read it.
+
+pub mod decode;
