@@ -13,7 +13,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::error::OpenError;
 
+mod branch;
 mod lossless;
+
+pub use branch::{Level, Parent, Start};
 
 /// The version of the format that this program writes, and the newest it reads.
 pub const FORMAT_VERSION: u32 = 1;
@@ -87,6 +90,15 @@ pub struct Header {
     pub digest_every: u64,
     /// Where it was recorded.
     pub host: Host,
+    /// How much was noted.
+    #[serde(default, skip_serializing_if = "Level::is_default")]
+    pub level: Level,
+    /// The recording that it branched off; `None` if it was made from power-on.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "branch::present")]
+    pub parent: Option<Parent>,
+    /// Where it begins; `None`: at power-on.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "branch::present")]
+    pub start: Option<Start>,
 }
 
 /// What executes guest instructions.
@@ -213,6 +225,21 @@ impl Header {
         out.extend_from_slice(fixed.as_bytes());
         out.extend_from_slice(&body);
         Ok((out, crc))
+    }
+
+    /// What a branch knows its parent by: the BLAKE3 digest of the header file, as it would be at [`Level::Inputs`], so
+    /// that dropping markers changes nothing.
+    ///
+    /// # Errors
+    /// As [`Header::encode`].
+    pub fn identity(&self) -> Result<[u8; 32], EncodeHeaderError> {
+        let plain = Header { level: Level::Inputs, ..self.clone() };
+        Ok(blake3::hash(&plain.encode()?).into())
+    }
+
+    /// Where the recording begins: power-on unless it says otherwise.
+    pub fn start(&self) -> Start {
+        self.start.unwrap_or_default()
     }
 
     /// Reads a header file.

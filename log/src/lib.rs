@@ -24,7 +24,8 @@ mod writer;
 
 pub use error::OpenError;
 pub use event::{
-    Body, End, EndCause, Event, FullDigest, GeneralRegisters, MAX_DATA, MAX_INSTRUCTION, StopReason,
+    Body, End, EndCause, Event, ExitAnswer, ExitKind, FullDigest, GeneralRegisters, MAX_DATA,
+    MAX_INSTRUCTION, MAX_PAGES, MAX_REGISTER_NAME, MAX_REGISTERS, Register, SPURIOUS, StopReason,
 };
 pub use header::Header;
 pub use index::IndexEntry;

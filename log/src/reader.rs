@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::codec::Track;
 use crate::error::OpenError;
 use crate::event::{Body, Event};
-use crate::header::{self, Header};
+use crate::header::{self, Header, Start};
 use crate::index::{self, IndexEntry};
 use crate::lock::{self, Holder};
 use crate::position::Position;
@@ -48,6 +48,8 @@ struct Shared {
     end: u64,
     /// Whether there is an index in the file: it was written by closing.
     closed: bool,
+    /// Where vCPU 0 starts.
+    start: Position,
     first: Link,
     /// Header checksum of the last segment, or of the header file if there is none.
     last_crc: u32,
@@ -109,7 +111,8 @@ impl Recording {
             other => other.map_err(OpenError::io("open", &path))?,
         };
         let length = file.metadata().map_err(OpenError::io("read", &path))?.len();
-        let first = Link::first(header_crc);
+        let start = header.start().position;
+        let first = Link::first(header_crc, start);
         let extent = match index::read(&file, length).map_err(OpenError::io("read", &path))? {
             Some(footer) => Extent {
                 index: footer.entries,
@@ -129,6 +132,7 @@ impl Recording {
             index: extent.index,
             end: extent.end,
             closed: extent.closed,
+            start,
             first,
             last_crc: extent.last_crc,
             vcpus: header.vcpus,
@@ -162,7 +166,12 @@ impl Recording {
         &self.header
     }
 
-    /// All events from power-on. Independent of this recording's life; any number may be used at once.
+    /// Where it begins, and guest time there. [`Recording::events`] has nothing before it.
+    pub fn start(&self) -> Start {
+        self.header.start()
+    }
+
+    /// All events from its start. Independent of this recording's life; any number may be used at once.
     pub fn events(&self) -> Events {
         Events {
             shared: Arc::clone(&self.shared),
@@ -170,7 +179,7 @@ impl Recording {
             number: 0,
             offset: 0,
             link: self.shared.first,
-            track: Track::new(),
+            track: Track::new(self.shared.start),
             ended: false,
             done: false,
         }

@@ -11,7 +11,7 @@ use crate::event::{Body, Event};
 use crate::header::{EncodeHeaderError, Header};
 use crate::index::{self, IndexEntry};
 use crate::lock::{self, Lock};
-use crate::payload::TooLong;
+use crate::payload::Unfit;
 use crate::position::Position;
 use crate::segment::{self, Builder, MAX_EVENT, MAX_RAW};
 use crate::walk::{self, SegmentEvents};
@@ -69,6 +69,16 @@ pub enum WriteError {
         /// Most bytes.
         limit: usize,
     },
+    /// The format cannot say what an event says.
+    #[error("{kind} at {position} cannot be written: {what}")]
+    Invalid {
+        /// Its kind.
+        kind: &'static str,
+        /// Its position.
+        position: Position,
+        /// What is wrong with it.
+        what: &'static str,
+    },
     /// The header announces fewer vCPUs.
     #[error("an event of vCPU {vcpu}, of {vcpus}")]
     NoSuchVcpu {
@@ -117,6 +127,7 @@ pub struct Writer {
     events: SegmentFile,
     header_crc: u32,
     header_bytes: u64,
+    start: Position,
     vcpus: u32,
     _lock: Lock,
 }
@@ -156,10 +167,11 @@ impl Writer {
         let events = SegmentFile::create(path)?;
         Ok(Writer {
             dir: dir.to_owned(),
-            builder: Builder::new(header_crc),
+            builder: Builder::new(header_crc, header.start().position),
             events,
             header_crc,
             header_bytes: encoded.len() as u64,
+            start: header.start().position,
             vcpus: header.vcpus,
             _lock: lock,
         })
@@ -257,7 +269,7 @@ impl Writer {
         let read_back = |error| WriteError::ReadBack(Box::new(error));
         let from = &self.events;
         let mut to = SegmentFile::create(path.to_owned())?;
-        let mut builder = Builder::new(self.header_crc);
+        let mut builder = Builder::new(self.header_crc, self.start);
         let mut entries = Vec::new();
         let mut flush = |builder: &mut Builder, to: &mut SegmentFile| -> Result<(), WriteError> {
             let offset = to.length;
@@ -265,7 +277,7 @@ impl Writer {
             entries.push(IndexEntry::new(offset, &head));
             Ok(())
         };
-        let mut track = Track::new();
+        let mut track = Track::new(self.start);
         let mut offset = 0;
         while offset < from.length {
             let segment = segment::read(&from.file, offset, from.length)
@@ -295,9 +307,10 @@ fn refused(event: &Event, error: EncodeError) -> WriteError {
     let (kind, position) = (event.body.name(), event.position);
     match error {
         EncodeError::Backwards { last } => WriteError::Backwards { kind, vcpu: event.vcpu, position, last },
-        EncodeError::TooLong(TooLong { length, limit }) => {
+        EncodeError::Unfit(Unfit::TooLong { length, limit }) => {
             WriteError::TooLong { kind, position, length, limit }
         }
+        EncodeError::Unfit(Unfit::Invalid(what)) => WriteError::Invalid { kind, position, what },
     }
 }
 

@@ -7,11 +7,13 @@ mod common;
 use std::fs;
 
 use common::*;
-use proptest::collection::vec;
+use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
+use proptest::sample::select;
 use scribe_log::{
-    Body, End, EndCause, Event, FullDigest, GeneralRegisters, Position, Recording, State, StopReason, Writer,
+    Body, End, EndCause, Event, ExitAnswer, ExitKind, FullDigest, GeneralRegisters, Position, Recording,
+    Register, State, StopReason, Writer,
 };
 use tempfile::tempdir;
 
@@ -32,7 +34,41 @@ fn bodies() -> impl Strategy<Value = Body> {
         2 => (any::<u64>(), full_digests()).prop_map(|(registers, full)| Body::Checkpoint { registers, full }),
         1 => any::<String>().prop_map(|name| Body::Bookmark { name }),
         1 => any::<(u8, u8)>().prop_map(|(vector, irq)| Body::Interrupt { vector, irq }),
+        2 => (vec(registers(), 0..30), btree_map(any::<u64>(), any::<u64>(), 0..50))
+            .prop_map(|(registers, pages)| Body::State { registers, pages: pages.into_iter().collect() }),
+        4 => exits(),
+        1 => any::<(u8, u32, u64, u64, u8)>().prop_map(|(device, request, sector, bytes, status)| {
+            Body::DiskRequest { device, request, sector, bytes, status }
+        }),
+        1 => vec(any::<u8>(), 0..200).prop_map(|bytes| Body::ConsoleOutput { bytes }),
     ]
+}
+
+fn registers() -> impl Strategy<Value = Register> {
+    ("[!-~]{1,32}", 1u8..=16, any::<u128>()).prop_map(|(name, bytes, value)| {
+        let value = value >> (128 - 8 * u32::from(bytes));
+        Register { name, bytes, value }
+    })
+}
+
+fn exits() -> impl Strategy<Value = Body> {
+    let answers = prop_oneof![
+        Just(ExitAnswer::Done),
+        any::<u64>().prop_map(ExitAnswer::Value),
+        Just(ExitAnswer::GeneralProtection),
+    ];
+    let numbers = any::<(u64, u8, u64, u64, u64)>();
+    (select(&ExitKind::ALL), answers, numbers).prop_map(
+        |(what, answer, (address, size, value, branches, steps))| Body::Exit {
+            what,
+            address,
+            size,
+            value,
+            answer,
+            branches,
+            steps,
+        },
+    )
 }
 
 fn end_causes() -> impl Strategy<Value = EndCause> {

@@ -9,7 +9,9 @@ use std::path::Path;
 use std::process::Command;
 
 use common::*;
-use scribe_log::{Body, EndCause, Event, OpenError, Position, Recording, State, WriteError, Writer};
+use scribe_log::{
+    Body, EndCause, Event, MAX_PAGES, OpenError, Position, Recording, Register, State, WriteError, Writer,
+};
 use tempfile::tempdir;
 
 #[test]
@@ -189,6 +191,52 @@ fn misplaced_events_are_refused_and_change_nothing() {
     assert!(matches!(error, WriteError::Full));
     writer.seal(&seal(1)).unwrap();
     assert_eq!(read_all(dir.path()).unwrap().len(), appended + 1);
+}
+
+#[test]
+fn markers_that_the_format_cannot_say_are_refused_and_change_nothing() {
+    let dir = tempdir().unwrap();
+    let mut writer = Writer::create(dir.path(), &header(), false).unwrap();
+    let named = |name: &str| vec![Register::u64(name, 1)];
+    let wide = |bytes, value| vec![Register { name: "x".to_owned(), bytes, value }];
+    let many: Vec<(u64, u64)> = (0..=MAX_PAGES as u64).map(|frame| (frame, 0)).collect();
+    for (registers, pages, what) in [
+        (vec![Register::u64("rax", 1); 257], vec![], "more than 256 registers"),
+        (vec![], many, "more than 4096 pages"),
+        (named(""), vec![], "name is not"),
+        (named("a b"), vec![], "name is not"),
+        (named("\u{e9}"), vec![], "name is not"),
+        (named(&"x".repeat(33)), vec![], "name is not"),
+        (wide(0, 0), vec![], "does not fit"),
+        (wide(17, 0), vec![], "does not fit"),
+        (wide(1, 256), vec![], "does not fit"),
+        (wide(15, 1 << 120), vec![], "does not fit"),
+        (vec![], vec![(1, 0), (1, 0)], "ascending order"),
+        (vec![], vec![(2, 0), (1, 0)], "ascending order"),
+    ] {
+        let error = writer.append(&Event::new(at(1), Body::State { registers, pages })).unwrap_err();
+        assert!(matches!(error, WriteError::Invalid { .. }), "{error}");
+        assert!(error.to_string().starts_with("state at exit:1 cannot be written: "), "{error}");
+        assert!(error.to_string().contains(what), "{what}: {error}");
+    }
+    let widest = Body::State {
+        registers: vec![Register { name: "x".repeat(32), bytes: 16, value: u128::MAX }; 256],
+        pages: (0..MAX_PAGES as u64).map(|at| (at << 52, at)).collect(),
+    };
+    let events = [Event::new(at(1), widest), end(1, EndCause::Reset)];
+    writer.append(&events[0]).unwrap();
+    assert!(writer.unsealed() < 96 * 1024);
+    writer.close(&events[1]).unwrap();
+    assert_eq!(read_all(dir.path()).unwrap(), events);
+}
+
+#[test]
+fn markers_are_told_from_the_rest() {
+    assert!(markers().iter().all(|event| event.body.is_marker()));
+    let others = [events(), vec![seal(1), end(1, EndCause::Reset)]].concat();
+    let markers: Vec<&str> =
+        others.iter().filter(|event| event.body.is_marker()).map(|event| event.body.name()).collect();
+    assert_eq!(markers, ["interrupt"; 2]);
 }
 
 const FULL_DISK: &str = "SCRIBE_LOG_FULL_DISK";

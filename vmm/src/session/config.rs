@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use scribe_devices::guest_interface::CommandTooLong;
-use scribe_log::header::{BootFile, Engine as EngineName, Header, Host, Image, Origin, Pace};
+use scribe_log::header::{BootFile, Engine as EngineName, Header, Host, Image, Level, Origin, Pace};
 
 use super::choice::{self, Choice, SyncPoints, Wish};
 use super::files::{self, DigestCache};
@@ -168,6 +168,9 @@ pub fn describe(
         pace: config.pace,
         digest_every: config.digest_every,
         host,
+        level: Level::Inputs,
+        parent: None,
+        start: None,
     };
     Ok((header, files, choice))
 }

@@ -169,7 +169,11 @@ impl Replay {
                         return Err(self.diverged(machine, "a bookmark", name, self.bookmarks.join(", ")));
                     }
                 },
-                Body::Interrupt { .. } => {}
+                Body::Interrupt { .. }
+                | Body::State { .. }
+                | Body::Exit { .. }
+                | Body::DiskRequest { .. }
+                | Body::ConsoleOutput { .. } => {}
                 Body::End(end) => {
                     // The guest's own ends come out of the machine; this one came from outside.
                     return Ok(match end.cause {

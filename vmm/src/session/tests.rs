@@ -6,7 +6,7 @@ mod toy;
 use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
 
-use scribe_log::header::{BootFile, Engine, Header, Host, Origin, Pace};
+use scribe_log::header::{BootFile, Engine, Header, Host, Level, Origin, Pace};
 use scribe_log::{Body, EndCause, Event, Position, Recording, StopReason, Writer};
 
 use super::console::Console;
@@ -50,6 +50,9 @@ pub(crate) fn header() -> Header {
         pace: Pace::Max,
         digest_every: 0,
         host: Host::default(),
+        level: Level::Inputs,
+        parent: None,
+        start: None,
     }
 }
 
