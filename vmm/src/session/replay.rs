@@ -9,6 +9,8 @@ use super::divergence::Divergence;
 use super::{Flow, Place, Policy, SessionError};
 use crate::engine::Progress;
 use crate::host::events::{HostEvent, HostLoop};
+use crate::inspect::check::Checker;
+use crate::inspect::state::Difference;
 use crate::machine::Machine;
 
 /// Log events kept for reports.
@@ -36,6 +38,8 @@ pub struct Replay {
     /// guest time when the machine came to its position
     arrived: u64,
     checks: u64,
+    /// compares markers, if the recording has them
+    checker: Option<Checker>,
     /// bookmarks that the guest has set at the position and the log has not shown yet
     bookmarks: Vec<String>,
     outcome: Option<Outcome>,
@@ -53,10 +57,17 @@ impl Replay {
             agreed: Position::START,
             arrived: 0,
             checks: 0,
+            checker: None,
             bookmarks: Vec::new(),
             outcome: None,
             stopped: false,
         }
+    }
+
+    /// Also compares the recording's markers, as `checker` does.
+    pub fn check_markers(mut self, checker: Option<Checker>) -> Self {
+        self.checker = checker;
+        self
     }
 
     /// What it came to; `None` before the end.
@@ -100,6 +111,25 @@ impl Replay {
             }
             self.recent.push_back(event);
         }
+    }
+
+    /// Takes the markers up to the machine's position, which no replay depends on, and compares them.
+    fn take_markers(&mut self, machine: &mut Machine) -> Result<(), SessionError> {
+        let here = machine.position();
+        while let Some(Ok(event)) = self.events.peek()
+            && event.body.is_marker()
+            && event.position <= here
+        {
+            let difference = match &mut self.checker {
+                Some(checker) => checker.compare(machine, event)?,
+                None => None,
+            };
+            self.next(machine);
+            if let Some(Difference { what, recorded, found }) = difference {
+                return Err(self.diverged(machine, what, recorded, found));
+            }
+        }
+        Ok(())
     }
 
     fn diverged(
@@ -147,11 +177,14 @@ impl Replay {
 
     /// Takes the events at the machine's position, up to a sleep or the end.
     fn take_events(&mut self, machine: &mut Machine) -> Result<Flow, SessionError> {
-        while let Some(body) = self.peek(machine)? {
+        loop {
+            self.take_markers(machine)?;
+            let Some(body) = self.peek(machine)? else { break };
             match body {
                 Body::TimeAdjust { .. } => return Ok(Flow::Continue),
                 Body::ConsoleInput { bytes } => machine.console_input(&bytes),
                 Body::Checkpoint { registers, full } => {
+                    machine.tell_state()?;
                     self.check_rolling(machine, registers)?;
                     if full.is_some() {
                         self.check_full(machine, full)?;
@@ -262,6 +295,11 @@ impl Policy for Replay {
         if self.outcome.is_some() {
             return Ok(());
         }
+        if place == Place::Position {
+            machine.tell_state()?;
+        }
+        machine.tell(|observer, at| observer.ending(at));
+        self.take_markers(machine)?;
         let end = match self.events.next() {
             Some(Ok(event)) if matches!(event.body, Body::End(_)) && event.position == machine.position() => {
                 machine.tell(|observer, at| observer.event(at, &event));
