@@ -10,7 +10,8 @@ use std::process::Command;
 
 use common::*;
 use scribe_log::{
-    Body, EndCause, Event, MAX_PAGES, OpenError, Position, Recording, Register, State, WriteError, Writer,
+    Body, Bookmark, BookmarkOrigin, Bookmarks, EditError, EndCause, Event, MAX_PAGES, OpenError, Position,
+    Recording, Register, State, WriteError, Writer,
 };
 use tempfile::tempdir;
 
@@ -242,18 +243,77 @@ fn markers_are_told_from_the_rest() {
 const FULL_DISK: &str = "SCRIBE_LOG_FULL_DISK";
 
 /// A limit on the size of files stands for a full disk: the write that reaches it is cut short, the next one fails.
-#[test]
-fn a_full_disk_leaves_what_was_sealed() {
+fn with_a_full_disk(test: &str) {
     let dir = tempdir().unwrap();
-    let script = "trap '' XFSZ; ulimit -f 64; exec \"$0\" --exact full_disk_child --ignored";
+    let script = "trap '' XFSZ; ulimit -f 64; exec \"$0\" --exact \"$1\" --ignored";
     let child = Command::new("sh")
         .args(["-c", script])
         .arg(std::env::current_exe().unwrap())
+        .arg(test)
         .env(FULL_DISK, dir.path())
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&child.stdout);
     assert!(child.status.success() && text.contains("1 passed"), "{text}");
+}
+
+#[test]
+fn a_full_disk_leaves_what_was_sealed() {
+    with_a_full_disk("full_disk_child");
+    with_a_full_disk("full_disk_for_bookmarks_child");
+}
+
+#[test]
+#[ignore = "run by a_full_disk_leaves_what_was_sealed"]
+fn full_disk_for_bookmarks_child() {
+    let Some(dir) = std::env::var_os(FULL_DISK) else {
+        return;
+    };
+    let dir = Path::new(&dir);
+    let mut writer = Writer::create(dir, &header(), false).unwrap();
+    let mut sealed = 0;
+    let error = loop {
+        for number in 0..100 {
+            writer
+                .bookmark(Bookmark {
+                    name: format!("{}-{number}", "x".repeat(50)),
+                    position: at(sealed),
+                    guest_time: Some(sealed),
+                    origin: BookmarkOrigin::Every,
+                })
+                .unwrap();
+        }
+        match writer.seal(&seal(sealed)) {
+            Ok(()) => sealed += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(sealed > 2);
+    let text = chain(&error);
+    assert!(
+        text.starts_with("cannot write bookmarks to ") && text.ends_with("File too large (os error 27)"),
+        "{text}"
+    );
+    assert!(matches!(writer.seal(&seal(1 << 40)).unwrap_err(), WriteError::Broken { .. }));
+    drop(writer);
+    let recording = Recording::open(dir).unwrap();
+    // The last segment was written, its bookmarks were not.
+    assert_eq!(recording.events().count() as u64, sealed + 1);
+    assert_eq!(recording.bookmarks().unwrap().len() as u64, sealed * 100);
+    // Changing them needs room too; without it they stay as they are.
+    drop(recording);
+    let mut bookmarks = Bookmarks::open(dir).unwrap();
+    let list = bookmarks.list();
+    let name = |number: usize| format!("{}-{number}", "y".repeat(50));
+    let error = (0..).find_map(|number| {
+        let added = Bookmark { name: name(number), ..list.iter().next().unwrap().bookmark.clone() };
+        bookmarks.add(added).err().map(|error| (number, error))
+    });
+    let (added, error) = error.unwrap();
+    assert!(matches!(error, EditError::Io { action: "write", .. }), "{error}");
+    assert!(added > 1 && !dir.join("bookmarks.new").exists());
+    let left = Recording::open(dir).unwrap().bookmarks().unwrap().len() as u64;
+    assert_eq!(left, sealed * 100 + added as u64);
 }
 
 #[test]

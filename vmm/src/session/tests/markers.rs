@@ -61,9 +61,9 @@ fn record_at(
     let (host, sender) = HostLoop::by_hand();
     let _alive = sender.clone();
     let thread = outside(sender);
-    let mut recorder = Recorder::new(writer, 1500);
+    let mut recorder = Recorder::new(writer, 1500, 0);
     recorder.watch(&mut machine, level).unwrap();
-    let mut policy = Live::new(recorder, host, None, true, Pace::Max, limit);
+    let mut policy = Live::new(recorder, host, nothing_more(true, limit), 0);
     let cause = drive(&mut machine, &mut policy, &mut Console::quiet()).unwrap();
     drop(policy.into_journal());
     thread.join().unwrap();
@@ -75,7 +75,8 @@ fn replay(recorded: &Recorded, mut machine: Machine) -> Result<Outcome, SessionE
     let recording = Recording::open(recorded.directory.path()).unwrap();
     let (host, _sender) = HostLoop::by_hand();
     let checker = Checker::attach(&mut machine, recording.header()).unwrap();
-    let mut policy = Replay::new(recording.events(), recording.state(), host).check_markers(checker);
+    let mut policy =
+        Replay::new(recording.events(), recording.state(), host, &machine).check_markers(checker);
     drive(&mut machine, &mut policy, &mut Console::quiet())?;
     Ok(policy.outcome().unwrap().clone())
 }
@@ -260,11 +261,11 @@ fn a_counting_machine_notes_how_far_its_exits_are_apart() {
 fn a_killed_recording_of_every_exit_replays_to_its_last_seal() {
     let directory = tempfile::tempdir().unwrap();
     let writer = Writer::create(directory.path(), &header_of(Level::Exits), true).unwrap();
-    let mut recorder = Recorder::new(writer, 0);
+    let mut recorder = Recorder::new(writer, 0, 0);
     let mut live = busy();
     recorder.watch(&mut live, Level::Exits).unwrap();
     for exit in 1..=60 {
-        live.step(None).unwrap();
+        live.step(None, None).unwrap();
         recorder.sync_point(&mut live, exit % 20 == 10).unwrap();
         live.settle().unwrap();
     }
