@@ -55,7 +55,7 @@ pub fn live(player: Player, branch: Branch, console: &mut Console) -> Result<Liv
         start: Some(Start { position: machine.position(), guest_time: machine.guest_time() }),
         ..parent
     };
-    let recorder = recorder(&target, &header, &machine)?;
+    let recorder = recorder(&target, &header, &mut machine)?;
     let mut snapshots = Snapshots::open(target.directory, recorder.header_crc())?;
     snapshot::take(&mut snapshots, &machine, driver.phase(), Origin::Start)?;
     let marks = Marks::new(&target.noting, &machine);
