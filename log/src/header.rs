@@ -233,16 +233,8 @@ impl Header {
     /// # Errors
     /// As [`Header::encode`].
     pub fn identity(&self) -> Result<[u8; 32], EncodeHeaderError> {
-        Ok(blake3::hash(&self.plain().encode()?).into())
-    }
-
-    /// The checksum of the header file, as it would be at [`Level::Inputs`].
-    pub(crate) fn identity_crc(&self) -> Result<u32, EncodeHeaderError> {
-        self.plain().encode_with_crc().map(|(_, crc)| crc)
-    }
-
-    fn plain(&self) -> Header {
-        Header { level: Level::Inputs, ..self.clone() }
+        let plain = Header { level: Level::Inputs, ..self.clone() };
+        Ok(blake3::hash(&plain.encode()?).into())
     }
 
     /// Where the recording begins: power-on unless it says otherwise.
@@ -274,16 +266,6 @@ pub(crate) struct HeaderFile {
     pub(crate) crc: u32,
     /// Its length in bytes.
     pub(crate) length: u64,
-}
-
-impl HeaderFile {
-    /// Its checksum, as it would be at [`Level::Inputs`]. `path`: of the file.
-    pub(crate) fn identity_crc(&self, path: &Path) -> Result<u32, OpenError> {
-        match self.header.level {
-            Level::Inputs => Ok(self.crc),
-            _ => self.header.identity_crc().map_err(|error| OpenError::corrupt(path, 0, error.to_string())),
-        }
-    }
 }
 
 /// The header in the file at `path`.

@@ -37,7 +37,6 @@ pub struct Recording {
     state: State,
     header: Header,
     header_crc: u32,
-    identity_crc: u32,
     /// Whether its header is not in its place yet.
     pending: bool,
     book: Option<BookFile>,
@@ -115,7 +114,6 @@ impl Recording {
         };
         let length = file.metadata().map_err(OpenError::io("read", &path))?.len();
         let (header, fit) = swap::choose(dir, header, &file, length);
-        let identity_crc = header.identity_crc(&header_path)?;
         let HeaderFile { header, crc: header_crc, length: header_length } = header;
         let start = header.start().position;
         let first = Link::first(header_crc, start);
@@ -166,7 +164,6 @@ impl Recording {
             state,
             header,
             header_crc,
-            identity_crc,
             book,
             sizes: Sizes {
                 header: header_length,
@@ -267,14 +264,8 @@ impl Recording {
         self.pending
     }
 
-    /// What ties snapshots to the recording: the checksum that its header would have at [`crate::header::Level::Inputs`],
-    /// so that dropping markers keeps them.
-    pub fn identity_crc(&self) -> u32 {
-        self.identity_crc
-    }
-
     /// Checksum of the header file.
-    pub(crate) fn header_crc(&self) -> u32 {
+    pub fn header_crc(&self) -> u32 {
         self.header_crc
     }
 

@@ -36,7 +36,6 @@ pub struct Writer {
     builder: Builder,
     events: AppendFile,
     header_crc: u32,
-    identity_crc: u32,
     header_bytes: u64,
     start: Position,
     vcpus: u32,
@@ -103,7 +102,6 @@ impl Writer {
             builder: Builder::new(header_crc, header.start().position),
             events,
             header_crc,
-            identity_crc: header.identity_crc()?,
             header_bytes: encoded.len() as u64,
             start: header.start().position,
             vcpus: header.vcpus,
@@ -128,9 +126,9 @@ impl Writer {
         self.header_bytes + self.events.length + self.book.length()
     }
 
-    /// What ties snapshots to the recording, as [`crate::Recording::identity_crc`].
-    pub fn identity_crc(&self) -> u32 {
-        self.identity_crc
+    /// Checksum of the header file: what ties the recording's other files to it.
+    pub fn header_crc(&self) -> u32 {
+        self.header_crc
     }
 
     /// Adds a bookmark, to be written with the next seal that is not before it. Positions of bookmarks do not go backwards.

@@ -18,6 +18,7 @@ use super::start::{StartError, host_loop, perturbation, prepare_process};
 use super::{SessionError, snapshot};
 use crate::host::events::{ConsoleSource, HostLoop, Shared, Watch};
 use crate::host::perturb::Perturbation;
+use crate::inspect::check::Checker;
 use crate::machine::Machine;
 use crate::machine::disk::lock;
 
@@ -108,7 +109,7 @@ impl Player {
         let image = config.moved.image.as_deref().or(recorded);
         let image = image.map(|path| lock(path, false)).transpose()?;
         config::check_files(&mut header, &config.moved, cache)?;
-        let snapshots = Snapshots::open(config.directory, recording.identity_crc())?;
+        let snapshots = Snapshots::open(config.directory, recording.header_crc())?;
         let start = start(&recording, &snapshots, config, target)?;
         let behaviour = config.behaviour.as_deref();
         // A kernel that was recorded on KVM has the note.
@@ -117,7 +118,7 @@ impl Player {
         let noted = files.as_ref().map_or(header.engine == EngineName::Kvm, |(_, noted)| *noted);
         let choice = choice::for_recording(&config.engine, behaviour, &header, noted)?;
         prepare_process()?;
-        let (machine, driver) = match (&start, &files) {
+        let (mut machine, driver) = match (&start, &files) {
             (Some(info), _) => snapshot::restore(&snapshots, info, &header, &choice, scratch)?,
             (None, Some((files, _))) => {
                 (config::assemble(&header, files, &choice, scratch)?, Driver::default())
@@ -128,8 +129,9 @@ impl Player {
             choice.tell();
         }
         let host = replay_host(&machine)?;
-        let policy =
-            Replay::new(recording.events_from(machine.position())?, recording.state(), host, &machine);
+        let checker = Checker::attach(&mut machine, &header).map_err(SessionError::from)?;
+        let events = recording.events_from(machine.position())?;
+        let policy = Replay::new(events, recording.state(), host, &machine).check_markers(checker);
         Ok(Self {
             automatic: config.snapshots.then(|| Automatic::new(snapshots, &machine)),
             recording,
@@ -221,7 +223,7 @@ impl Player {
     /// # Errors
     /// It cannot be taken or written.
     pub fn take_snapshot(&mut self, origin: Origin) -> Result<SnapshotInfo, StartError> {
-        let mut snapshots = Snapshots::open(self.recording.dir(), self.recording.identity_crc())?;
+        let mut snapshots = Snapshots::open(self.recording.dir(), self.recording.header_crc())?;
         Ok(snapshot::take(&mut snapshots, &self.machine, self.driver.phase(), origin)?)
     }
 
@@ -233,7 +235,8 @@ impl Player {
     /// Leaves the recording.
     pub fn depart(self) -> Departure {
         drop(self.policy.into_host()); // its thread has the signals
-        let Self { recording, header, choice, machine, driver, host_facts, _image: image, .. } = self;
+        let Self { recording, header, choice, mut machine, driver, host_facts, _image: image, .. } = self;
+        machine.take_observer();
         Departure { header, recording, choice, machine, driver, host_facts, image }
     }
 }
