@@ -7,6 +7,7 @@
 //! * [`machine`]: RAM, the bus and its devices, boot, guest time, digests
 //! * [`session`]: record, replay, run: the only place that knows which of them is happening
 //! * [`host`]: the host's clock, signals, terminal and event loop
+//! * [`timeline`]: a recording as a picture
 //! * [`cli`]: the program's subcommands
 
 /// Writes one of our lines to stderr, as `println!` would format it.
@@ -19,3 +20,4 @@ pub mod engine;
 pub mod host;
 pub mod machine;
 pub mod session;
+pub mod timeline;

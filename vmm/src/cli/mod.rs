@@ -10,6 +10,7 @@ mod record;
 mod replay;
 mod run;
 mod selftest;
+mod timeline;
 
 use std::process::ExitCode;
 
@@ -35,6 +36,7 @@ enum Command {
     Replay(replay::ReplayArgs),
     Info(info::InfoArgs),
     Log(log::LogArgs),
+    Timeline(timeline::TimelineArgs),
     Doctor(doctor::DoctorArgs),
 }
 
@@ -63,6 +65,7 @@ pub fn main() -> ExitCode {
         Command::Replay(args) => replay::run(args),
         Command::Info(args) => info::run(&args),
         Command::Log(args) => log::run(&args),
+        Command::Timeline(args) => timeline::run(args),
         Command::Doctor(args) => {
             let selftest = |report: &_| selftest::run(&args.image, report);
             doctor::run(&args, Some(&selftest)).map_err(Failure::from)

@@ -89,7 +89,7 @@ pub(super) fn run(args: ReplayArgs) -> Result<u8, Failure> {
 }
 
 /// In replay a file that is missing or is not what it was is the recording's trouble, whatever else it might be.
-fn failure(error: StartError) -> Failure {
+pub(super) fn failure(error: StartError) -> Failure {
     match error {
         StartError::Config(
             ConfigError::Read { .. }

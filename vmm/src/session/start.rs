@@ -20,6 +20,7 @@ use crate::host::terminal::RawTerminal;
 use crate::host::{kick, signals};
 use crate::machine::Machine;
 use crate::machine::disk::{DiskError, lock};
+use crate::machine::observe::Observer;
 
 /// Why a session could not be started or finished.
 #[derive(Debug, thiserror::Error)]
@@ -251,6 +252,21 @@ pub fn replay(
     scratch: &Path,
     console: &mut Console,
 ) -> Result<ReplayReport, StartError> {
+    replay_observed(config, cache, host_facts, scratch, console, None)
+}
+
+/// Replays a recording while somebody watches.
+///
+/// # Errors
+/// As [`replay`].
+pub fn replay_observed(
+    config: &ReplayConfig,
+    cache: &DigestCache,
+    host_facts: &Host,
+    scratch: &Path,
+    console: &mut Console,
+    observer: Option<Box<dyn Observer>>,
+) -> Result<ReplayReport, StartError> {
     let recording = Recording::open(config.directory)?;
     let moved = &config.moved;
     let mut header = recording.header().clone();
@@ -263,6 +279,9 @@ pub fn replay(
     let mut machine = config::assemble(&header, &files, &choice, scratch)?;
     if !config.quiet {
         choice.tell();
+    }
+    if let Some(observer) = observer {
+        machine.observe(observer);
     }
     let host = host_loop(Watch {
         console: ConsoleSource::None,
