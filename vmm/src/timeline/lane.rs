@@ -12,6 +12,8 @@ use scribe_log::Position;
 const RECORDS_MAX: usize = 100_000;
 /// Most different texts of a lane. Events beyond them keep their numbers only.
 const TEXTS_MAX: usize = 4096;
+/// Most kinds of a lane. What comes beyond them is one kind: a guest must not make of kinds what records cannot be.
+const KINDS_MAX: usize = 1024;
 /// The first quantum, ns: less than two exits are apart.
 const QUANTUM_MIN: u64 = 1024;
 
@@ -143,7 +145,8 @@ impl Lane {
         let text = self.text_id(entry.text);
         let Entry { time, span, position, address, value, .. } = entry;
         // What a text says need not be said in numbers too: the page is smaller without.
-        let (address, value) = if text == 0 || self.measure != Measure::Events { (address, value) } else { (0, 0) };
+        let (address, value) =
+            if text == 0 || self.measure != Measure::Events { (address, value) } else { (0, 0) };
         self.add(Record { time, span, kind, position, count: 1, address, value, text });
         while self.records.len() > RECORDS_MAX {
             self.coarsen();
@@ -168,6 +171,8 @@ impl Lane {
     }
 
     fn kind_id(&mut self, kind: Kind) -> u32 {
+        let full = self.kinds.len() >= KINDS_MAX && !self.kind_ids.contains_key(&kind);
+        let kind = if full { Kind { verb: "other".into(), name: String::new(), ..kind } } else { kind };
         if let Some(id) = self.kind_ids.get(&kind) {
             return *id;
         }
@@ -198,10 +203,12 @@ impl Lane {
         let open = self.open.get_mut(usize::try_from(record.kind).unwrap_or(usize::MAX));
         let Some(open) = open else { return };
         let into = open.filter(|_| self.quantum > 0).and_then(|at| self.records.get_mut(at));
+        let span =
+            |into: &Record| record.time.saturating_add(record.span).saturating_sub(into.time).max(into.span);
         match into {
-            Some(into) if record.time.saturating_sub(into.time) <= self.quantum => {
-                let end = (into.time.saturating_add(into.span)).max(record.time.saturating_add(record.span));
-                into.span = end - into.time;
+            // Intervals longer than the quantum stay what they are.
+            Some(into) if span(into) <= self.quantum => {
+                into.span = span(into);
                 into.count = into.count.saturating_add(record.count);
                 if self.measure != Measure::Events {
                     into.value = into.value.saturating_add(record.value);
@@ -279,6 +286,15 @@ mod tests {
             lane.push(kind("a"), entry);
         }
         assert!(lane.records().len() <= RECORDS_MAX);
+    }
+
+    #[test]
+    fn kinds_are_bounded() {
+        let mut lane = Lane::new(Measure::Events);
+        for exit in 0..2 * RECORDS_MAX as u64 {
+            lane.push(kind(&exit.to_string()), at(exit, ""));
+        }
+        assert!(lane.kinds().len() <= KINDS_MAX + 2 && lane.records().len() <= RECORDS_MAX);
     }
 
     #[test]

@@ -70,7 +70,8 @@ pub fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {
-        let word = chunk.iter().fold(0u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        let word =
+            chunk.iter().fold(0u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
         for at in 0..4 {
             let digit = (word >> (18 - 6 * at)) & 0x3f;
             let known = at <= chunk.len();
@@ -114,16 +115,16 @@ mod tests {
         let mut out = Vec::new();
         columns(&lane, &mut out);
         let expected = [
-            &[0xac, 2, 1][..],       // time
-            &[1, 0],                 // span
-            &[0, 1],                 // kind
-            &[7, 2],                 // exit
-            &[8, 0],                 // branches
-            &[9, 0],                 // steps
-            &[0, 0],                 // count
+            &[0xac, 2, 1][..],                                    // time
+            &[1, 0],                                              // span
+            &[0, 1],                                              // kind
+            &[7, 2],                                              // exit
+            &[8, 0],                                              // branches
+            &[9, 0],                                              // steps
+            &[0, 0],                                              // count
             &[2, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1], // address
-            &[3, 0],                 // value
-            &[0, 1],                 // text
+            &[3, 0],                                              // value
+            &[0, 1],                                              // text
         ];
         assert_eq!(out, expected.concat());
         let packed = pack([&lane, &lane].into_iter()).unwrap();

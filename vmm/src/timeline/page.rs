@@ -55,7 +55,7 @@ const LANES: [(&str, &str, &str); 15] = [
     ("disk", "devices", "Disk requests"),
     ("virtio", "devices", "Disk registers"),
     ("pit", "devices", "Timer"),
-    ("pic", "devices", "Interrupt controllers"),
+    ("pic", "devices", "PIC"),
     ("rtc", "devices", "Real-time clock"),
     ("guest", "devices", "Guest interface"),
     ("i8042", "devices", "Keyboard controller"),
@@ -172,7 +172,8 @@ fn in_order(lanes: &BTreeMap<String, Lane>) -> Vec<Placed<'_>> {
     for (id, group, title) in LANES.into_iter().chain([CHECKS]) {
         if id == "irq" {
             let number = |id: &str| id.strip_prefix("irq").and_then(|number| number.parse::<u8>().ok());
-            let mut irqs: Vec<_> = lanes.iter().filter_map(|(id, lane)| Some((number(id)?, id, lane))).collect();
+            let mut irqs: Vec<_> =
+                lanes.iter().filter_map(|(id, lane)| Some((number(id)?, id, lane))).collect();
             irqs.sort_unstable_by_key(|(number, ..)| *number);
             for (number, id, lane) in irqs {
                 let source = IRQS.iter().find(|(known, _)| known == id).map_or("", |(_, source)| source);
@@ -187,10 +188,12 @@ fn in_order(lanes: &BTreeMap<String, Lane>) -> Vec<Placed<'_>> {
 
 /// What stands under the title.
 fn facts(header: &Header, outcome: &Outcome, ending: Option<&str>) -> Vec<(&'static str, String)> {
-    let shown = |path: &Path| clean(path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().as_bytes());
+    let shown =
+        |path: &Path| clean(path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().as_bytes());
     let words: Vec<String> =
         header.command.iter().map(|word| String::from_utf8_lossy(word).escape_debug().to_string()).collect();
-    let behaviour = header.behaviour.as_deref().map_or_else(String::new, |name| format!(", behaves as {name}"));
+    let behaviour =
+        header.behaviour.as_deref().map_or_else(String::new, |name| format!(", behaves as {name}"));
     let end = match (ending, outcome) {
         (Some(ending), _) => ending.to_owned(),
         (None, Outcome::SealedEnd(position)) => format!("its recorder was killed; sealed up to {position}"),
@@ -205,7 +208,7 @@ fn facts(header: &Header, outcome: &Outcome, ending: Option<&str>) -> Vec<(&'sta
     }
     out.push(("engine", clean(format!("{}{behaviour}", choice::name(header.engine)).as_bytes())));
     out.push(("machine", clean(format!("{}, {} MiB", header.platform, header.memory >> 20).as_bytes())));
-    out.push(("guest", end));
+    out.push(("end", end));
     out
 }
 
@@ -229,7 +232,9 @@ fn escape(text: &str) -> String {
 /// A number that nothing in `data` can contain but by breaking BLAKE3. Equal data give equal pages.
 fn nonce(data: &[&str]) -> String {
     let mut hasher = blake3::Hasher::new();
-    data.iter().for_each(|part| drop(hasher.update(part.as_bytes())));
+    for part in data {
+        hasher.update(part.as_bytes());
+    }
     hasher.finalize().as_bytes()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -253,7 +258,6 @@ pub fn shell_word(word: &str) -> String {
     }
     format!("'{}'", word.replace('\'', "'\\''"))
 }
-
 
 #[cfg(test)]
 mod tests {

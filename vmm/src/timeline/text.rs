@@ -177,6 +177,9 @@ mod tests {
         let mut text = Text::default();
         text.push(at(1), &[b'x'; 3 * LINE_MAX + 1]);
         let (lines, _, _) = text.finish();
-        assert_eq!(lines.iter().map(|line| line.text.len()).collect::<Vec<_>>(), [LINE_MAX, LINE_MAX, LINE_MAX, 1]);
+        assert_eq!(
+            lines.iter().map(|line| line.text.len()).collect::<Vec<_>>(),
+            [LINE_MAX, LINE_MAX, LINE_MAX, 1]
+        );
     }
 }

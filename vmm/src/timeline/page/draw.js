@@ -96,9 +96,11 @@ function drawEvents(g, lane, y, h) {
   for (let x = 0; x < up.length; x++) {
     const [above, below] = lane.single ? [height(up[x] + down[x]), 0] : [height(up[x]), height(down[x])];
     g.globalAlpha = 0.92;
-    if (above) g.fillRect(x, middle - above, 1, above);
+    // What stands alone is drawn wide enough to be seen.
+    const wide = x + 1 < up.length && up[x + 1] + down[x + 1] > 0 ? 1 : 2;
+    if (above) g.fillRect(x, middle - above, wide, above);
     g.globalAlpha = 0.5;
-    if (below) g.fillRect(x, middle, 1, below);
+    if (below) g.fillRect(x, middle, wide, below);
   }
   g.globalAlpha = 1;
 }
@@ -106,6 +108,7 @@ function drawEvents(g, lane, y, h) {
 /** Few events: each has its stick, and its name where there is room. */
 function drawSticks(g, lane, first, last, middle, room) {
   const size = room * 0.66;
+  const xAt = (i) => (i >= 0 && i < lane.n ? xOf(lane.time[i]) : i < 0 ? -page.width : 2 * page.width);
   for (let i = first; i < last; i++) {
     const x = xOf(lane.time[i]), write = lane.kinds[lane.kind[i]].write || lane.single;
     const end = middle + (write ? -size : size);
@@ -115,11 +118,13 @@ function drawSticks(g, lane, first, last, middle, room) {
     }
     g.globalAlpha = write ? 0.95 : 0.6;
     g.fillRect(x - 0.75, Math.min(middle, end), 1.5, size);
-    g.beginPath();
-    g.arc(x, end, 2.6, 0, 7);
-    g.fill();
+    if (Math.min(x - xAt(i - 1), xAt(i + 1) - x) > 5) {
+      g.beginPath();
+      g.arc(x, end, 2.6, 0, 7);
+      g.fill();
+    }
     g.globalAlpha = 1;
-    const next = i + 1 < lane.n ? xOf(lane.time[i + 1]) : page.width;
+    const next = Math.min(xAt(i + 1), page.width);
     const label = shortName(lane, i);
     if (label && next - x > 34 && next - x > g.measureText(label).width + 12) {
       g.fillStyle = colours.ink;
@@ -188,41 +193,51 @@ function fitted(g, text, width) {
 
 /** Lines of text where they begin, in as many rows as there are; what finds no room is a tick below. */
 function drawConsole(g, lane, y, h) {
-  const [, last] = visible(lane);
-  let i = lowerBound(lane.time, page.from);
-  const rows = Math.floor((h - 10) / LINE), free = new Float64Array(rows).fill(-1);
+  const [, last] = visible(lane), rows = Math.floor((h - 10) / LINE);
+  g.font = MONO;
+  const letter = g.measureText("m").width, free = new Float64Array(rows).fill(-1), texts = [];
+  let row = rows - 1;
+  for (let i = lowerBound(lane.time, page.from); i < last; i++) {
+    // From where a row is free again, in the row below the line before if that is free: so they read downwards.
+    i = Math.max(i, lowerBound(lane.time, timeAt(Math.min(...free)), i));
+    const x = xOf(lane.time[i]), text = lane.lines[i]?.trimEnd();
+    if (i >= last || !text) continue;
+    do row = (row + 1) % rows; while (free[row] > x);
+    texts.push(place(text, x, y + 4 + row * LINE, free[row], letter));
+    free[row] = texts.at(-1).free;
+  }
   g.fillStyle = lane.colour;
   const { up } = density(lane, Math.ceil(page.width), page.from, perPixel());
   up.forEach((n, x) => n && g.fillRect(x, y + h - 5, 1.5, 3));
-  g.font = MONO;
-  const letter = g.measureText("m").width;
-  while (i < last) {
-    const row = free.indexOf(Math.min(...free));
-    if (free[row] > 0) i = Math.max(i, lowerBound(lane.time, timeAt(free[row]), i));
-    if (i >= last) break;
-    const x = xOf(lane.time[i]);
-    const later = x + 60 * letter > page.width ? Math.floor((page.width - x - 6) / letter) : 60;
-    const text = lane.lines[i].trimEnd();
-    const shown = text.length > later ? `${text.slice(0, Math.max(later - 1, 0))}\u2026` : text;
-    if (text && later > 2) {
-      const middle = y + 4 + row * LINE + LINE / 2;
-      g.globalAlpha = 0.35;
-      g.fillRect(Math.round(x), middle - LINE / 2 + 2, 1, y + h - 5 - middle + LINE / 2);
-      g.globalAlpha = 1;
-      if (page.hits.length && page.matches(text)) {
-        g.fillStyle = colours.hit;
-        g.globalAlpha = 0.4;
-        g.fillRect(x + 3, middle - LINE / 2 + 1, shown.length * letter + 3, LINE - 2);
-        g.globalAlpha = 1;
-      }
-      g.fillStyle = colours.ink;
-      g.fillText(shown, x + 5, middle);
-      g.fillStyle = lane.colour;
-      free[row] = x + 5 + (shown.length + 2) * letter;
-    }
-    i++;
+  g.globalAlpha = 0.3;
+  for (const { x, top } of texts) g.fillRect(Math.round(x), top + 2, 1, y + h - 7 - top);
+  for (const { text, shown, start, width, top } of texts) {
+    if (!shown) continue;
+    const hit = page.hits.length && page.matches(text);
+    g.fillStyle = colours.panel;
+    g.globalAlpha = 0.85;
+    g.fillRect(start - 2, top + 1, width + 4, LINE - 2);
+    g.fillStyle = colours.hit;
+    g.globalAlpha = 0.4;
+    if (hit) g.fillRect(start - 2, top + 1, width + 4, LINE - 2);
+    g.globalAlpha = 1;
+    g.fillStyle = colours.ink;
+    g.fillText(shown, start, top + LINE / 2);
   }
+  g.globalAlpha = 1;
   g.font = FONT;
+}
+
+/** Where a line goes: right of where it begins, or left of it if there is room there only. `free`: where the row was free. */
+function place(text, x, top, free, letter) {
+  const most = (room) => Math.floor((room - 8) / letter);
+  const [right, left] = [most(page.width - x), most(x - Math.max(free, 0))];
+  const before = right < Math.min(text.length, 40) && left > right;
+  const length = Math.min(before ? left : right, 72);
+  const cut = text.length > length ? `${text.slice(0, Math.max(length - 1, 0))}\u2026` : text;
+  const shown = length < 3 ? "" : cut, width = shown.length * letter;
+  const start = before ? x - 5 - width : x + 5;
+  return { text, shown, x, top, start, width, free: before || !shown ? x + 5 : start + width + 2 * letter };
 }
 
 function drawLanes() {
@@ -313,7 +328,7 @@ function drawOver() {
     g.globalAlpha = 0.55;
     g.fillRect(Math.round(page.hover.x), AXIS, 1, page.height);
     g.globalAlpha = 1;
-    tag(g, page.hover.x, moment(timeAt(page.hover.x), perPixel(), page.unit), colours.muted);
+    tag(g, page.hover.x, moment(timeAt(page.hover.x), fineStep(perPixel()), page.unit), colours.muted);
   }
   if (page.pin && page.pin.t >= page.from && page.pin.t <= page.to) {
     const x = xOf(page.pin.t);

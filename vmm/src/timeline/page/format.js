@@ -17,6 +17,9 @@ function moment(ns, step, [name, size]) {
   return `${grouped(whole)}${tail && "."}${tail}\u00a0${name}`;
 }
 
+/** The step that shows a moment in whole groups of digits. */
+const fineStep = (ns) => 1000 ** Math.floor(Math.log10(Math.max(ns, 1)) / 3 + 1e-9);
+
 /** A length of time, three digits of it. */
 function duration(ns) {
   const [name, size] = unitOf(ns);

@@ -29,7 +29,7 @@ function words(lane, i) {
 function shortName(lane, i) {
   const { name, verb } = lane.kinds[lane.kind[i]];
   if (lane.count[i] > 1) return `${grouped(lane.count[i])} \u00d7 ${name || verb}`;
-  if (lane.group === "interrupts" || lane.id === "check") return name;
+  if (lane.group === "interrupts" && lane.kinds.length === 1) return "";
   if (lane.measure === "bytes") return `${name} ${valueText(lane, i)}`;
   return name || verb;
 }
@@ -143,6 +143,7 @@ function unpin() {
 
 function showSpot() {
   const { pin: at } = page;
+  byId("spot").classList.toggle("empty", !at);
   byId("spot-what").textContent = at ? at.text : "Click a spot to get the command that replays to it.";
   byId("spot-where").textContent = at ? `${moment(at.t, 1, page.unit)} \u00b7 ${at.where}` : "";
   byId("command").textContent = at ? `${page.data.command} --to ${at.target}` : "";

@@ -29,7 +29,7 @@ function draw() {
 }
 
 function showRange() {
-  const [begin, end] = whole(), step = niceStep(perPixel());
+  const [begin, end] = whole(), step = fineStep(perPixel());
   const everything = page.from === begin && page.to === end;
   const [from, to] = [page.from, Math.min(page.to, page.end)].map((t) => moment(t, step, page.unit));
   const span = make("b", { text: duration(Math.min(page.to, page.end) - page.from) });
@@ -66,6 +66,7 @@ function drawGutter() {
     const row = gutter.children[i + 1];
     row.children[0].style.background = lane.colour;
     row.classList.toggle("selected", i === page.selected);
+    row.classList.toggle("none", visible(lane)[1] <= visible(lane)[0]);
     const n = lane.events[lowerBound(lane.time, page.to)] - lane.events[lowerBound(lane.time, page.from)];
     row.children[2].textContent = lane.id === "vcpu" ? busyText() : grouped(n);
   });
@@ -121,6 +122,7 @@ function fieldEvents() {
     if (moves) remember();
     page.drag = { x, to: x, moves, from: page.from, span: page.to - page.from };
     field.classList.toggle("moving", moves);
+    byId("chart").classList.add("pointed");
     byId("chart").focus({ preventScroll: true });
     event.preventDefault();
   });
@@ -205,6 +207,7 @@ function keyEvents() {
   };
   const pinned = () => (page.pin && page.pin.t > page.from && page.pin.t < page.to ? page.pin.t : undefined);
   document.addEventListener("keydown", (event) => {
+    byId("chart").classList.remove("pointed");
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.tagName === "INPUT") return;
     const chart = document.activeElement === byId("chart") || document.activeElement === document.body;
     const button = event.target.tagName === "BUTTON" && ["Enter", " "].includes(event.key);

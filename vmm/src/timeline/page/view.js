@@ -2,8 +2,8 @@
 
 const AXIS = 30;
 const SPAN_MIN = 100;
-const HEIGHTS = { bookmark: 28, input: 28, console: 104, vcpu: 42, check: 22 };
-const GROUP_GAP = 9;
+const HEIGHTS = { bookmark: 28, input: 28, console: 92, vcpu: 40, check: 22 };
+const GROUP_GAP = 8;
 
 /** The whole page's state. */
 const page = {
@@ -14,7 +14,7 @@ const page = {
   hits: [], hit: -1, before: [],
 };
 
-const laneHeight = (lane) => HEIGHTS[lane.id] ?? (lane.group === "interrupts" ? 24 : 36);
+const laneHeight = (lane) => HEIGHTS[lane.id] ?? (lane.group === "interrupts" ? 22 : 31);
 
 function layOut() {
   let y = AXIS;
