@@ -113,7 +113,7 @@ impl Browser {
         self.call("Emulation.setDeviceMetricsOverride", size);
         self.events.clear();
         self.call("Page.navigate", json!({ "url": format!("file://{}", text(page)) }));
-        self.waits_for("document.documentElement.dataset.state === 'ready'");
+        self.waits_for("document.documentElement?.dataset.state === 'ready'");
     }
 
     /// What a script's expression comes to.

@@ -102,8 +102,9 @@ function fieldEvents() {
     if (event.shiftKey || Math.abs(event.deltaX) > Math.abs(event.deltaY)) {
       move((event.deltaX || event.deltaY) * scale * perPixel());
     } else {
-      if (event.timeStamp - (fieldEvents.last ?? -1e9) > 600) remember();
-      fieldEvents.last = event.timeStamp;
+      // One turn of the wheel is many events.
+      if (event.timeStamp - page.wheeled > 600) remember();
+      page.wheeled = event.timeStamp;
       zoom(Math.exp(Math.min(Math.max(event.deltaY * scale, -240), 240) * 0.0028), timeAt(xIn(event)), false);
     }
     hover(event);

@@ -11,7 +11,7 @@ const page = {
   begin: 0, end: 1, from: 0, to: 1, unit: UNITS[3],
   width: 1, height: 1, top: [], tall: [],
   selected: -1, hover: null, pin: null, drag: null,
-  hits: [], hit: -1, before: [],
+  hits: [], hit: -1, before: [], wheeled: -Infinity,
 };
 
 const laneHeight = (lane) => HEIGHTS[lane.id] ?? (lane.group === "interrupts" ? 22 : 31);
@@ -50,6 +50,7 @@ function show(from, to, keep = true) {
 }
 
 function remember() {
+  page.wheeled = -Infinity;
   page.before.push([page.from, page.to]);
   if (page.before.length > 100) page.before.shift();
 }
