@@ -31,7 +31,7 @@ const HOSTILE: [&str; 4] = [
     "</script><script>document.title='taken'</script>",
     "<img src=x onerror=\"document.title='taken'\">",
     "--><!--<![CDATA[ {{DATA}} ${name} &lt; \\u003c",
-    "\u{241b}]0;title\u{2407}\\u{2028}end",
+    "^[]0;title^G\\u{2028}end",
 ];
 /// The same as it is sent.
 const SENT: [&str; 4] = [HOSTILE[0], HOSTILE[1], HOSTILE[2], "\x1b]0;title\x07\x1b[31m\u{2028}end"];

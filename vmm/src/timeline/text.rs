@@ -106,8 +106,11 @@ fn behind_sequence(text: &str) -> Option<&str> {
 fn show(c: char, out: &mut String) {
     match c {
         '\t' => out.push_str("    "),
-        '\0'..='\x1f' => out.push(char::from_u32(0x2400 + u32::from(c)).unwrap_or('\u{fffd}')),
-        '\x7f' => out.push('\u{2421}'),
+        // as a terminal echoes them: ^[ for escape
+        '\0'..='\x1f' | '\x7f' => {
+            out.push('^');
+            out.extend(char::from_u32(u32::from(c) ^ 0x40));
+        }
         // C1 controls, and characters that are invisible or change the direction of what is around them
         '\u{80}'..='\u{9f}'
         | '\u{61c}'
@@ -144,10 +147,11 @@ mod tests {
     fn nothing_in_a_line_acts() {
         for (bytes, shown) in [
             (&b"\x1b[1;31mred\x1b[0m"[..], "red"),
-            (b"a\x1b]0;title\x07b", "a\u{241b}]0;title\u{2407}b"),
-            (b"a\x1b[", "a\u{241b}["),
-            (b"a\x1b[\xe2\x82\xac", "a\u{241b}[\u{20ac}"),
+            (b"a\x1b]0;title\x07b", "a^[]0;title^Gb"),
+            (b"a\x1b[", "a^[["),
+            (b"a\x1b[\xe2\x82\xac", "a^[[\u{20ac}"),
             (b"tab\there", "tab    here"),
+            (b"\0\x7f", "^@^?"),
             (b"\xff", "\u{fffd}"),
             ("\u{202e}evil\u{2028}".as_bytes(), "\\u{202e}evil\\u{2028}"),
             ("\u{85}\u{feff}".as_bytes(), "\\u{85}\\u{feff}"),
