@@ -4,9 +4,7 @@
 
 mod common;
 
-use std::fs::{self, OpenOptions};
-use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::fs;
 
 use common::*;
 use scribe_log::{Body, EndCause, Event, OpenError, Recording, State, Writer};
@@ -33,21 +31,6 @@ fn closed_large() -> (TempDir, Vec<Event>) {
     (dir, all)
 }
 
-/// Sets `file` to `bytes`, looks, puts the file back. In place: emptying a file first makes some file systems write
-/// through to the disk, which is slow.
-fn with<T>(file: &Path, bytes: &[u8], look: impl FnOnce() -> T) -> T {
-    let before = fs::read(file).unwrap();
-    let put = |bytes: &[u8]| {
-        let file = OpenOptions::new().write(true).open(file).unwrap();
-        file.write_all_at(bytes, 0).unwrap();
-        file.set_len(bytes.len() as u64).unwrap();
-    };
-    put(bytes);
-    let result = look();
-    put(&before);
-    result
-}
-
 #[test]
 fn every_changed_byte_is_an_error() {
     for (dir, _) in [closed(), closed_large()] {
@@ -65,6 +48,31 @@ fn every_changed_byte_is_an_error() {
         }
         read_all(dir.path()).unwrap();
     }
+}
+
+/// What is skipped is not read; what is behind it is checked as ever.
+#[test]
+fn damage_is_seen_from_the_position_that_it_is_behind() {
+    let (dir, all) = closed_large();
+    let file = dir.path().join("events");
+    let bytes = fs::read(&file).unwrap();
+    let bounds = segment_bounds(&bytes);
+    let from = all[3].position;
+    assert_eq!(bounds.len(), 4, "events 0 and 1, 2 and 3, 4 and the end");
+    let read =
+        || -> Result<Vec<Event>, OpenError> { Recording::open(dir.path())?.events_from(from)?.collect() };
+    assert_eq!(read().unwrap(), all[3..]);
+    for at in 0..bytes.len() {
+        let mut changed = bytes.clone();
+        changed[at] ^= 0x10;
+        match with(&file, &changed, read) {
+            // Only the first segment is skipped, and its header is looked at.
+            Ok(events) => assert!((60..bounds[1]).contains(&at) && events == all[3..], "byte {at}"),
+            Err(error) => assert!(!(60..bounds[1]).contains(&at), "byte {at}: {error}"),
+        }
+    }
+    let swapped = [&bytes[bounds[1]..bounds[2]], &bytes[..bounds[1]], &bytes[bounds[2]..]].concat();
+    with(&file, &swapped, read).unwrap_err();
 }
 
 #[test]

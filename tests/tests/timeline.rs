@@ -6,7 +6,7 @@ use std::fs::File;
 use std::path::Path;
 
 use iced_x86::code_asm::*;
-use scribe_log::Position;
+use scribe_log::{BookmarkList, Position};
 use scribe_tests::bench::{Bench, made_up_host};
 use scribe_tests::browser::Browser;
 use scribe_tests::engines::{self, Under};
@@ -19,8 +19,9 @@ use scribe_vmm::machine::observe::{Moment, Observer};
 use scribe_vmm::session::choice::Wish;
 use scribe_vmm::session::config::Moved;
 use scribe_vmm::session::files::DigestCache;
+use scribe_vmm::session::player::{Player, ReplayConfig};
 use scribe_vmm::session::replay::Outcome;
-use scribe_vmm::session::start::{Connections, ReplayConfig};
+use scribe_vmm::session::start::Connections;
 use scribe_vmm::timeline::data::Collector;
 use scribe_vmm::timeline::page::page;
 use scribe_vmm::timeline::{self, Timeline};
@@ -94,9 +95,11 @@ fn collected(bench: &Bench) -> Timeline {
         behaviour: None,
         quiet: true,
         perturb: None,
+        snapshots: false,
     };
     let home = bench.path("");
-    timeline::collect(&config, &DigestCache::new(&home), &made_up_host(), &home, Box::new(|_| {})).unwrap()
+    let player = Player::open(&config, &DigestCache::new(&home), &made_up_host(), &home, None);
+    timeline::collect(&mut player.unwrap()).unwrap()
 }
 
 /// The page's data, as its script sees them.
@@ -386,7 +389,7 @@ fn a_million_exits_stay_small_and_quick() {
         const EXITS: u64 = 1_000_000;
         let bench = recorded();
         let header = collected(&bench).header;
-        let (mut collector, seen) = Collector::new(Box::new(|_| {}));
+        let (mut collector, seen) = Collector::new(Moment::default(), &BookmarkList::default());
         let mut random = 1u64;
         let mut time = 0;
         for exit in 1..=EXITS {
@@ -408,8 +411,12 @@ fn a_million_exits_stay_small_and_quick() {
                 time += 1000;
             }
         }
-        let timeline =
-            Timeline { header, outcome: Outcome::SealedEnd(Position::exit(EXITS)), seen: seen.take() };
+        let timeline = Timeline {
+            header,
+            outcome: Outcome::SealedEnd(Position::exit(EXITS)),
+            seen: seen.take(),
+            named: Vec::new(),
+        };
         let html = page(timeline, Path::new("large"), "scribe-vmm replay large").unwrap();
         assert!(html.len() < 8 << 20, "{} bytes", html.len());
         let test = "a_million_exits_stay_small_and_quick";

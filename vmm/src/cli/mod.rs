@@ -4,9 +4,12 @@ pub mod doctor;
 mod exit;
 mod guest;
 mod info;
+mod live;
 mod log;
-mod parse;
+pub(crate) mod parse;
+mod progress;
 mod record;
+mod recorded;
 mod replay;
 mod run;
 mod selftest;
@@ -34,6 +37,7 @@ enum Command {
     Run(run::RunArgs),
     Record(record::RecordArgs),
     Replay(replay::ReplayArgs),
+    Live(live::LiveCommand),
     Info(info::InfoArgs),
     Log(log::LogArgs),
     Timeline(timeline::TimelineArgs),
@@ -63,6 +67,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Record(args) => record::run(args),
         Command::Replay(args) => replay::run(args),
+        Command::Live(args) => live::run(args),
         Command::Info(args) => info::run(&args),
         Command::Log(args) => log::run(&args),
         Command::Timeline(args) => timeline::run(args),

@@ -5,84 +5,54 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use scribe_log::Recording;
-use scribe_log::header::Engine as EngineName;
 
 use super::exit::{self, Failure};
-use super::guest::{self, EngineChoice};
-use super::replay;
-use crate::session::config::Moved;
-use crate::session::files::DigestCache;
-use crate::session::replay::Outcome;
-use crate::session::start::ReplayConfig;
+use super::guest;
+use super::progress::Progress;
+use super::recorded::{self, PlayArgs, RecordingArg};
+use crate::session::replay::{Outcome, Target};
+use crate::timeline::collect;
 use crate::timeline::page::{page, shell_word};
-use crate::timeline::{self, data::Progress};
 
 /// Draw a recording along guest time, as one page for a browser
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  scribe-vmm timeline -o demo.html\n  \
                         scribe-vmm timeline demo-3 -o demo-3.html && xdg-open demo-3.html")]
 pub(super) struct TimelineArgs {
-    /// The recording: a directory, or a name below the recordings' home [default: the latest]
-    #[arg(value_name = "DIR")]
-    recording: Option<PathBuf>,
+    #[command(flatten)]
+    recording: RecordingArg,
     /// The page; one that is there is replaced
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// Where the recording's disk image lies now, if it was moved
-    #[arg(long, value_name = "FILE")]
-    image: Option<PathBuf>,
-    /// Where the kernel given with --kernel lies now, if it was moved
-    #[arg(long, value_name = "FILE")]
-    kernel: Option<PathBuf>,
-    /// Where the initrd given with --initrd lies now, if it was moved
-    #[arg(long, value_name = "FILE")]
-    initrd: Option<PathBuf>,
-    /// What executes the guest; `auto` is the engine it was recorded on, if this host has it
-    #[arg(long, value_enum, default_value_t = EngineChoice::Auto)]
-    engine: EngineChoice,
-    /// For a recording made on kvm: what the soft CPU does where the manuals leave it open, `zen` or `tcg` [default: as
-    /// the processor it was recorded on]
-    #[arg(long, value_name = "NAME")]
-    behaviour: Option<String>,
+    #[command(flatten)]
+    play: PlayArgs,
     /// Show no progress and no report; only errors
     #[arg(short, long)]
     quiet: bool,
 }
 
 pub(super) fn run(args: TimelineArgs) -> Result<u8, Failure> {
-    let store = guest::store()?;
-    let directory = store.resolve(args.recording.as_deref())?;
-    let recording = Recording::open(&directory).map_err(|error| Failure::new(exit::RECORDING, error))?;
+    let recording = args.recording.open()?;
     // Before the replay, which may take long: a page that cannot be written is found out about now.
     let output = Output::create(&args.output)?;
-    let command = command(&args, &directory);
-    let moved = Moved { image: args.image, kernel: args.kernel, initrd: args.initrd };
-    let (engine, host) = args.engine.wish(recording.header().engine == EngineName::Kvm)?;
-    let bar = bar(&recording, args.quiet);
-    let shown = bar.clone();
-    let progress: Progress = Box::new(move |exits| shown.set_position(exits));
-    let config = ReplayConfig {
-        directory: &directory,
-        moved,
-        engine,
-        behaviour: args.behaviour,
-        quiet: args.quiet,
-        perturb: None,
+    let command = command(&args, recording.dir());
+    let play = args.play.prepare(&recording)?;
+    let mut player = play.player(&recording, args.quiet, None)?;
+    let timeline = {
+        let _progress = Progress::watch(player.shared(), &recording, Target::End, args.quiet);
+        collect(&mut player).map_err(recorded::failure)?
     };
-    let cache = DigestCache::new(store.home());
-    let collected = timeline::collect(&config, &cache, &host, &guest::scratch(), progress);
-    bar.finish_and_clear();
-    let timeline = collected.map_err(replay::failure)?;
-    if let Outcome::Interrupted(position) = &timeline.outcome {
-        say!("stopped at {position}; no page was written");
-        return Ok(exit::ERROR);
+    match &timeline.outcome {
+        Outcome::Complete(_) => {}
+        Outcome::Interrupted(position) => {
+            say!("stopped at {position}; no page was written");
+            return Ok(exit::ERROR);
+        }
+        Outcome::SealedEnd(position) => {
+            say!("the recording was not closed: the page shows it to its last sealed position, {position}");
+        }
     }
-    if let (Outcome::SealedEnd(position), false) = (&timeline.outcome, args.quiet) {
-        say!("the recording was not closed: the page shows it to its last sealed position, {position}");
-    }
-    let page = page(timeline, &directory, &command).context("making the page")?;
+    let page = page(timeline, recording.dir(), &command).context("making the page")?;
     output.write(page.as_bytes())?;
     if !args.quiet {
         say!("wrote {} ({} bytes)", guest::show(&args.output), page.len());
@@ -92,25 +62,9 @@ pub(super) fn run(args: TimelineArgs) -> Result<u8, Failure> {
 
 /// What replays the recording, up to where `--to` goes.
 fn command(args: &TimelineArgs, directory: &Path) -> String {
-    let path = |path: &Path| shell_word(&path.to_string_lossy());
-    let mut out = String::from("scribe-vmm replay");
-    for (option, file) in [("--image", &args.image), ("--kernel", &args.kernel), ("--initrd", &args.initrd)] {
-        if let Some(file) = file {
-            out += &format!(" {option} {}", path(file));
-        }
-    }
-    out + " " + &path(args.recording.as_deref().unwrap_or(directory))
-}
-
-/// A bar on a terminal, else nothing. The recording's end says how far it is.
-fn bar(recording: &Recording, quiet: bool) -> ProgressBar {
-    let exits = recording.sealed_end().map_or(0, |(position, _)| position.exit);
-    let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-    let bar = ProgressBar::with_draw_target(Some(exits), target);
-    match ProgressStyle::with_template("scribe-vmm: replaying {bar:40} {percent}% exit:{pos}") {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
+    let words = args.play.words().into_iter().chain([args.recording.path().unwrap_or(directory).into()]);
+    let words: Vec<String> = words.map(|word: PathBuf| shell_word(&word.to_string_lossy())).collect();
+    format!("scribe-vmm replay {}", words.join(" "))
 }
 
 /// The page's file, which has its name when it is whole.

@@ -24,6 +24,11 @@ const ACCESSED_DIRTY: u64 = 0b110_0000;
 pub struct Rolling(u64);
 
 impl Rolling {
+    /// A digest that had come to `value`.
+    pub fn restored(value: u64) -> Self {
+        Self(value)
+    }
+
     /// The digest so far.
     pub fn value(self) -> u64 {
         self.0

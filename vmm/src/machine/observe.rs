@@ -6,7 +6,7 @@ use scribe_log::{Event, Position};
 use crate::engine::{Answer, Exit};
 
 /// Where and when something happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Moment {
     /// the sync point, or the exit being served
     pub position: Position,

@@ -1,7 +1,13 @@
 //! What is written down while the machine is live: nothing (`run`), or a recording (`record`).
 
-use scribe_log::{Body, End, EndCause, Event, Position, Sizes, Writer};
+use std::path::PathBuf;
 
+use scribe_log::header::Level;
+use scribe_log::snapshots::{Origin, Snapshots};
+use scribe_log::{Body, Bookmark, End, EndCause, Event, Position, Sizes, Writer};
+
+use super::drive::Phase;
+use super::snapshot::{self, SnapError};
 use super::{Place, SessionError};
 use crate::machine::Machine;
 
@@ -28,7 +34,22 @@ pub trait Journal {
     /// The recording cannot be written.
     fn seal(&mut self, machine: &Machine) -> Result<(), SessionError>;
 
-    /// The end.
+    /// True if what is noted can be read later.
+    fn records(&self) -> bool;
+
+    /// A bookmark that somebody has set.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    fn bookmark(&mut self, mark: Bookmark) -> Result<(), SessionError>;
+
+    /// A snapshot of the machine, which has just come to a sync point.
+    ///
+    /// # Errors
+    /// It cannot be taken or written.
+    fn snapshot(&mut self, machine: &Machine) -> Result<(), SessionError>;
+
+    /// The end of what is noted; whatever comes after it is not. The machine may live on.
     ///
     /// # Errors
     /// The recording cannot be written, or the machine not be digested.
@@ -53,9 +74,35 @@ impl Journal for NoJournal {
         Ok(())
     }
 
+    fn records(&self) -> bool {
+        false
+    }
+
+    fn bookmark(&mut self, mark: Bookmark) -> Result<(), SessionError> {
+        say!("nothing is recorded, so there is no bookmark {}", mark.name);
+        Ok(())
+    }
+
+    fn snapshot(&mut self, _machine: &Machine) -> Result<(), SessionError> {
+        Ok(())
+    }
+
     fn end(&mut self, _machine: &mut Machine, _cause: &EndCause, _place: Place) -> Result<(), SessionError> {
         Ok(())
     }
+}
+
+/// How much is noted, and how.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Noting {
+    /// guest time (ns) between two bookmarks
+    pub bookmark_every: Option<u64>,
+    /// guest time (ns) between two snapshots
+    pub snapshot_every: Option<u64>,
+    /// what is sealed is on the host's disk
+    pub durable: bool,
+    /// what is noted besides what replay needs
+    pub level: Level,
 }
 
 /// What a finished recording amounts to.
@@ -77,20 +124,31 @@ pub struct Recorder {
     /// position of the last seal, so that a guest that makes no exits is not sealed again and again
     sealed_at: Option<Position>,
     summary: Option<Summary>,
+    snapshots: Option<Snapshots>,
+    directory: PathBuf,
+    header_crc: u32,
 }
 
 impl Recorder {
-    /// Writes to `writer`; RAM is digested every `digest_every` exits (0: only at the end).
-    pub fn new(writer: Writer, digest_every: u64) -> Self {
+    /// Writes to `writer`; RAM is digested every `digest_every` exits (0: only at the end). `exits`: where the machine is.
+    pub fn new(writer: Writer, digest_every: u64, exits: u64) -> Self {
         Self {
+            directory: writer.dir().to_owned(),
+            header_crc: writer.header_crc(),
             writer: Some(writer),
             digest_every,
-            next_checkpoint: CHECKPOINT_EVERY,
-            next_full: if digest_every == 0 { u64::MAX } else { digest_every },
+            next_checkpoint: next_multiple(exits, CHECKPOINT_EVERY),
+            next_full: if digest_every == 0 { u64::MAX } else { next_multiple(exits, digest_every) },
             inputs: 0,
             sealed_at: None,
             summary: None,
+            snapshots: None,
         }
+    }
+
+    /// What ties the recording's other files to it.
+    pub fn header_crc(&self) -> u32 {
+        self.header_crc
     }
 
     /// What was recorded; `None` unless the recording was closed.
@@ -150,7 +208,36 @@ impl Journal for Recorder {
         Ok(())
     }
 
+    fn records(&self) -> bool {
+        self.writer.is_some()
+    }
+
+    fn bookmark(&mut self, mark: Bookmark) -> Result<(), SessionError> {
+        match &mut self.writer {
+            Some(writer) => writer.bookmark(mark)?,
+            None => say!("the recording has ended, so there is no bookmark {}", mark.name),
+        }
+        Ok(())
+    }
+
+    fn snapshot(&mut self, machine: &Machine) -> Result<(), SessionError> {
+        if self.writer.is_none() {
+            return Ok(());
+        }
+        if self.snapshots.is_none() {
+            self.snapshots =
+                Some(Snapshots::open(&self.directory, self.header_crc).map_err(SnapError::from)?);
+        }
+        if let Some(snapshots) = &mut self.snapshots {
+            snapshot::take(snapshots, machine, Phase::Arrived, Origin::Recorded)?;
+        }
+        Ok(())
+    }
+
     fn end(&mut self, machine: &mut Machine, cause: &EndCause, place: Place) -> Result<(), SessionError> {
+        if self.writer.is_none() {
+            return Ok(());
+        }
         let full = match place {
             Place::Position => Some(machine.full_digest()?),
             Place::Beyond => None,

@@ -1,11 +1,11 @@
 //! What the picture shows: collected from a machine while it is replayed.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use scribe_devices::virtio::blk::RequestRecord;
-use scribe_log::{Body, Event};
+use scribe_log::{Body, BookmarkList, Event, Position};
 
 use super::classify;
 use super::lane::{Entry, Kind, Lane, Measure};
@@ -14,8 +14,6 @@ use crate::engine::{Answer, Exit};
 use crate::machine::observe::{Moment, Observer};
 use crate::session::replay::describe;
 
-/// Exits between two reports of progress.
-const PROGRESS_EVERY: u64 = 1024;
 /// Bytes shown of an input.
 const INPUT_SHOWN: usize = 96;
 /// Characters shown of a text from the recording.
@@ -28,40 +26,69 @@ pub struct Seen {
     pub lanes: BTreeMap<String, Lane>,
     /// the console
     pub text: Text,
-    /// the first and the last moment
-    pub begin: Option<Moment>,
+    /// the first moment
+    pub begin: Moment,
     /// the last one
-    pub end: Option<Moment>,
-    /// exits, and accesses and waits within them
+    pub end: Moment,
+    /// exits, accesses of one instruction one by one
     pub exits: u64,
     /// how the guest ended, if it did
     pub ending: Option<String>,
+    /// bookmarks that the machine has not come to
+    ahead: VecDeque<Ahead>,
 }
 
-/// Called with the number of exits so far, now and then.
-pub type Progress = Box<dyn FnMut(u64)>;
+#[derive(Debug)]
+struct Ahead {
+    position: Position,
+    /// guest time, ns, if it is known
+    time: Option<u64>,
+    label: String,
+    origin: &'static str,
+}
 
 /// The observer; what it sees is shared with who made it.
-pub struct Collector {
-    seen: Rc<RefCell<Seen>>,
-    progress: Progress,
-}
+pub struct Collector(Rc<RefCell<Seen>>);
 
 impl Collector {
-    /// A collector, and what it will have seen.
-    pub fn new(progress: Progress) -> (Self, Rc<RefCell<Seen>>) {
-        let seen = Rc::<RefCell<Seen>>::default();
-        (Self { seen: seen.clone(), progress }, seen)
+    /// A collector that starts at `begin`, and what it will have seen.
+    pub fn new(begin: Moment, bookmarks: &BookmarkList) -> (Self, Rc<RefCell<Seen>>) {
+        let ahead = bookmarks.iter().map(|listed| Ahead {
+            position: listed.bookmark.position,
+            time: listed.bookmark.guest_time,
+            label: words(&listed.label().to_string()),
+            origin: listed.bookmark.origin.name(),
+        });
+        let seen = Seen { begin, end: begin, ahead: ahead.collect(), ..Seen::default() };
+        let seen = Rc::new(RefCell::new(seen));
+        (Self(seen.clone()), seen)
     }
 }
 
 impl Seen {
-    /// Takes note of a moment: the picture begins with the first and ends with the last.
+    /// Takes note of a moment: the picture ends with the last, and bookmarks up to it have been come to.
     fn at(&mut self, at: Moment) {
-        self.begin.get_or_insert(at);
-        let last = self.end.get_or_insert(at);
-        if at.guest_time >= last.guest_time {
-            *last = at;
+        while let Some(mark) = self.ahead.pop_front_if(|mark| mark.position <= at.position) {
+            self.bookmark(&mark, at);
+        }
+        if at.guest_time >= self.end.guest_time {
+            self.end = at;
+        }
+    }
+
+    /// A bookmark at or shortly before `at`.
+    fn bookmark(&mut self, mark: &Ahead, at: Moment) {
+        let (earliest, latest) = (self.end.guest_time, at.guest_time.max(self.end.guest_time));
+        let guessed = if mark.position == at.position { latest } else { earliest };
+        let guest_time = mark.time.map_or(guessed, |time| time.clamp(earliest, latest));
+        let name = format!("bookmark: {}", mark.origin);
+        self.mark("bookmark", &name, Moment { position: mark.position, guest_time }, &mark.label);
+    }
+
+    /// Nothing comes any more.
+    pub fn finish(&mut self) {
+        while let Some(mark) = self.ahead.pop_front() {
+            self.bookmark(&mark, self.end);
         }
     }
 
@@ -85,12 +112,9 @@ fn entry(at: Moment) -> Entry<'static> {
 
 impl Observer for Collector {
     fn exit(&mut self, at: Moment, exit: &Exit, answer: Answer) {
-        let mut seen = self.seen.borrow_mut();
+        let mut seen = self.0.borrow_mut();
         seen.at(at);
         seen.exits += 1;
-        if at.position.exit.is_multiple_of(PROGRESS_EVERY) {
-            (self.progress)(at.position.exit);
-        }
         if let Some(classify::Seen { lane, kind, address, value }) = classify::exit(exit, answer) {
             seen.lane(lane, Measure::Events).push(kind, Entry { address, value, ..entry(at) });
         }
@@ -112,15 +136,15 @@ impl Observer for Collector {
         };
         let kind = Kind { verb: String::new(), name, write };
         let entry = Entry { address: request.sector, value: request.bytes, ..entry(at) };
-        self.seen.borrow_mut().lane("disk", Measure::Bytes).push(kind, entry);
+        self.0.borrow_mut().lane("disk", Measure::Bytes).push(kind, entry);
     }
 
     fn console(&mut self, at: Moment, bytes: &[u8]) {
-        self.seen.borrow_mut().text.push(at, bytes);
+        self.0.borrow_mut().text.push(at, bytes);
     }
 
     fn interrupt(&mut self, at: Moment, vector: u8, irq: Option<u8>) {
-        let mut seen = self.seen.borrow_mut();
+        let mut seen = self.0.borrow_mut();
         seen.at(at);
         let lane = irq.map_or_else(|| "spurious".to_owned(), |irq| format!("irq{irq}"));
         let kind = Kind { verb: String::new(), name: format!("vector {vector:#04x}"), write: true };
@@ -128,7 +152,7 @@ impl Observer for Collector {
     }
 
     fn idle(&mut self, at: Moment, until: u64) {
-        let mut seen = self.seen.borrow_mut();
+        let mut seen = self.0.borrow_mut();
         seen.at(at);
         seen.at(Moment { guest_time: until, ..at });
         let span = until.saturating_sub(at.guest_time);
@@ -140,7 +164,7 @@ impl Observer for Collector {
     }
 
     fn event(&mut self, at: Moment, event: &Event) {
-        let mut seen = self.seen.borrow_mut();
+        let mut seen = self.0.borrow_mut();
         seen.at(at);
         match &event.body {
             Body::ConsoleInput { bytes } => {
@@ -151,7 +175,6 @@ impl Observer for Collector {
                 let value = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
                 seen.lane("input", Measure::Bytes).push(kind, Entry { value, text: &text, ..entry(at) });
             }
-            Body::Bookmark { name } => seen.mark("bookmark", "bookmark", at, &words(name)),
             Body::Checkpoint { full, .. } => {
                 let name = if full.is_some() { "digest of the whole state" } else { "digest of registers" };
                 seen.mark("check", name, at, &words(&event.body.to_string()));

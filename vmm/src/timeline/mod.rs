@@ -9,15 +9,15 @@ pub mod pack;
 pub mod page;
 pub mod text;
 
-use std::path::Path;
+use scribe_log::header::Header;
 
-use scribe_log::header::{Header, Host};
-
+use crate::machine::observe::Moment;
 use crate::session::console::Console;
-use crate::session::files::DigestCache;
-use crate::session::replay::Outcome;
-use crate::session::start::{self, ReplayConfig, StartError};
-use data::{Collector, Progress, Seen};
+use crate::session::place::Where;
+use crate::session::player::{Player, Stay};
+use crate::session::replay::{Outcome, Target};
+use crate::session::start::StartError;
+use data::{Collector, Seen};
 
 /// A replayed recording.
 #[derive(Debug)]
@@ -28,22 +28,37 @@ pub struct Timeline {
     pub outcome: Outcome,
     /// what was seen
     pub seen: Seen,
+    /// bookmarks that can be named where a place is wanted; others are only reached by their positions
+    pub named: Vec<String>,
 }
 
-/// Replays a recording to its end and collects what happens.
+/// Replays a recording from where the player is to its end and collects what happens.
 ///
 /// # Errors
 /// Those of a replay: among them a divergence.
-pub fn collect(
-    config: &ReplayConfig,
-    cache: &DigestCache,
-    host_facts: &Host,
-    scratch: &Path,
-    progress: Progress,
-) -> Result<Timeline, StartError> {
-    let (collector, seen) = Collector::new(progress);
-    let mut console = Console::quiet();
-    let observer = Some(Box::new(collector) as Box<_>);
-    let report = start::replay_observed(config, cache, host_facts, scratch, &mut console, observer)?;
-    Ok(Timeline { header: report.header, outcome: report.outcome, seen: seen.take() })
+pub fn collect(player: &mut Player) -> Result<Timeline, StartError> {
+    let machine = player.machine();
+    let begin = Moment { position: machine.position(), guest_time: machine.guest_time() };
+    let bookmarks = player.recording().bookmarks()?;
+    let is_named = |label: &str, position| {
+        matches!(label.parse(), Ok(Where::Bookmark(_)))
+            && bookmarks.find(label).is_some_and(|found| found.bookmark.position == position)
+    };
+    let named = bookmarks
+        .iter()
+        .map(|listed| (listed.label().to_string(), listed.bookmark.position))
+        .filter(|(label, position)| is_named(label, *position))
+        .map(|(label, _)| label)
+        .collect();
+    let (collector, seen) = Collector::new(begin, &bookmarks);
+    player.machine_mut().observe(Box::new(collector));
+    let stay = player.run(Target::End, &mut Console::quiet());
+    drop(player.machine_mut().take_observer());
+    let outcome = match stay? {
+        Stay::Ended(outcome) => outcome,
+        Stay::Paused | Stay::Leaving => Outcome::Interrupted(player.machine().position()),
+    };
+    let mut seen = seen.take();
+    seen.finish();
+    Ok(Timeline { header: player.header().clone(), outcome, seen, named })
 }

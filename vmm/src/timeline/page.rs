@@ -8,7 +8,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use scribe_log::Position;
 use scribe_log::header::Header;
 use serde::Serialize;
 
@@ -77,6 +76,8 @@ struct Page<'a> {
     begin: u64,
     end: u64,
     exits: u64,
+    /// bookmarks that `--to` takes by their names
+    named: Vec<String>,
     lanes: Vec<PageLane<'a>>,
     console: PageText,
 }
@@ -108,20 +109,19 @@ type PageLine = (u64, u64, u64, u64, String);
 /// # Errors
 /// Its data cannot be encoded.
 pub fn page(timeline: Timeline, recording: &Path, command: &str) -> Result<String, PageError> {
-    let Timeline { header, outcome, seen } = timeline;
+    let Timeline { header, outcome, seen, named } = timeline;
     let name = recording.file_name().unwrap_or(recording.as_os_str()).to_string_lossy();
     let name = clean(name.as_bytes());
-    let start = Moment { position: Position::START, guest_time: 0 };
-    let (begin, end) = (seen.begin.unwrap_or(start), seen.end.unwrap_or(start));
     let (head, left_out, tail) = seen.text.finish();
     let lanes = in_order(&seen.lanes);
     let data = serde_json::to_string(&Page {
         program: env!("CARGO_PKG_VERSION"),
         command,
         facts: facts(&header, &outcome, seen.ending.as_deref()),
-        begin: begin.guest_time,
-        end: end.guest_time,
+        begin: seen.begin.guest_time,
+        end: seen.end.guest_time,
         exits: seen.exits,
+        named,
         lanes: lanes.iter().map(|(id, lane, group, name)| page_lane(id, lane, group, name)).collect(),
         console: PageText { head: page_lines(head), left_out, tail: page_lines(tail) },
         name: name.clone(),

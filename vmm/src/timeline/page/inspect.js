@@ -36,14 +36,10 @@ function shortName(lane, i) {
 
 const whereOf = (lane, i) => position(lane.exit[i], lane.branches[i], lane.steps[i]);
 
-/** A bookmark's name where a shell and the program take it for nothing else. */
+/** A bookmark's name, if `--to` takes it, else a position. */
 function target(lane, i) {
-  if (lane.id === "bookmark" && lane.count[i] === 1) {
-    const name = words(lane, i);
-    const unique = lane.texts.length === lane.n;
-    if (unique && /^[A-Za-z_][A-Za-z0-9_.-]{0,63}$/.test(name)) return name;
-  }
-  return whereOf(lane, i);
+  const name = lane.id === "bookmark" && lane.count[i] === 1 ? words(lane, i) : "";
+  return page.data.named.includes(name) && /^[A-Za-z][\w.-]*(#\d+)?$/.test(name) ? name : whereOf(lane, i);
 }
 
 /** The last place before `t` that is known: where the guest was then. */
