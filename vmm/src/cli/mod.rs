@@ -14,6 +14,7 @@ mod recorded;
 mod replay;
 mod run;
 mod selftest;
+mod timeline;
 
 use std::process::ExitCode;
 
@@ -40,6 +41,7 @@ enum Command {
     Live(live::LiveCommand),
     Info(info::InfoArgs),
     Log(log::LogArgs),
+    Timeline(timeline::TimelineArgs),
     Doctor(doctor::DoctorArgs),
     Man(generate::ManArgs),
     Completions(generate::CompletionsArgs),
@@ -73,6 +75,7 @@ pub fn main() -> ExitCode {
         Command::Log(args) => log::run(&args),
         Command::Man(args) => generate::man(&args),
         Command::Completions(args) => Ok(generate::completions(&args)),
+        Command::Timeline(args) => timeline::run(args),
         Command::Doctor(args) => {
             let selftest = |report: &_| selftest::run(&args.image, report);
             doctor::run(&args, Some(&selftest)).map_err(Failure::from)
