@@ -2,6 +2,7 @@
 
 pub mod doctor;
 mod exit;
+mod generate;
 mod guest;
 mod info;
 mod live;
@@ -42,6 +43,8 @@ enum Command {
     Log(log::LogArgs),
     Timeline(timeline::TimelineArgs),
     Doctor(doctor::DoctorArgs),
+    Man(generate::ManArgs),
+    Completions(generate::CompletionsArgs),
 }
 
 /// Parses the command line, does what it says, and reports on stderr.
@@ -70,6 +73,8 @@ pub fn main() -> ExitCode {
         Command::Live(args) => live::run(args),
         Command::Info(args) => info::run(&args),
         Command::Log(args) => log::run(&args),
+        Command::Man(args) => generate::man(&args),
+        Command::Completions(args) => Ok(generate::completions(&args)),
         Command::Timeline(args) => timeline::run(args),
         Command::Doctor(args) => {
             let selftest = |report: &_| selftest::run(&args.image, report);

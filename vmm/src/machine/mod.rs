@@ -86,6 +86,8 @@ pub struct Machine {
     registers: Registers,
     trace: Trace,
     observer: Option<Box<dyn Observer>>,
+    /// where the observer was last told of the state
+    state_told: Option<Position>,
     fault_detail: Option<String>,
 }
 
@@ -121,6 +123,7 @@ impl Machine {
             registers: Registers::default(),
             trace: Trace::default(),
             observer: None,
+            state_told: None,
             fault_detail: None,
         })
     }
@@ -228,6 +231,11 @@ impl Machine {
     /// An input: bytes for the serial port. Only at a sync point.
     pub fn console_input(&mut self, bytes: &[u8]) {
         self.devices.uart.offer(bytes, self.clock.now());
+    }
+
+    /// What was offered to the serial port and has not reached it is not coming any more.
+    pub fn drop_console_backlog(&mut self) {
+        self.devices.uart.drop_backlog(self.clock.now());
     }
 
     /// The next guest time at which a device does something by itself that can wake a halted vCPU.
@@ -360,11 +368,41 @@ impl Machine {
         self.deliver()
     }
 
-    /// CPU, RAM and devices digested. Only at a sync point.
+    /// From now on the observer is told which pages have changed. It must want to be told of the state.
     ///
     /// # Errors
     /// Failures of the host.
-    pub fn full_digest(&mut self) -> Result<FullDigest, MachineError> {
+    pub fn watch_pages(&mut self) -> Result<(), MachineError> {
+        self.update_ram_digest()?;
+        self.ram_digest.watch();
+        self.track_dirty_pages()
+    }
+
+    /// Tells the observer of the processor's state and of changed pages, if it wants to know and does not yet. Only at a
+    /// sync point.
+    ///
+    /// # Errors
+    /// Failures of the host.
+    pub fn tell_state(&mut self) -> Result<(), MachineError> {
+        let here = self.position();
+        let wanted = self.observer.as_ref().is_some_and(|observer| observer.wants_state());
+        if !wanted || self.state_told == Some(here) {
+            return Ok(());
+        }
+        self.state_told = Some(here);
+        self.update_ram_digest()?;
+        let pages = self.ram_digest.take_changes(&self.ram);
+        let (state, halted) = (self.engine.state()?, self.halted);
+        self.tell(|observer, at| observer.state(at, &state, halted, &pages));
+        Ok(())
+    }
+
+    /// Hash of one page as of the last [`tell_state`](Self::tell_state), as the observer is told it. `None` outside RAM.
+    pub fn page_hash(&self, frame: u64) -> Option<u64> {
+        self.ram_digest.hash(&self.ram, frame)
+    }
+
+    fn update_ram_digest(&mut self) -> Result<(), MachineError> {
         if self.ram_digest.is_started() {
             self.written.extend(self.engine.take_dirty_pages()?);
             self.written.extend(self.ram.take_written_frames());
@@ -374,6 +412,15 @@ impl Machine {
             self.written.clear();
             self.ram_digest.full(&self.ram);
         }
+        Ok(())
+    }
+
+    /// CPU, RAM and devices digested. Only at a sync point.
+    ///
+    /// # Errors
+    /// Failures of the host.
+    pub fn full_digest(&mut self) -> Result<FullDigest, MachineError> {
+        self.update_ram_digest()?;
         let state = self.engine.state()?;
         tracing::trace!(target: "state", "{} {state:x?} {:x?}", self.position(), self.devices.save());
         Ok(FullDigest {
@@ -455,6 +502,7 @@ impl Machine {
         if self.observer.is_some() {
             let requests = self.devices.take_disk_requests();
             self.tell(|observer, at| {
+                observer.before_exit(at, progress);
                 requests.iter().for_each(|request| observer.disk_request(at, request));
                 observer.exit(at, &exit, answer);
             });

@@ -18,6 +18,7 @@ use super::start::{StartError, host_loop, perturbation, prepare_process};
 use super::{SessionError, snapshot};
 use crate::host::events::{ConsoleSource, HostLoop, Shared, Watch};
 use crate::host::perturb::Perturbation;
+use crate::inspect::check::Checker;
 use crate::machine::Machine;
 use crate::machine::disk::lock;
 
@@ -117,7 +118,7 @@ impl Player {
         let noted = files.as_ref().map_or(header.engine == EngineName::Kvm, |(_, noted)| *noted);
         let choice = choice::for_recording(&config.engine, behaviour, &header, noted)?;
         prepare_process()?;
-        let (machine, driver) = match (&start, &files) {
+        let (mut machine, driver) = match (&start, &files) {
             (Some(info), _) => snapshot::restore(&snapshots, info, &header, &choice, scratch)?,
             (None, Some((files, _))) => {
                 (config::assemble(&header, files, &choice, scratch)?, Driver::default())
@@ -128,8 +129,9 @@ impl Player {
             choice.tell();
         }
         let host = replay_host(&machine)?;
-        let policy =
-            Replay::new(recording.events_from(machine.position())?, recording.state(), host, &machine);
+        let checker = Checker::attach(&mut machine, &header).map_err(SessionError::from)?;
+        let events = recording.events_from(machine.position())?;
+        let policy = Replay::new(events, recording.state(), host, &machine).check_markers(checker);
         Ok(Self {
             automatic: config.snapshots.then(|| Automatic::new(snapshots, &machine)),
             recording,
@@ -233,7 +235,8 @@ impl Player {
     /// Leaves the recording.
     pub fn depart(self) -> Departure {
         drop(self.policy.into_host()); // its thread has the signals
-        let Self { recording, header, choice, machine, driver, host_facts, _image: image, .. } = self;
+        let Self { recording, header, choice, mut machine, driver, host_facts, _image: image, .. } = self;
+        machine.take_observer();
         Departure { header, recording, choice, machine, driver, host_facts, image }
     }
 }

@@ -207,7 +207,7 @@ pub fn record(
     header.level = target.noting.level;
     let scratch = existing_ancestor(target.directory);
     let mut machine = config::assemble(&header, &files, &choice, &scratch)?;
-    let recorder = recorder(target, &header, &machine)?;
+    let recorder = recorder(target, &header, &mut machine)?;
     choice.tell();
     let mut driver = Driver::default();
     let marks = Marks::new(&target.noting, &machine);
@@ -218,14 +218,20 @@ pub fn record(
     Ok(report)
 }
 
-/// Creates the recording.
-pub(super) fn recorder(target: &Target, header: &Header, machine: &Machine) -> Result<Recorder, StartError> {
+/// Creates the recording of `machine`, which is watched from here on.
+pub(super) fn recorder(
+    target: &Target,
+    header: &Header,
+    machine: &mut Machine,
+) -> Result<Recorder, StartError> {
     let options = WriteOptions { overwrite: target.overwrite, durable: target.noting.durable };
     let writer = Writer::create_with(target.directory, header, options)?;
     if let Some(Err(error)) = target.store.map(|store| store.set_latest(target.directory)) {
         say!("it will not be found as the latest: {error}");
     }
-    Ok(Recorder::new(writer, header.digest_every, machine.exits()))
+    let mut recorder = Recorder::new(writer, header.digest_every, machine.exits());
+    recorder.watch(machine, header.level)?;
+    Ok(recorder)
 }
 
 /// Lets a machine live until it ends.
