@@ -11,7 +11,7 @@ use scribe_tests::bench::{Bench, made_up_host};
 use scribe_tests::browser::Browser;
 use scribe_tests::engines::{self, Under};
 use scribe_tests::guests::{self, END_OF_INPUT};
-use scribe_tests::lab::{figure, in_checkout};
+use scribe_tests::lab::{Lab, figure, in_checkout, text};
 use scribe_tests::png::Picture;
 use scribe_tests::tiny::{self, Emitted, PIC_VECTORS};
 use scribe_vmm::engine::{Answer, Exit};
@@ -344,6 +344,7 @@ fn a_browser_shows_zooms_and_pins() {
         b.call("Input.insertText", json!({ "text": "ONERROR" }));
         assert_eq!(b.text("document.getElementById('found').textContent"), "1");
         b.presses("Enter");
+        b.waits_for("document.querySelector('#rows .pinned mark')");
         assert_eq!(b.text("document.querySelector('#rows .pinned mark').textContent"), "onerror");
         assert!(command(b).contains("--to exit:"), "{}", command(b));
         b.was_quiet();
@@ -366,6 +367,71 @@ fn a_browser_shows_the_dark_page_and_prints() {
         assert!(pdf["data"].as_str().unwrap().len() > 10_000);
         browser.was_quiet();
     });
+}
+
+#[test]
+fn the_command_of_a_spot_replays_to_it() {
+    let test = "the_command_of_a_spot_replays_to_it";
+    let Some(lab) = Lab::on_soft(test) else { return };
+    let script =
+        "bookmark here; echo '</script>'; sleep 0.2; cat /boot/vmlinux >/dev/null; bookmark here; exit 3";
+    lab.record("it's", &["--pace", "max", "--", "sh", "-c", script]);
+    let made =
+        lab.call(&["timeline", "it's", "-o", "page.html"]).finish().ends_with(0).says("wrote page.html");
+    assert!(made.stdout.is_empty());
+    let size = std::fs::metadata(lab.path("page.html")).unwrap().len();
+    assert!(size < 200_000, "{size} bytes");
+    let Some(mut browser) = Browser::start(test) else { return };
+    let b = &mut browser;
+    b.open(&lab.path("page.html"), SIZE, "light");
+    let mut places = Vec::new();
+    let mut run = |b: &mut Browser| {
+        let shown = command(b);
+        let place =
+            shown.strip_prefix("scribe-vmm replay 'it'\\''s' --to ").unwrap_or_else(|| panic!("{shown}"));
+        let place = place.to_owned();
+        let said = lab.call(&["replay", "it's", "-q", "--digest", "--to", &place]).finish().ends_with(0);
+        let (_, at) = said.stderr.split_once("digest at ").unwrap_or_else(|| panic!("{said}"));
+        let at = at.split_once(':').map(|_| at.split(": ").next().unwrap().to_owned()).unwrap();
+        if place.starts_with("exit:") {
+            assert_eq!(at, place);
+        }
+        places.push((place, at));
+    };
+    for _ in 0..2 {
+        b.presses("b");
+        run(b);
+    }
+    // A spot of the disk's, in the middle of what it does.
+    let (y, _) = lane(b, "Disk requests");
+    let field = Field::of(b);
+    for part in [0.02, 0.5, 0.99] {
+        b.clicks((field.left + field.width * part, y));
+        run(b);
+    }
+    b.was_quiet();
+    assert_eq!((places[0].0.as_str(), places[1].0.as_str()), ("here", "here#2"), "{places:?}");
+    figure("places of a picture replayed to", format!("{places:?}"));
+}
+
+#[test]
+fn a_page_that_cannot_be_made_is_one_clear_line() {
+    let Some(lab) = Lab::on_soft("a_page_that_cannot_be_made_is_one_clear_line") else { return };
+    lab.record("a", &["--pace", "max", "--", "true"]);
+    let call = |arguments: &[&str]| lab.call(&[&["timeline"], arguments].concat()).finish();
+    call(&["none", "-o", "page.html"]).ends_with(4).says_one_line();
+    call(&["a", "-o", "a"]).ends_with(1).says_one_line().says("a directory");
+    call(&["a", "-o", "no/such/page.html"]).ends_with(1).says_one_line();
+    call(&["a"]).ends_with(2).says("--output");
+    let image = lab.path("image");
+    std::fs::copy(scribe_tests::lab::image(), &image).unwrap();
+    std::fs::File::options().append(true).open(&image).unwrap().set_len(60 << 20).unwrap();
+    call(&["a", "-o", "page.html", "--image", text(&image)]).ends_with(4).says_one_line();
+    let left: Vec<_> =
+        std::fs::read_dir(lab.path("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().contains("timeline")), "{left:?}");
+    call(&["a", "-o", "page.html", "--quiet"]).ends_with(0);
+    assert!(lab.path("page.html").is_file());
 }
 
 #[test]
