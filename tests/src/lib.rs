@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests' helpers: a failure here is a failed test")]
 
 pub mod bench;
+pub mod course;
 pub mod engines;
 pub mod fuzz;
 pub mod guests;
