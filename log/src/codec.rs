@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::bytes::{Input, Malformed, put_bytes, put_varint};
 use crate::event::Event;
-use crate::payload::{self, MUST_UNDERSTAND, TooLong};
+use crate::payload::{self, MUST_UNDERSTAND, Unfit};
 use crate::position::Position;
 
 const HAS_VCPU: u8 = 1;
@@ -20,7 +20,7 @@ const _: () = assert!(HAS_VCPU == 1 && HAS_BRANCHES == 2 && HAS_STEPS == 4 && HA
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum EncodeError {
     Backwards { last: Position },
-    TooLong(TooLong),
+    Unfit(Unfit),
 }
 
 /// Why an event cannot be read.
@@ -56,9 +56,10 @@ struct Place {
 }
 
 impl Track {
-    /// At power-on, in the first segment.
-    pub(crate) fn new() -> Track {
-        Track { vcpus: BTreeMap::new(), start_exit: 0, alone: false }
+    /// In the first segment of a recording in which vCPU 0 starts at `start`.
+    pub(crate) fn new(start: Position) -> Track {
+        let place = Place { last: start, count: 0, in_segment: false };
+        Track { vcpus: BTreeMap::from([(0, place)]), start_exit: start.exit, alone: false }
     }
 
     /// In a segment that starts at `start_exit` and whose predecessors are not known.
@@ -110,7 +111,7 @@ pub(crate) fn encode(track: &mut Track, event: &Event, out: &mut Vec<u8>) -> Res
         Ok(order) => order.unwrap_or(0),
         Err(last) => return Err(EncodeError::Backwards { last }),
     };
-    let payload = payload::encode(body).map_err(EncodeError::TooLong)?;
+    let payload = payload::encode(body).map_err(EncodeError::Unfit)?;
     let optional = [
         (HAS_VCPU, u64::from(*vcpu)),
         (HAS_BRANCHES, position.branches),
@@ -191,7 +192,7 @@ mod tests {
 
     #[test]
     fn what_is_zero_takes_no_bytes() {
-        let mut track = Track::new();
+        let mut track = Track::new(Position::START);
         assert_eq!(bytes(&mut track, &adjust(0, 0, 0, 0)), [0x82, 0, 0, 1, 1]);
         assert_eq!(bytes(&mut track, &adjust(0, 5, 0, 0)), [0x82, 0, 5, 1, 1]);
         assert_eq!(bytes(&mut track, &adjust(0, 5, 0, 0)), [0x82, 8, 0, 1, 1, 1]);
@@ -203,7 +204,7 @@ mod tests {
 
     #[test]
     fn deltas_restart_with_each_segment() {
-        let mut track = Track::new();
+        let mut track = Track::new(Position::START);
         bytes(&mut track, &adjust(0, 100, 0, 0));
         bytes(&mut track, &adjust(1, 7, 0, 0));
         assert_eq!(bytes(&mut track, &adjust(1, 9, 0, 0)), [0x82, 1, 1, 2, 1, 1]);
@@ -221,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_refused_event_changes_nothing() {
-        let mut track = Track::new();
+        let mut track = Track::new(Position::START);
         bytes(&mut track, &adjust(0, 5, 2, 0));
         let mut out = Vec::new();
         for event in [adjust(0, 4, 9, 9), adjust(0, 5, 1, 0)] {
@@ -229,18 +230,21 @@ mod tests {
             assert_eq!(encode(&mut track, &event, &mut out), Err(EncodeError::Backwards { last }));
         }
         let long = Event::new(Position::exit(9), Body::ConsoleInput { bytes: vec![0; 65_537] });
-        assert!(matches!(encode(&mut track, &long, &mut out), Err(EncodeError::TooLong(_))));
+        assert!(matches!(
+            encode(&mut track, &long, &mut out),
+            Err(EncodeError::Unfit(Unfit::TooLong { .. }))
+        ));
         assert!(out.is_empty());
         assert_eq!(bytes(&mut track, &adjust(0, 5, 2, 0)), [0x82, 10, 0, 2, 1, 1, 1]);
     }
 
     #[test]
     fn the_largest_numbers_fit() {
-        let mut track = Track::new();
+        let mut track = Track::new(Position::START);
         let event = adjust(u32::MAX, u64::MAX, u64::MAX, u64::MAX);
         let out = bytes(&mut track, &event);
         let mut input = Input::new(&out);
-        assert_eq!(decode(&mut Track::new(), &mut input), Ok(Some(event)));
+        assert_eq!(decode(&mut Track::new(Position::START), &mut input), Ok(Some(event)));
         let over = [0x82, 0, 1, 1, 1];
         let mut track = Track::alone(u64::MAX);
         assert!(matches!(decode(&mut track, &mut Input::new(&over)), Err(DecodeError::Malformed(_))));

@@ -2,6 +2,13 @@
 
 use crate::position::Position;
 
+mod marker;
+
+pub use marker::{ExitAnswer, ExitKind, MAX_PAGES, MAX_REGISTER_NAME, MAX_REGISTERS, Register};
+
+/// Line number of a spurious interrupt, in [`Body::Interrupt`].
+pub const SPURIOUS: u8 = 255;
+
 /// Most bytes in one event's data: console bytes, a name, a message. Longer input is several events.
 pub const MAX_DATA: usize = 64 * 1024;
 /// Most bytes of one x86 instruction (Intel SDM volume 2, 2.3.11).
@@ -57,8 +64,51 @@ pub enum Body {
     Interrupt {
         /// The vector in the IDT.
         vector: u8,
-        /// The line of the interrupt controllers.
+        /// The line of the interrupt controllers; [`SPURIOUS`] if no line asked for it.
         irq: u8,
+    },
+    /// Registers here, and hashes of the pages of RAM written since the last such marker at another position. May be
+    /// skipped. More pages than [`MAX_PAGES`] are several of these at one position: [`Body::states`].
+    State {
+        /// All registers, or none in those that only hold more pages.
+        registers: Vec<Register>,
+        /// Frame number (address / 4096) and hash of each page, frames ascending.
+        pages: Vec<(u64, u64)>,
+    },
+    /// The exit that ends at this position, served. May be skipped.
+    Exit {
+        /// What the guest did.
+        what: ExitKind,
+        /// Port, guest physical address or number of the MSR; 0 for HLT.
+        address: u64,
+        /// Bytes of the access; 0 for HLT.
+        size: u8,
+        /// The value written; 0 if none.
+        value: u64,
+        /// What the machine answered.
+        answer: ExitAnswer,
+        /// Conditional branches retired between the exit before and this one.
+        branches: u64,
+        /// Instructions since the last of these.
+        steps: u64,
+    },
+    /// A disk served a request. May be skipped.
+    DiskRequest {
+        /// Number of the disk.
+        device: u8,
+        /// Its type in the virtio specification, 5.2.6: 0 read, 1 write, 4 flush, ...
+        request: u32,
+        /// Where it starts, in sectors of 512 bytes.
+        sector: u64,
+        /// Bytes moved.
+        bytes: u64,
+        /// The status the guest was given: 0 done, 1 error, 2 not supported.
+        status: u8,
+    },
+    /// Bytes that the guest sent to serial port 0. May be skipped.
+    ConsoleOutput {
+        /// The bytes, at most [`MAX_DATA`].
+        bytes: Vec<u8>,
     },
     /// The recording is over. Must be understood, always the last event, and in every closed recording.
     End(End),
@@ -216,8 +266,25 @@ impl Body {
             Body::Seal { .. } => "seal",
             Body::Bookmark { .. } => "bookmark",
             Body::Interrupt { .. } => "interrupt",
+            Body::State { .. } => "state",
+            Body::Exit { .. } => "exit",
+            Body::DiskRequest { .. } => "disk-request",
+            Body::ConsoleOutput { .. } => "console-output",
             Body::End(_) => "end",
         }
+    }
+
+    /// Whether it is only for reading: it follows from the rest, a replay does not need it, and `shrink` drops it.
+    /// A bookmark is none: the guest set it, and a replay checks it.
+    pub fn is_marker(&self) -> bool {
+        matches!(
+            self,
+            Body::Interrupt { .. }
+                | Body::State { .. }
+                | Body::Exit { .. }
+                | Body::DiskRequest { .. }
+                | Body::ConsoleOutput { .. }
+        )
     }
 
     /// The rolling digest of the registers, for the kinds that can end a segment.

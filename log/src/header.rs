@@ -13,7 +13,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::error::OpenError;
 
+mod branch;
 mod lossless;
+
+pub use branch::{Level, Parent, Start};
 
 /// The version of the format that this program writes, and the newest it reads.
 pub const FORMAT_VERSION: u32 = 1;
@@ -87,6 +90,15 @@ pub struct Header {
     pub digest_every: u64,
     /// Where it was recorded.
     pub host: Host,
+    /// How much was noted.
+    #[serde(default, skip_serializing_if = "Level::is_default")]
+    pub level: Level,
+    /// The recording that it branched off; `None` if it was made from power-on.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "branch::present")]
+    pub parent: Option<Parent>,
+    /// Where it begins; `None`: at power-on.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "branch::present")]
+    pub start: Option<Start>,
 }
 
 /// What executes guest instructions.
@@ -215,12 +227,27 @@ impl Header {
         Ok((out, crc))
     }
 
+    /// What a branch knows its parent by: the BLAKE3 digest of the header file, as it would be at [`Level::Inputs`], so
+    /// that dropping markers changes nothing.
+    ///
+    /// # Errors
+    /// As [`Header::encode`].
+    pub fn identity(&self) -> Result<[u8; 32], EncodeHeaderError> {
+        let plain = Header { level: Level::Inputs, ..self.clone() };
+        Ok(blake3::hash(&plain.encode()?).into())
+    }
+
+    /// Where the recording begins: power-on unless it says otherwise.
+    pub fn start(&self) -> Start {
+        self.start.unwrap_or_default()
+    }
+
     /// Reads a header file.
     ///
     /// # Errors
     /// As [`crate::Recording::open`].
     pub fn read(path: &Path) -> Result<Header, OpenError> {
-        read(path).map(|(header, _, _)| header)
+        read(path).map(|file| file.header)
     }
 }
 
@@ -231,8 +258,18 @@ fn checksum(fixed: &Fixed, body: &[u8]) -> u32 {
     crc.finalize()
 }
 
-/// The header in the file at `path`, its checksum and its length in bytes.
-pub(crate) fn read(path: &Path) -> Result<(Header, u32, u64), OpenError> {
+/// A header file that was read.
+#[derive(Debug)]
+pub(crate) struct HeaderFile {
+    pub(crate) header: Header,
+    /// Its checksum.
+    pub(crate) crc: u32,
+    /// Its length in bytes.
+    pub(crate) length: u64,
+}
+
+/// The header in the file at `path`.
+pub(crate) fn read(path: &Path) -> Result<HeaderFile, OpenError> {
     let io = |error| OpenError::io("read", path)(error);
     let corrupt = |offset: usize, what: &str| OpenError::corrupt(path, offset as u64, what);
     let mut bytes = Vec::new();
@@ -262,5 +299,5 @@ pub(crate) fn read(path: &Path) -> Result<(Header, u32, u64), OpenError> {
     if header.vcpus == 0 {
         return Err(corrupt(FIXED_BYTES, "the machine has no vCPU"));
     }
-    Ok((header, fixed.crc.get(), bytes.len() as u64))
+    Ok(HeaderFile { header, crc: fixed.crc.get(), length: bytes.len() as u64 })
 }

@@ -2,8 +2,10 @@
 
 use crate::bytes::{Input, Malformed, put_bytes, put_varint};
 use crate::event::{
-    Body, End, EndCause, FullDigest, GeneralRegisters, MAX_DATA, MAX_INSTRUCTION, StopReason,
+    Body, End, EndCause, FullDigest, GeneralRegisters, MAX_DATA, MAX_INSTRUCTION, SPURIOUS, StopReason,
 };
+
+mod marker;
 
 /// Set in the kind of an event that a reader must not skip.
 pub(crate) const MUST_UNDERSTAND: u8 = 0x80;
@@ -15,6 +17,10 @@ pub(crate) const SEAL: u8 = 0x84;
 pub(crate) const END: u8 = 0x85;
 pub(crate) const BOOKMARK: u8 = 0x06;
 pub(crate) const INTERRUPT: u8 = 0x07;
+pub(crate) const STATE: u8 = 0x08;
+pub(crate) const EXIT: u8 = 0x09;
+pub(crate) const DISK_REQUEST: u8 = 0x0a;
+pub(crate) const CONSOLE_OUTPUT: u8 = 0x0b;
 
 const POWER_OFF: u8 = 0;
 const RESET: u8 = 1;
@@ -34,21 +40,25 @@ const BY_SIGNAL: u8 = 4;
 const _: () = assert!(MUST_UNDERSTAND == 0x80);
 const _: () = assert!(CONSOLE_INPUT == 0x81 && TIME_ADJUST == 0x82 && CHECKPOINT == 0x83 && SEAL == 0x84);
 const _: () = assert!(END == 0x85 && BOOKMARK == 0x06 && INTERRUPT == 0x07);
+const _: () = assert!(STATE == 0x08 && EXIT == 0x09 && DISK_REQUEST == 0x0a && CONSOLE_OUTPUT == 0x0b);
+const _: () = assert!(SPURIOUS == 255);
 const _: () = assert!(POWER_OFF == 0 && RESET == 1 && PANIC == 2 && TRIPLE_FAULT == 3);
 const _: () = assert!(REFUSED_INSTRUCTION == 4 && HALTED_FOREVER == 5 && STOPPED == 6);
 const _: () = assert!(BY_USER == 0 && BY_HOST_TIME == 1 && BY_GUEST_TIME == 2);
 const _: () = assert!(BY_SILENCE == 3 && BY_SIGNAL == 4);
 const _: () = assert!(MAX_DATA == 65_536 && MAX_INSTRUCTION == 15);
 
-/// Some data of an event is longer than the format allows.
+/// Why an event has no payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TooLong {
-    pub(crate) length: usize,
-    pub(crate) limit: usize,
+pub(crate) enum Unfit {
+    /// Some data of it is longer than the format allows.
+    TooLong { length: usize, limit: usize },
+    /// The format cannot say it, as a phrase.
+    Invalid(&'static str),
 }
 
-fn limited(bytes: &[u8], limit: usize) -> Result<&[u8], TooLong> {
-    if bytes.len() > limit { Err(TooLong { length: bytes.len(), limit }) } else { Ok(bytes) }
+fn limited(bytes: &[u8], limit: usize) -> Result<&[u8], Unfit> {
+    if bytes.len() > limit { Err(Unfit::TooLong { length: bytes.len(), limit }) } else { Ok(bytes) }
 }
 
 pub(crate) fn kind(body: &Body) -> u8 {
@@ -59,11 +69,15 @@ pub(crate) fn kind(body: &Body) -> u8 {
         Body::Seal { .. } => SEAL,
         Body::Bookmark { .. } => BOOKMARK,
         Body::Interrupt { .. } => INTERRUPT,
+        Body::State { .. } => STATE,
+        Body::Exit { .. } => EXIT,
+        Body::DiskRequest { .. } => DISK_REQUEST,
+        Body::ConsoleOutput { .. } => CONSOLE_OUTPUT,
         Body::End(_) => END,
     }
 }
 
-pub(crate) fn encode(body: &Body) -> Result<Vec<u8>, TooLong> {
+pub(crate) fn encode(body: &Body) -> Result<Vec<u8>, Unfit> {
     let mut out = Vec::new();
     match body {
         Body::ConsoleInput { bytes } => out.extend_from_slice(limited(bytes, MAX_DATA)?),
@@ -78,6 +92,24 @@ pub(crate) fn encode(body: &Body) -> Result<Vec<u8>, TooLong> {
         }
         Body::Bookmark { name } => out.extend_from_slice(limited(name.as_bytes(), MAX_DATA)?),
         Body::Interrupt { vector, irq } => out.extend_from_slice(&[*vector, *irq]),
+        Body::State { registers, pages } => marker::put_state(&mut out, registers, pages)?,
+        Body::Exit { what, address, size, value, answer, branches, steps } => {
+            marker::put_kind(&mut out, *what);
+            put_varint(&mut out, *address);
+            out.push(*size);
+            put_varint(&mut out, *value);
+            marker::put_answer(&mut out, *answer);
+            put_varint(&mut out, *branches);
+            put_varint(&mut out, *steps);
+        }
+        Body::DiskRequest { device, request, sector, bytes, status } => {
+            out.push(*device);
+            put_varint(&mut out, u64::from(*request));
+            put_varint(&mut out, *sector);
+            put_varint(&mut out, *bytes);
+            out.push(*status);
+        }
+        Body::ConsoleOutput { bytes } => out.extend_from_slice(limited(bytes, MAX_DATA)?),
         Body::End(end) => {
             put_cause(&mut out, &end.cause)?;
             out.extend_from_slice(&end.registers.to_le_bytes());
@@ -100,6 +132,10 @@ pub(crate) fn decode(kind: u8, payload: &[u8]) -> Result<Option<Body>, Malformed
         SEAL => Body::Seal { registers: input.u64()?, guest_time: input.varint()? },
         BOOKMARK => Body::Bookmark { name: text(data(&mut input)?)? },
         INTERRUPT => Body::Interrupt { vector: input.u8()?, irq: input.u8()? },
+        STATE => marker::state(&mut input)?,
+        EXIT => marker::exit(&mut input)?,
+        DISK_REQUEST => marker::disk_request(&mut input)?,
+        CONSOLE_OUTPUT => Body::ConsoleOutput { bytes: data(&mut input)?.to_vec() },
         END => Body::End(End {
             cause: cause(&mut input)?,
             registers: input.u64()?,
@@ -153,7 +189,7 @@ fn full(input: &mut Input<'_>) -> Result<Option<FullDigest>, Malformed> {
     }
 }
 
-fn put_cause(out: &mut Vec<u8>, cause: &EndCause) -> Result<(), TooLong> {
+fn put_cause(out: &mut Vec<u8>, cause: &EndCause) -> Result<(), Unfit> {
     match cause {
         EndCause::PowerOff { status } => out.extend_from_slice(&[POWER_OFF, *status]),
         EndCause::Reset => out.push(RESET),

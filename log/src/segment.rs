@@ -9,13 +9,15 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligne
 
 use crate::codec::{self, EncodeError, Track};
 use crate::event::Event;
+use crate::position::Position;
 
 pub(crate) const MAGIC: [u8; 8] = *b"SCRSEGM1";
 pub(crate) const HEADER_BYTES: usize = size_of::<RawHeader>();
 /// Most bytes of events in one segment, before compression.
 pub(crate) const MAX_RAW: usize = 16 * 1024 * 1024;
-/// No event takes more: 2 + 6 varints of at most 10 bytes, a payload of 64 KiB of data and less than 512 other bytes.
-pub(crate) const MAX_EVENT: usize = 65 * 1024;
+/// No event takes more: 2 + 6 varints of at most 10 bytes, a payload of 64 KiB of data and less than 512 other bytes, or
+/// of 256 registers of at most 50 bytes and 4096 pages of at most 18.
+pub(crate) const MAX_EVENT: usize = 96 * 1024;
 /// Shorter payloads are not worth compressing.
 const COMPRESS_FROM: usize = 128;
 const ZSTD_LEVEL: i32 = 3;
@@ -65,13 +67,13 @@ pub(crate) struct Link {
     pub(crate) serial: u64,
     /// Header checksum of the segment before it; checksum of the header file for the first.
     pub(crate) previous: u32,
-    /// Exit of vCPU 0 at which it starts.
+    /// Exit of vCPU 0 at which it starts; for the first, exit at which the recording starts.
     pub(crate) start_exit: u64,
 }
 
 impl Link {
-    pub(crate) fn first(header_crc: u32) -> Link {
-        Link { serial: 0, previous: header_crc, start_exit: 0 }
+    pub(crate) fn first(header_crc: u32, start: Position) -> Link {
+        Link { serial: 0, previous: header_crc, start_exit: start.exit }
     }
 
     /// The link behind a segment, if that segment fits this link.
@@ -130,8 +132,10 @@ pub(crate) struct Builder {
 }
 
 impl Builder {
-    pub(crate) fn new(header_crc: u32) -> Builder {
-        Builder { raw: Vec::new(), events: 0, track: Track::new(), link: Link::first(header_crc) }
+    /// For a recording with that checksum of its header, which starts at `start`.
+    pub(crate) fn new(header_crc: u32, start: Position) -> Builder {
+        let (track, link) = (Track::new(start), Link::first(header_crc, start));
+        Builder { raw: Vec::new(), events: 0, track, link }
     }
 
     /// Adds an event; nothing changes on an error.
@@ -227,15 +231,25 @@ impl RawHeader {
     }
 }
 
-/// Reads the segment at `offset` of a file whose segments end at `end`. Takes at most twice [`MAX_RAW`] of memory.
-pub(crate) fn read(file: &File, offset: u64, end: u64) -> Result<Segment, Fault> {
-    let left = end.saturating_sub(offset);
+fn read_header(file: &File, offset: u64, left: u64) -> Result<RawHeader, Fault> {
     let mut header = RawHeader::new_zeroed();
     if left < HEADER_BYTES as u64 {
         return Err(Fault::Torn("the segment's header is cut short"));
     }
     file.read_exact_at(header.as_mut_bytes(), offset).map_err(Fault::Io)?;
     header.check()?;
+    Ok(header)
+}
+
+/// Reads the header of the segment at `offset` of a file whose segments end at `end`, and nothing of its contents.
+pub(crate) fn read_head(file: &File, offset: u64, end: u64) -> Result<Head, Fault> {
+    read_header(file, offset, end.saturating_sub(offset)).map(|header| header.head())
+}
+
+/// Reads the segment at `offset` of a file whose segments end at `end`. Takes at most twice [`MAX_RAW`] of memory.
+pub(crate) fn read(file: &File, offset: u64, end: u64) -> Result<Segment, Fault> {
+    let left = end.saturating_sub(offset);
+    let header = read_header(file, offset, left)?;
     let stored_length = header.stored_length.get();
     if left - (HEADER_BYTES as u64) < u64::from(stored_length) {
         return Err(Fault::Torn("the segment is cut short"));

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use crate::event::{Body, End, EndCause, Event, FullDigest, StopReason};
+use crate::event::{
+    Body, End, EndCause, Event, ExitAnswer, ExitKind, FullDigest, Register, SPURIOUS, StopReason,
+};
 
 /// Most console bytes shown of one event.
 const SHOWN: usize = 64;
@@ -22,16 +24,7 @@ impl fmt::Display for Event {
 impl fmt::Display for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Body::ConsoleInput { bytes } => {
-                let plural = if bytes.len() == 1 { "" } else { "s" };
-                write!(
-                    f,
-                    "{} byte{plural} \"{}\"",
-                    bytes.len(),
-                    bytes[..bytes.len().min(SHOWN)].escape_ascii()
-                )?;
-                if bytes.len() > SHOWN { f.write_str("...") } else { Ok(()) }
-            }
+            Body::ConsoleInput { bytes } => data(f, bytes),
             Body::TimeAdjust { nanoseconds } => write!(f, "+{}", Seconds(*nanoseconds)),
             Body::Checkpoint { registers, full } => {
                 write!(f, "registers {registers:016x}")?;
@@ -41,7 +34,30 @@ impl fmt::Display for Body {
                 write!(f, "registers {registers:016x} at {}", Seconds(*guest_time))
             }
             Body::Bookmark { name } => write!(f, "{name:?}"),
+            Body::Interrupt { vector, irq: SPURIOUS } => write!(f, "vector {vector:#04x} spurious"),
             Body::Interrupt { vector, irq } => write!(f, "vector {vector:#04x} irq {irq}"),
+            Body::State { registers, pages } => state(f, registers, pages),
+            Body::Exit { what, address, size, value, answer, branches, steps } => {
+                exit(f, *what, (*address, *size, *value), *answer)?;
+                match (branches, steps) {
+                    (0, 0) => Ok(()),
+                    (branches, 0) => write!(f, ", after {}", Branches(*branches)),
+                    (branches, steps) => {
+                        let plural = if *steps == 1 { "" } else { "s" };
+                        write!(f, ", after {} {steps} step{plural}", Branches(*branches))
+                    }
+                }
+            }
+            Body::DiskRequest { device, request, sector, bytes, status } => {
+                write!(f, "disk {device} {} sector {sector} {bytes} bytes", Request(*request))?;
+                match status {
+                    0 => Ok(()),
+                    1 => f.write_str(", failed"),
+                    2 => f.write_str(", not supported"),
+                    other => write!(f, ", status {other}"),
+                }
+            }
+            Body::ConsoleOutput { bytes } => data(f, bytes),
             Body::End(end) => end.fmt(f),
         }
     }
@@ -90,6 +106,71 @@ impl fmt::Display for StopReason {
             StopReason::Silence => "the limit on silence",
             StopReason::Signal => "a signal",
         })
+    }
+}
+
+/// Console bytes, the first of them.
+fn data(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
+    let plural = if bytes.len() == 1 { "" } else { "s" };
+    write!(f, "{} byte{plural} \"{}\"", bytes.len(), bytes[..bytes.len().min(SHOWN)].escape_ascii())?;
+    if bytes.len() > SHOWN { f.write_str("...") } else { Ok(()) }
+}
+
+/// Registers in full; of pages their number and the first of them.
+fn state(f: &mut fmt::Formatter<'_>, registers: &[Register], pages: &[(u64, u64)]) -> fmt::Result {
+    for Register { name, value, .. } in registers {
+        write!(f, "{name} {value:x} ")?;
+    }
+    write!(f, "{} page{}", pages.len(), if pages.len() == 1 { "" } else { "s" })?;
+    match pages.first() {
+        None => Ok(()),
+        Some((frame, hash)) => write!(f, " from {frame:#x} {hash:016x}"),
+    }
+}
+
+fn exit(
+    f: &mut fmt::Formatter<'_>,
+    what: ExitKind,
+    (address, size, value): (u64, u8, u64),
+    answer: ExitAnswer,
+) -> fmt::Result {
+    f.write_str(what.name())?;
+    if what != ExitKind::Halt {
+        write!(f, " {address:#x}/{size}")?;
+    }
+    if what.writes() {
+        write!(f, " {value:#x}")?;
+    }
+    match answer {
+        ExitAnswer::Done => Ok(()),
+        ExitAnswer::Value(value) => write!(f, " -> {value:#x}"),
+        ExitAnswer::GeneralProtection => f.write_str(" -> #GP"),
+    }
+}
+
+/// A number of conditional branches.
+struct Branches(u64);
+
+impl fmt::Display for Branches {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} branch{}", self.0, if self.0 == 1 { "" } else { "es" })
+    }
+}
+
+/// A type of disk request by name (virtio 1.2, 5.2.6).
+struct Request(u32);
+
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => f.write_str("read"),
+            1 => f.write_str("write"),
+            4 => f.write_str("flush"),
+            8 => f.write_str("get-id"),
+            11 => f.write_str("discard"),
+            13 => f.write_str("write-zeroes"),
+            other => write!(f, "request {other}"),
+        }
     }
 }
 

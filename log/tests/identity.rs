@@ -7,11 +7,13 @@ mod common;
 use std::fs;
 
 use common::*;
-use proptest::collection::vec;
+use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
+use proptest::sample::select;
 use scribe_log::{
-    Body, End, EndCause, Event, FullDigest, GeneralRegisters, Position, Recording, State, StopReason, Writer,
+    Body, End, EndCause, Event, ExitAnswer, ExitKind, FullDigest, GeneralRegisters, Position, Recording,
+    Register, State, StopReason, Writer,
 };
 use tempfile::tempdir;
 
@@ -32,7 +34,41 @@ fn bodies() -> impl Strategy<Value = Body> {
         2 => (any::<u64>(), full_digests()).prop_map(|(registers, full)| Body::Checkpoint { registers, full }),
         1 => any::<String>().prop_map(|name| Body::Bookmark { name }),
         1 => any::<(u8, u8)>().prop_map(|(vector, irq)| Body::Interrupt { vector, irq }),
+        2 => (vec(registers(), 0..30), btree_map(any::<u64>(), any::<u64>(), 0..50))
+            .prop_map(|(registers, pages)| Body::State { registers, pages: pages.into_iter().collect() }),
+        4 => exits(),
+        1 => any::<(u8, u32, u64, u64, u8)>().prop_map(|(device, request, sector, bytes, status)| {
+            Body::DiskRequest { device, request, sector, bytes, status }
+        }),
+        1 => vec(any::<u8>(), 0..200).prop_map(|bytes| Body::ConsoleOutput { bytes }),
     ]
+}
+
+fn registers() -> impl Strategy<Value = Register> {
+    ("[!-~]{1,32}", 1u8..=16, any::<u128>()).prop_map(|(name, bytes, value)| {
+        let value = value >> (128 - 8 * u32::from(bytes));
+        Register { name, bytes, value }
+    })
+}
+
+fn exits() -> impl Strategy<Value = Body> {
+    let answers = prop_oneof![
+        Just(ExitAnswer::Done),
+        any::<u64>().prop_map(ExitAnswer::Value),
+        Just(ExitAnswer::GeneralProtection),
+    ];
+    let numbers = any::<(u64, u8, u64, u64, u64)>();
+    (select(&ExitKind::ALL), answers, numbers).prop_map(
+        |(what, answer, (address, size, value, branches, steps))| Body::Exit {
+            what,
+            address,
+            size,
+            value,
+            answer,
+            branches,
+            steps,
+        },
+    )
 }
 
 fn end_causes() -> impl Strategy<Value = EndCause> {
@@ -171,6 +207,28 @@ proptest! {
     }
 
     #[test]
+    fn any_position_can_be_started_from(
+        events in recordings(),
+        cuts in vec(any::<u8>(), 1..20),
+        crash: bool,
+        which: proptest::sample::Index,
+        stride in strides(),
+    ) {
+        let dir = tempdir().unwrap();
+        write(dir.path(), &events, &cuts, crash);
+        let recording = Recording::open(dir.path()).unwrap();
+        let all: Vec<Event> = recording.events().map(Result::unwrap).collect();
+        let of_first: Vec<Position> = events.iter().filter(|it| it.vcpu == 0).map(|it| it.position).collect();
+        let there = *which.get(&of_first);
+        for from in [Position::START, there, after(there, stride), Position { steps: u64::MAX, ..there }] {
+            let expected: Vec<&Event> =
+                all.iter().skip_while(|event| event.vcpu != 0 || event.position < from).collect();
+            let found: Vec<Event> = recording.events_from(from).unwrap().map(Result::unwrap).collect();
+            prop_assert_eq!(found.iter().collect::<Vec<_>>(), expected, "{}", from);
+        }
+    }
+
+    #[test]
     fn no_bytes_make_the_reader_panic(
         bytes in vec(any::<u8>(), 0..300),
         count in 0u32..20,
@@ -194,6 +252,25 @@ fn every_cause_of_an_end_reads_back() {
         let writer = Writer::create(dir.path(), &header(), true).unwrap();
         writer.close(&last).unwrap();
         assert_eq!(read_all(dir.path()).unwrap(), [last]);
+    }
+}
+
+#[test]
+fn from_every_position_of_many_segments() {
+    let dir = tempdir().unwrap();
+    // Several events at one exit, so that a segment ends in the middle of them.
+    let events: Vec<Event> = (0..100u8).map(|at| input(u64::from(at / 5) * 2, &[at; 3000])).collect();
+    write_closed(dir.path(), &events, &end(39, EndCause::Reset));
+    let recording = Recording::open(dir.path()).unwrap();
+    assert_eq!(recording.index().len(), 5);
+    let all: Vec<Event> = recording.events().map(Result::unwrap).collect();
+    for exit in 0..45 {
+        for branches in 0..2 {
+            let from = Position { exit, branches, steps: 0 };
+            let expected: Vec<&Event> = all.iter().skip_while(|event| event.position < from).collect();
+            let found: Vec<Event> = recording.events_from(from).unwrap().map(Result::unwrap).collect();
+            assert_eq!(found.iter().collect::<Vec<_>>(), expected, "{from}");
+        }
     }
 }
 

@@ -9,7 +9,10 @@ use std::path::Path;
 use std::process::Command;
 
 use common::*;
-use scribe_log::{Body, EndCause, Event, OpenError, Position, Recording, State, WriteError, Writer};
+use scribe_log::{
+    Body, Bookmark, BookmarkOrigin, Bookmarks, EditError, EndCause, Event, MAX_PAGES, OpenError, Position,
+    Recording, Register, State, WriteError, Writer,
+};
 use tempfile::tempdir;
 
 #[test]
@@ -191,21 +194,126 @@ fn misplaced_events_are_refused_and_change_nothing() {
     assert_eq!(read_all(dir.path()).unwrap().len(), appended + 1);
 }
 
+#[test]
+fn markers_that_the_format_cannot_say_are_refused_and_change_nothing() {
+    let dir = tempdir().unwrap();
+    let mut writer = Writer::create(dir.path(), &header(), false).unwrap();
+    let named = |name: &str| vec![Register::u64(name, 1)];
+    let wide = |bytes, value| vec![Register { name: "x".to_owned(), bytes, value }];
+    let many: Vec<(u64, u64)> = (0..=MAX_PAGES as u64).map(|frame| (frame, 0)).collect();
+    for (registers, pages, what) in [
+        (vec![Register::u64("rax", 1); 257], vec![], "more than 256 registers"),
+        (vec![], many, "more than 4096 pages"),
+        (named(""), vec![], "name is not"),
+        (named("a b"), vec![], "name is not"),
+        (named("\u{e9}"), vec![], "name is not"),
+        (named(&"x".repeat(33)), vec![], "name is not"),
+        (wide(0, 0), vec![], "does not fit"),
+        (wide(17, 0), vec![], "does not fit"),
+        (wide(1, 256), vec![], "does not fit"),
+        (wide(15, 1 << 120), vec![], "does not fit"),
+        (vec![], vec![(1, 0), (1, 0)], "ascending order"),
+        (vec![], vec![(2, 0), (1, 0)], "ascending order"),
+    ] {
+        let error = writer.append(&Event::new(at(1), Body::State { registers, pages })).unwrap_err();
+        assert!(matches!(error, WriteError::Invalid { .. }), "{error}");
+        assert!(error.to_string().starts_with("state at exit:1 cannot be written: "), "{error}");
+        assert!(error.to_string().contains(what), "{what}: {error}");
+    }
+    let widest = Body::State {
+        registers: vec![Register { name: "x".repeat(32), bytes: 16, value: u128::MAX }; 256],
+        pages: (0..MAX_PAGES as u64).map(|at| (at << 52, at)).collect(),
+    };
+    let events = [Event::new(at(1), widest), end(1, EndCause::Reset)];
+    writer.append(&events[0]).unwrap();
+    assert!(writer.unsealed() < 96 * 1024);
+    writer.close(&events[1]).unwrap();
+    assert_eq!(read_all(dir.path()).unwrap(), events);
+}
+
+#[test]
+fn markers_are_told_from_the_rest() {
+    assert!(markers().iter().all(|event| event.body.is_marker()));
+    let others = [events(), vec![seal(1), end(1, EndCause::Reset)]].concat();
+    let markers: Vec<&str> =
+        others.iter().filter(|event| event.body.is_marker()).map(|event| event.body.name()).collect();
+    assert_eq!(markers, ["interrupt"; 2]);
+}
+
 const FULL_DISK: &str = "SCRIBE_LOG_FULL_DISK";
 
 /// A limit on the size of files stands for a full disk: the write that reaches it is cut short, the next one fails.
-#[test]
-fn a_full_disk_leaves_what_was_sealed() {
+fn with_a_full_disk(test: &str) {
     let dir = tempdir().unwrap();
-    let script = "trap '' XFSZ; ulimit -f 64; exec \"$0\" --exact full_disk_child --ignored";
+    let script = "trap '' XFSZ; ulimit -f 64; exec \"$0\" --exact \"$1\" --ignored";
     let child = Command::new("sh")
         .args(["-c", script])
         .arg(std::env::current_exe().unwrap())
+        .arg(test)
         .env(FULL_DISK, dir.path())
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&child.stdout);
     assert!(child.status.success() && text.contains("1 passed"), "{text}");
+}
+
+#[test]
+fn a_full_disk_leaves_what_was_sealed() {
+    with_a_full_disk("full_disk_child");
+    with_a_full_disk("full_disk_for_bookmarks_child");
+}
+
+#[test]
+#[ignore = "run by a_full_disk_leaves_what_was_sealed"]
+fn full_disk_for_bookmarks_child() {
+    let Some(dir) = std::env::var_os(FULL_DISK) else {
+        return;
+    };
+    let dir = Path::new(&dir);
+    let mut writer = Writer::create(dir, &header(), false).unwrap();
+    let mut sealed = 0;
+    let error = loop {
+        for number in 0..100 {
+            writer
+                .bookmark(Bookmark {
+                    name: format!("{}-{number}", "x".repeat(50)),
+                    position: at(sealed),
+                    guest_time: Some(sealed),
+                    origin: BookmarkOrigin::Every,
+                })
+                .unwrap();
+        }
+        match writer.seal(&seal(sealed)) {
+            Ok(()) => sealed += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(sealed > 2);
+    let text = chain(&error);
+    assert!(
+        text.starts_with("cannot write bookmarks to ") && text.ends_with("File too large (os error 27)"),
+        "{text}"
+    );
+    assert!(matches!(writer.seal(&seal(1 << 40)).unwrap_err(), WriteError::Broken { .. }));
+    drop(writer);
+    let recording = Recording::open(dir).unwrap();
+    // The last segment was written, its bookmarks were not.
+    assert_eq!(recording.events().count() as u64, sealed + 1);
+    assert_eq!(recording.bookmarks().unwrap().len() as u64, sealed * 100);
+    // Changing them needs room too; without it they stay as they are.
+    drop(recording);
+    let mut bookmarks = Bookmarks::open(dir).unwrap();
+    let list = bookmarks.list();
+    let name = |number: usize| format!("{}-{number}", "y".repeat(50));
+    let error = (0..).find_map(|number| {
+        let added = Bookmark { name: name(number), ..list.iter().next().unwrap().bookmark.clone() };
+        bookmarks.add(added).err().map(|error| (number, error))
+    });
+    let (added, error) = error.unwrap();
+    assert!(matches!(error, EditError::Io { action: "write", .. }), "{error}");
+    assert!(added > 1 && !dir.join("bookmarks.new").exists());
+    let left = Recording::open(dir).unwrap().bookmarks().unwrap().len() as u64;
+    assert_eq!(left, sealed * 100 + added as u64);
 }
 
 #[test]

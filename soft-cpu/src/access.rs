@@ -48,6 +48,11 @@ impl Accesses {
         self.served.is_empty()
     }
 
+    /// True if there is nothing that the next instruction would find: it is at its start.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.served.is_empty() && self.next == 0 && self.batch == 0 && !self.unbroken
+    }
+
     /// The last exit that was served.
     pub(crate) fn last(&self) -> Option<Exit> {
         self.served.last().map(|(exit, _)| *exit)

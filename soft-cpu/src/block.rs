@@ -3,11 +3,16 @@
 //! A block is a run of instructions on one page (its last one may reach into the next), found by the guest physical
 //! address of its first byte and the mode it was decoded for. So translations may change under it, and only a write to
 //! its bytes makes it wrong: pages with blocks are marked, and a write to a marked page drops the blocks it meets.
+//!
+//! Where blocks are cut can be noticed, if hardly: by `tcg`'s BT, by instructions that store to their own page, by a
+//! block that reaches beyond CS's limit. So a stop in the middle is remembered ([`Behind`]), and what follows is cut as if
+//! there had been none.
 
 use std::collections::BTreeMap;
 
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction};
 
+use crate::Behaviour;
 use crate::cpu::{Cpu, Mode, Trap};
 use crate::lower::{Context, lower};
 use crate::mmu::NO_PAGE;
@@ -15,7 +20,7 @@ use crate::op::{Ends, Op};
 use crate::ram::Page;
 
 /// The most instructions of a block.
-const LONGEST: usize = 64;
+pub(crate) const LONGEST: usize = 64;
 /// Instructions in the cache before it is emptied: 40 bytes each.
 const MOST_OPS: usize = 600_000;
 /// What a block takes besides its instructions, in instructions.
@@ -53,6 +58,23 @@ struct Link {
     generation: u64,
 }
 
+impl Block {
+    /// What has run when `number` of its instructions have.
+    pub(crate) fn behind(&self, number: u64) -> Behind {
+        let instructions = self.key.behind.instructions + number as u8;
+        Behind { instructions, flags: self.ops.get(number as usize).map_or(0, |op| op.flags) }
+    }
+}
+
+/// What has run of a block when execution stops in its middle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(crate) struct Behind {
+    /// instructions, less than [`LONGEST`]
+    pub instructions: u8,
+    /// [`Op::flags`] of the next one
+    pub flags: u8,
+}
+
 /// What a block is found by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
@@ -63,12 +85,37 @@ struct Key {
     flat: bool,
     /// of one instruction only
     single: bool,
+    behind: Behind,
+}
+
+/// The block wanted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Want {
+    /// of the first instruction only
+    Single,
+    /// the longest, less what has run of it
+    Rest(Behind),
+}
+
+impl Want {
+    /// The longest.
+    pub(crate) const WHOLE: Self = Self::Rest(Behind { instructions: 0, flags: 0 });
 }
 
 impl Key {
-    fn new(gpa: u64, mode: Mode, single: bool) -> Self {
+    #[inline(always)]
+    fn new(gpa: u64, mode: Mode, want: Want) -> Self {
         let Mode { bitness, stack, protected, flat, .. } = mode;
-        Self { gpa, bitness, stack, protected, flat, single }
+        let (single, behind) = match want {
+            Want::Single => (true, Behind::default()),
+            Want::Rest(behind) => (false, behind),
+        };
+        Self { gpa, bitness, stack, protected, flat, single, behind }
+    }
+
+    /// The most instructions of the block.
+    fn most(self) -> usize {
+        if self.single { 1 } else { LONGEST - usize::from(self.behind.instructions) }
     }
 
     fn slot(self) -> usize {
@@ -148,11 +195,18 @@ impl Cache {
         }
     }
 
-    /// The block at `linear`, which code is fetched from. `single`: of the first instruction only.
+    /// The block at `linear`, which code is fetched from.
     #[inline(always)]
-    pub(crate) fn find(&mut self, cpu: &mut Cpu, linear: u64, single: bool) -> Result<Found, Trap> {
-        let gpa = cpu.code_address(linear)?;
-        let key = Key::new(gpa, cpu.mode, single);
+    pub(crate) fn find(&mut self, cpu: &mut Cpu, linear: u64, want: Want) -> Result<Found, Trap> {
+        let gpa = match cpu.held_code(linear) {
+            Some(gpa) => gpa,
+            None => {
+                let gpa = cpu.walk_for_code(linear)?;
+                self.take_overwritten(cpu);
+                gpa
+            }
+        };
+        let key = Key::new(gpa, cpu.mode, want);
         let number = self.front[key.slot()];
         if let Some(block) = self.blocks.get(number as usize)
             && block.key == key
@@ -165,6 +219,11 @@ impl Cache {
 
     #[cold]
     fn find_slow(&mut self, cpu: &mut Cpu, linear: u64, key: Key) -> Result<Found, Trap> {
+        if self.index.get(&key).is_some_and(|&number| self.blocks[number as usize].second.is_some()) {
+            // The walk to the next page may have written over the block.
+            cpu.next_code_page(linear)?;
+            self.take_overwritten(cpu);
+        }
         if let Some(&number) = self.index.get(&key) {
             match self.blocks[number as usize].second {
                 None => {
@@ -181,7 +240,9 @@ impl Cache {
         if self.ops > MOST_OPS {
             self.clear(cpu);
         }
-        Ok(match decode(cpu, linear, key, page, if key.single { 1 } else { LONGEST })? {
+        let decoded = decode(cpu, linear, key, page)?;
+        self.take_overwritten(cpu);
+        Ok(match decoded {
             Some(block) => Found::Cached(self.insert(cpu, block)),
             None => Found::Nowhere,
         })
@@ -250,6 +311,9 @@ impl Cache {
     /// Drops the blocks that lie on any of the bytes that have been written.
     #[cold]
     pub(crate) fn take_overwritten(&mut self, cpu: &mut Cpu) {
+        if cpu.mmu.overwritten.is_empty() {
+            return;
+        }
         let ranges = std::mem::take(&mut cpu.mmu.overwritten);
         for (gpa, bytes) in &ranges {
             self.overwritten(cpu, *gpa, *bytes);
@@ -263,8 +327,9 @@ impl Cache {
     fn overwritten(&mut self, cpu: &mut Cpu, gpa: u64, bytes: u64) {
         let Some(page) = cpu.mmu.ram.page(gpa) else { return };
         let start = gpa & !0xfff;
-        let key = |gpa| Key { gpa, bitness: 0, stack: 0, protected: false, flat: false, single: false };
-        let on_page: Vec<u32> = self.index.range(key(start)..key(start + 0x1000)).map(|(_, &n)| n).collect();
+        let first = |gpa| Key::new(gpa, Mode::default(), Want::WHOLE);
+        let on_page: Vec<u32> =
+            self.index.range(first(start)..first(start + 0x1000)).map(|(_, &n)| n).collect();
         let reaching = self.reaching.get(&page.index).cloned().unwrap_or_default();
         let mut left = 0;
         for number in on_page {
@@ -300,8 +365,8 @@ impl Cache {
     }
 }
 
-/// `None`: an instruction that begins in RAM and does not end there. Decodes at most `most` instructions from `linear`.
-fn decode(cpu: &mut Cpu, linear: u64, key: Key, page: Page, most: usize) -> Result<Option<Block>, Trap> {
+/// `None`: an instruction that begins in RAM and does not end there.
+fn decode(cpu: &mut Cpu, linear: u64, key: Key, page: Page) -> Result<Option<Block>, Trap> {
     let offset = (key.gpa & 0xfff) as usize;
     let mut bytes = [0; 4096 + 16];
     let mut end = 4096;
@@ -314,7 +379,7 @@ fn decode(cpu: &mut Cpu, linear: u64, key: Key, page: Page, most: usize) -> Resu
         tsc: cpu.profile.tsc,
         start,
         too_long: false,
-        flags_width: None,
+        flags_width: key.behind.flags.checked_sub(1),
     };
     let mut block = Block {
         ops: Box::default(),
@@ -328,7 +393,7 @@ fn decode(cpu: &mut Cpu, linear: u64, key: Key, page: Page, most: usize) -> Resu
     };
     let mut ops = Vec::new();
     let mut at = offset;
-    while ops.len() < most && at < 4096 {
+    while ops.len() < key.most() && at < 4096 {
         let mut i = decode_at(cpu.mode.bitness, &bytes[at..end], start.wrapping_add((at - offset) as u64));
         if i.1 == DecoderError::NoMoreBytes && end == 4096 {
             if !ops.is_empty() {
@@ -336,17 +401,24 @@ fn decode(cpu: &mut Cpu, linear: u64, key: Key, page: Page, most: usize) -> Resu
             }
             let next = cpu.next_code_page(linear)?;
             let Some(second) = cpu.mmu.ram.page(next) else { return Ok(None) };
+            // The walk may have set a bit in the very bytes.
+            cpu.mmu.ram.read(page, offset as u64, &mut bytes[offset..4096]);
             cpu.mmu.ram.read(second, 0, &mut bytes[4096..]);
             end = bytes.len();
             i = decode_at(cpu.mode.bitness, &bytes[at..end], start);
             if at + i.0.len() > 4096 {
                 block.pages[1] = second.index;
                 block.second = Some(next & !0xfff);
+            } else {
+                end = 4096;
             }
         }
         context.too_long =
             i.0.is_invalid() && i.0.len() >= 15 && is_too_long(cpu.mode.bitness, &bytes[at..end]);
-        let lowered = lower(&i.0, &context);
+        let mut lowered = lower(&i.0, &context);
+        if cpu.profile.behaviour == Behaviour::Tcg {
+            lowered.op.flags = context.flags_width.map_or(0, |width| width + 1);
+        }
         crate::int::track_flags(&i.0, &mut context);
         block.has_rep |= i.0.is_string_instruction() && lowered.op.rep != 0;
         ops.push(lowered.op);

@@ -18,6 +18,8 @@ pub(crate) const RF: u64 = 1 << 16;
 pub(crate) const VM: u64 = 1 << 17;
 pub(crate) const AC: u64 = 1 << 18;
 pub(crate) const ID: u64 = 1 << 21;
+/// The bits of RFLAGS that there are.
+pub(crate) const BITS: u64 = 0x3f_7fd7;
 /// The arithmetic flags.
 pub(crate) const ARITHMETIC: u64 = CF | PF | AF | ZF | SF | OF;
 
@@ -53,6 +55,34 @@ pub(crate) enum Arithmetic {
     /// CF and OF are `src` != 0
     Mul,
 }
+
+impl Arithmetic {
+    /// All of them, by number.
+    pub(crate) const ALL: [Self; 13] = [
+        Self::Known,
+        Self::Add,
+        Self::Adc,
+        Self::Sub,
+        Self::Sbb,
+        Self::Logic,
+        Self::Inc,
+        Self::Dec,
+        Self::Shl,
+        Self::Shr,
+        Self::ShlAdjust,
+        Self::ShrAdjust,
+        Self::Mul,
+    ];
+}
+
+/// The numbers are in saved states and never change.
+const _: () = {
+    let mut n = 0;
+    while n < Arithmetic::ALL.len() {
+        assert!(Arithmetic::ALL[n] as usize == n);
+        n += 1;
+    }
+};
 
 /// RFLAGS, the arithmetic part not computed.
 #[derive(Debug, Clone, Copy, Default)]
@@ -228,7 +258,7 @@ impl Flags {
     /// Replaces all of RFLAGS.
     pub(crate) fn set_value(&mut self, value: u64) {
         self.set_known(value);
-        self.system = value & !ARITHMETIC & 0x3f_7fd7 | 2;
+        self.system = value & !ARITHMETIC & BITS | 2;
     }
 
     /// Condition `cc` as encoded in Jcc, SETcc and CMOVcc (Intel SDM vol. 1, appendix B).

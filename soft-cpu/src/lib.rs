@@ -20,6 +20,7 @@ mod mmu;
 mod op;
 #[cfg(test)]
 mod places;
+mod private;
 mod ram;
 mod run;
 mod sse;
@@ -31,9 +32,10 @@ mod testing;
 mod word;
 mod x87;
 
+pub use private::{SoftPrivate, SoftState};
 pub use ram::{Ram, RamRegion};
 
-use block::Cache;
+use block::{Behind, Cache};
 use cpu::Cpu;
 use mmu::Mmu;
 use scribe_types::cpu::{CpuState, Registers};
@@ -79,6 +81,8 @@ pub struct SoftCpu {
     exiting: Option<run::One>,
     /// the instruction of an exit is being retired
     finishing: bool,
+    /// what has run of the block that goes on at RIP
+    behind: Behind,
     /// a stop that came up while an instruction was being retired
     deferred: Option<Stop>,
 }
@@ -93,6 +97,7 @@ impl SoftCpu {
             mark: 0,
             exiting: None,
             finishing: false,
+            behind: Behind::default(),
             deferred: None,
         }
     }
@@ -118,16 +123,18 @@ impl SoftCpu {
         self.cpu.save()
     }
 
-    /// Replaces the whole state. What was counted since the last exit is forgotten.
+    /// Replaces the whole state. What was counted since the last exit is forgotten, and the TLB is empty.
     ///
     /// # Errors
-    /// A state that no such processor can be in.
+    /// A state that no such processor can be in. Nothing has changed then.
     pub fn set_state(&mut self, state: &CpuState) -> Result<(), StateError> {
-        self.cpu.restore(state)?;
+        self.cpu.check(state)?;
+        self.cpu.restore(state);
         self.cpu.branches = 0;
         self.mark = self.cpu.instructions;
         self.deferred = None;
         self.exiting = None;
+        self.behind = Behind::default();
         Ok(())
     }
 

@@ -184,6 +184,7 @@ fn operands(i: &Instruction, c: &Context) -> Op {
         flat: false,
         rep: if i.has_repne_prefix() { 2 } else { u8::from(i.has_rep_prefix()) },
         extra: 0,
+        flags: 0,
     };
     let mut registers = 0;
     for n in 0..i.op_count() {

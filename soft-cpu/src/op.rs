@@ -39,6 +39,8 @@ pub(crate) struct Op {
     pub rep: u8,
     /// a third register or other small number
     pub extra: u8,
+    /// with `tcg`: width, and 1, of the last instruction before it in its block that has set all arithmetic flags; 0: none
+    pub flags: u8,
 }
 
 /// How a block ends behind an instruction.

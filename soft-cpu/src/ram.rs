@@ -62,6 +62,19 @@ impl Ram {
         None
     }
 
+    /// Page `index`, if there are so many.
+    pub(crate) fn numbered(&self, index: usize) -> Option<Page> {
+        let mut rest = index as u64;
+        for region in &self.regions {
+            let pages = region.size / 4096;
+            if rest < pages {
+                return Some(Page { host: region.host + 4096 * rest, index });
+            }
+            rest -= pages;
+        }
+        None
+    }
+
     /// Guest frame number of page `index`.
     pub(crate) fn frame(&self, index: usize) -> u64 {
         let mut rest = index as u64;

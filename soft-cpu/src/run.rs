@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use scribe_types::stop::{Answer, Exit, Fault as GuestFault, Progress, Stop};
 
 use crate::SoftCpu;
-use crate::block::{Block, Cache, Found};
+use crate::block::{Behind, Block, Cache, Found, Want};
 use crate::cpu::{BLOCK_RIP, CS, Cpu, SS, Trap, vector};
 use crate::flags::{IF, RF, TF};
 use crate::mmu::NO_PAGE;
@@ -127,9 +127,10 @@ impl SoftCpu {
         let (cpu, cache) = (&mut self.cpu, &mut self.cache);
         let mut limit = limit;
         let mut previous = None;
+        let mut behind = std::mem::take(&mut self.behind);
         loop {
             let rip = cpu.rip;
-            let number = match next_block(cpu, cache, previous) {
+            let number = match next_block(cpu, cache, previous, behind) {
                 Ok(Found::Cached(number)) => number,
                 Ok(Found::Nowhere) => return Some(refused(cpu, "code that is not in RAM")),
                 Err(trap) => return self.trapped(trap),
@@ -140,7 +141,7 @@ impl SoftCpu {
             }
             let generation = cpu.mmu.generation;
             cpu.regs[usize::from(BLOCK_RIP)] = rip;
-            cpu.mmu.running = if block.ops.len() > 1 { block.pages } else { [NO_PAGE; 2] };
+            cpu.mmu.running = block.pages;
             let before = cpu.instructions;
             let (way, done) = run_block(cpu, block, limit);
             cpu.instructions += done;
@@ -158,13 +159,16 @@ impl SoftCpu {
                 },
                 Way::Limit => {
                     cpu.rip = advanced(cpu, rip, start_of(block, done));
+                    self.behind = block.behind(done);
                     return None;
                 }
                 Way::Trapped(trap) => {
                     cpu.rip = advanced(cpu, rip, start_of(block, done));
                     stack_fault(cpu, block.ops.get(done as usize));
-                    if trap == Trap::Exit {
-                        self.exiting = One::of(block, done, rip);
+                    match trap {
+                        Trap::Exit => self.exiting = One::of(block, done, rip),
+                        Trap::Again => self.behind = block.behind(done),
+                        _ => {}
                     }
                     return self.trapped(trap);
                 }
@@ -183,6 +187,7 @@ impl SoftCpu {
                 return None;
             }
             previous = Some(Previous { number, rip, generation });
+            behind = Behind::default();
         }
     }
 
@@ -213,6 +218,7 @@ impl SoftCpu {
     }
 
     fn deliver(&mut self, event: Event) -> Option<Stop> {
+        self.behind = Behind::default();
         match self.cpu.deliver(event) {
             Ok(()) => {
                 self.cpu.update_careful();
@@ -229,6 +235,7 @@ impl SoftCpu {
     /// Executes the instruction at RIP by itself, and what has to happen around it: traps, breakpoints, the end of an
     /// interrupt shadow.
     fn one_instruction(&mut self) -> Option<Stop> {
+        self.behind = Behind::default();
         let cpu = &mut self.cpu;
         let rip = cpu.rip;
         let (shadow, resume) = (cpu.shadow, cpu.flags.system & RF != 0);
@@ -237,7 +244,7 @@ impl SoftCpu {
             Some(one) => one,
             None => {
                 let linear = cpu.linear_rip();
-                let block = match linear.and_then(|linear| self.cache.find(cpu, linear, true)) {
+                let block = match linear.and_then(|linear| self.cache.find(cpu, linear, Want::Single)) {
                     Ok(Found::Cached(number)) => self.cache.block(number),
                     Ok(Found::Nowhere) => return Some(refused(cpu, "code that is not in RAM")),
                     Err(trap) => return self.trapped(trap),
@@ -394,9 +401,14 @@ struct Previous {
     generation: u64,
 }
 
-/// The block at RIP.
+/// The block at RIP, less what has run of it.
 #[inline(always)]
-fn next_block(cpu: &mut Cpu, cache: &mut Cache, previous: Option<Previous>) -> Result<Found, Trap> {
+fn next_block(
+    cpu: &mut Cpu,
+    cache: &mut Cache,
+    previous: Option<Previous>,
+    behind: Behind,
+) -> Result<Found, Trap> {
     let rip = cpu.rip;
     // A link says nothing of another mode or other translations than those that its first block ran with.
     let previous = previous.filter(|previous| previous.generation == cpu.mmu.generation);
@@ -407,7 +419,7 @@ fn next_block(cpu: &mut Cpu, cache: &mut Cache, previous: Option<Previous>) -> R
     }
     let linear = if cpu.mode.bitness == 64 { rip } else { cpu.linear_rip()? };
     let before = cache.generation();
-    let found = cache.find(cpu, linear, false)?;
+    let found = cache.find(cpu, linear, Want::Rest(behind))?;
     // Looking may have dropped blocks, and the previous one's number may mean another.
     let previous = previous.filter(|_| cache.generation() == before);
     if let (Some(previous), Found::Cached(number)) = (previous, &found)
@@ -477,6 +489,7 @@ fn advanced(cpu: &Cpu, rip: u64, bytes: u64) -> u64 {
 
 #[cold]
 fn refused(cpu: &mut Cpu, what: &str) -> Stop {
+    cpu.mmu.running = [NO_PAGE; 2]; // no block runs
     let mut bytes = Vec::new();
     if let Ok(linear) = cpu.linear_rip() {
         for n in 0..15 {

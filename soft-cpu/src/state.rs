@@ -3,12 +3,14 @@
 use scribe_types::cpu::{CpuState, Fpu as NeutralFpu, PendingEvents, Registers};
 
 use crate::StateError;
-use crate::cpu::{CR0_PG, CS, Cpu, EFER_LMA, EFER_LME, RAX};
-use crate::flags::RF;
+use crate::cpu::{CR0_CD, CR0_NW, CR0_PE, CR0_PG, CR4_PAE, Cpu, EFER_LMA, EFER_LME, Msrs, RAX};
+use crate::flags::{BITS, RF, VM};
 use crate::fpu::Fpu;
+use crate::system::{CR0_KNOWN, CR3_RESERVED, CR4_KNOWN, EFER_KNOWN};
 
 /// In a state: what has been added to guest time, not the counter itself.
 const TSC: u32 = 0x10;
+pub(crate) const SYSENTER_EIP: u32 = 0x176;
 const TSC_AUX: u32 = 0xc000_0103;
 
 impl Cpu {
@@ -19,22 +21,10 @@ impl Cpu {
         Registers { general, rip: self.rip, rflags: self.flags.value() & !RF }
     }
 
-    /// The MSRs of [`scribe_types::msr::SAVED`], and those that the time stamp counter adds.
-    fn saved_msr(&mut self, index: u32) -> Option<&mut u64> {
-        Some(match index {
-            0x174 => &mut self.msrs.sysenter_cs,
-            0x175 => &mut self.msrs.sysenter_esp,
-            0x176 => &mut self.msrs.sysenter_eip,
-            0x277 => &mut self.msrs.pat,
-            0xc000_0081 => &mut self.msrs.star,
-            0xc000_0082 => &mut self.msrs.lstar,
-            0xc000_0083 => &mut self.msrs.cstar,
-            0xc000_0084 => &mut self.msrs.sfmask,
-            0xc000_0102 => &mut self.msrs.kernel_gs_base,
-            TSC if self.profile.tsc => &mut self.msrs.tsc_offset,
-            TSC_AUX if self.profile.tsc => &mut self.msrs.tsc_aux,
-            _ => return None,
-        })
+    /// True for the MSRs of [`scribe_types::msr::SAVED`], and those that the time stamp counter adds.
+    fn has_saved_msr(&self, index: u32) -> bool {
+        let tsc = matches!(index, TSC | TSC_AUX);
+        saved_msr(&mut Msrs::default(), index).is_some() && (self.profile.tsc || !tsc)
     }
 
     pub(crate) fn save(&self) -> CpuState {
@@ -79,18 +69,45 @@ impl Cpu {
         }
     }
 
-    pub(crate) fn restore(&mut self, state: &CpuState) -> Result<(), StateError> {
-        let unknown = |what: &str, value: u64| Err(StateError(format!("{what} {value:#x} cannot be held")));
-        if state.cr0 & CR0_PG != 0 && state.efer & EFER_LME != 0 && state.efer & EFER_LMA == 0 {
-            return unknown("EFER", state.efer);
+    /// Whether this processor can be in a state: whatever a guest can bring about passes.
+    pub(crate) fn check(&self, state: &CpuState) -> Result<(), StateError> {
+        let require = |ok: bool, what: &str, value: u64| {
+            if ok { Ok(()) } else { Err(StateError(format!("{what} {value:#x} cannot be held"))) }
+        };
+        let (paging, protected) = (state.cr0 & CR0_PG != 0, state.cr0 & CR0_PE != 0);
+        let long = state.efer & EFER_LMA != 0;
+        let long_wanted = paging && state.efer & EFER_LME != 0;
+        let possible = (protected || !paging) && (state.cr0 & CR0_NW == 0 || state.cr0 & CR0_CD != 0);
+        require(state.cr0 & !CR0_KNOWN == 0 && possible, "CR0", state.cr0)?;
+        require(state.cr3 & CR3_RESERVED == 0, "CR3", state.cr3)?;
+        require(state.cr4 & !CR4_KNOWN == 0 && (state.cr4 & CR4_PAE != 0 || !long), "CR4", state.cr4)?;
+        require(state.cr8 < 16, "CR8", state.cr8)?;
+        require(state.efer & !EFER_KNOWN == 0 && long == long_wanted, "EFER", state.efer)?;
+        require(state.dr6 >> 32 == 0, "DR6", state.dr6)?;
+        require(state.dr7 >> 32 == 0, "DR7", state.dr7)?;
+        let rflags = state.registers.rflags;
+        require(rflags & !(BITS | 2) == 0 && (rflags & VM == 0 || !long), "RFLAGS", rflags)?;
+        require(state.fpu.mxcsr & !0xffff == 0, "MXCSR", state.fpu.mxcsr.into())?;
+        for segment in &state.segments {
+            require(segment.attributes >> 17 == 0, "segment attributes", segment.attributes.into())?;
         }
-        if state.segments[CS].attributes >> 17 != 0 {
-            return unknown("CS attributes", state.segments[CS].attributes.into());
+        require(state.events.shadow < 4, "interrupt shadow", state.events.shadow.into())?;
+        if let Some((vector, _)) = state.events.exception {
+            require(vector < 32, "exception", vector.into())?;
         }
+        for (n, &(index, _)) in state.msrs.iter().enumerate() {
+            let twice = state.msrs.iter().take(n).any(|&(other, _)| other == index);
+            require(self.has_saved_msr(index) && !twice, "MSR", index.into())?;
+        }
+        Ok(())
+    }
+
+    /// Takes over a state that has been checked. MSRs that it does not name are 0.
+    pub(crate) fn restore(&mut self, state: &CpuState) {
+        self.msrs = Msrs::default();
         for &(index, value) in &state.msrs {
-            match self.saved_msr(index) {
-                Some(slot) => *slot = value,
-                None => return unknown("MSR", index.into()),
+            if let Some(slot) = saved_msr(&mut self.msrs, index) {
+                *slot = value;
             }
         }
         self.regs = [0; 32];
@@ -119,8 +136,25 @@ impl Cpu {
         self.mmu.flush();
         self.update_mode();
         self.update_careful();
-        Ok(())
     }
+}
+
+/// Where an MSR of a state is kept.
+fn saved_msr(msrs: &mut Msrs, index: u32) -> Option<&mut u64> {
+    Some(match index {
+        0x174 => &mut msrs.sysenter_cs,
+        0x175 => &mut msrs.sysenter_esp,
+        SYSENTER_EIP => &mut msrs.sysenter_eip,
+        0x277 => &mut msrs.pat,
+        0xc000_0081 => &mut msrs.star,
+        0xc000_0082 => &mut msrs.lstar,
+        0xc000_0083 => &mut msrs.cstar,
+        0xc000_0084 => &mut msrs.sfmask,
+        0xc000_0102 => &mut msrs.kernel_gs_base,
+        TSC => &mut msrs.tsc_offset,
+        TSC_AUX => &mut msrs.tsc_aux,
+        _ => return None,
+    })
 }
 
 fn save_fpu(fpu: &Fpu) -> NeutralFpu {

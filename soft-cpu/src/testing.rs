@@ -8,7 +8,7 @@ use iced_x86::code_asm::CodeAssembler;
 use scribe_types::cpu::{CpuState, DescriptorTable, Fpu, Registers, Segment};
 use scribe_types::stop::{Progress, Stop};
 
-use crate::block::{Cache, Found};
+use crate::block::{Cache, Found, Want};
 use crate::cpu::Cpu;
 use crate::op::Op;
 use crate::{Behaviour, Profile, Ram, RamRegion, SoftCpu};
@@ -125,7 +125,7 @@ impl Bench {
 /// The instruction at a linear address, to be run without what the run loop does around it.
 pub(crate) fn op_at(cpu: &mut Cpu, linear: u64) -> Op {
     let mut cache = Cache::new();
-    match cache.find(cpu, linear, true) {
+    match cache.find(cpu, linear, Want::Single) {
         Ok(Found::Cached(number)) => cache.block(number).ops[0],
         _ => panic!("no code at {linear:#x}"),
     }

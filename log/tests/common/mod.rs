@@ -5,13 +5,14 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 #![allow(unreachable_pub, reason = "a module of several test programs")]
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use scribe_log::header::{BootFile, Engine, Host, Image, Origin, Pace, TimeConstants};
+use scribe_log::header::{BootFile, Engine, Host, Image, Level, Origin, Pace, TimeConstants};
 use scribe_log::{
-    Body, End, EndCause, Event, FullDigest, GeneralRegisters, Header, OpenError, Position, Recording,
-    StopReason, Writer,
+    Body, End, EndCause, Event, ExitAnswer, ExitKind, FullDigest, GeneralRegisters, Header, OpenError,
+    Position, Recording, Register, SPURIOUS, StopReason, Writer,
 };
 
 /// A header in which every field says something.
@@ -42,6 +43,9 @@ pub fn header() -> Header {
             kernel_release: "6.1.0".to_owned(),
             kvm_module: "kvm_amd".to_owned(),
         },
+        level: Level::Inputs,
+        parent: None,
+        start: None,
     }
 }
 
@@ -104,6 +108,42 @@ pub fn events() -> Vec<Event> {
     ]
 }
 
+/// Every kind of marker, with every exit and every answer.
+pub fn markers() -> Vec<Event> {
+    let register = |name: &str, bytes, value| Register { name: name.to_owned(), bytes, value };
+    let registers = vec![
+        Register::u64("rax", 0xffff_8000_0000_1000),
+        register("efer", 4, 0xd01),
+        register("xmm0", 16, u128::MAX),
+        register("cpl", 1, 3),
+    ];
+    let mut bodies = vec![
+        Body::Interrupt { vector: 0x27, irq: SPURIOUS },
+        Body::State { registers, pages: vec![(0, 1), (1, u64::MAX), (0x7fff, 0xabc)] },
+        Body::State { registers: Vec::new(), pages: vec![(0x8000, 2)] },
+        Body::State { registers: Vec::new(), pages: Vec::new() },
+        Body::DiskRequest { device: 0, request: 1, sector: 131_072, bytes: 4096, status: 0 },
+        Body::DiskRequest { device: 1, request: 99, sector: u64::MAX, bytes: 0, status: 2 },
+        Body::ConsoleOutput { bytes: b"$ \x1b[0m\xff".to_vec() },
+    ];
+    for (exit, what) in ExitKind::ALL.into_iter().enumerate() {
+        let (address, size) = match what {
+            ExitKind::Halt => (0, 0),
+            ExitKind::PortRead | ExitKind::PortWrite => (0x3f8, 1),
+            ExitKind::MmioRead | ExitKind::MmioWrite => (0xd000_0050, 4),
+            ExitKind::MsrRead | ExitKind::MsrWrite => (0xc000_0103, 8),
+        };
+        let answer = match what {
+            ExitKind::PortRead | ExitKind::MmioRead => ExitAnswer::Value(0x60),
+            ExitKind::MsrRead => ExitAnswer::GeneralProtection,
+            _ => ExitAnswer::Done,
+        };
+        let (value, branches) = (if what.writes() { 0x1234 } else { 0 }, exit as u64);
+        bodies.push(Body::Exit { what, address, size, value, answer, branches, steps: branches / 2 });
+    }
+    (200u64..).zip(bodies).map(|(exit, body)| Event::new(at(exit), body)).collect()
+}
+
 pub fn causes() -> Vec<EndCause> {
     let registers = GeneralRegisters {
         rax: 1,
@@ -147,6 +187,21 @@ pub fn write_crashed(dir: &Path, segments: u64) {
         writer.append(&input(segment * 10 + 2, b"more input\n")).unwrap();
         writer.seal(&seal(segment * 10 + 3)).unwrap();
     }
+}
+
+/// Sets `file` to `bytes`, looks, puts the file back. In place: emptying a file first makes some file systems write
+/// through to the disk, which is slow.
+pub fn with<T>(file: &Path, bytes: &[u8], look: impl FnOnce() -> T) -> T {
+    let before = fs::read(file).unwrap();
+    let put = |bytes: &[u8]| {
+        let file = OpenOptions::new().write(true).open(file).unwrap();
+        file.write_all_at(bytes, 0).unwrap();
+        file.set_len(bytes.len() as u64).unwrap();
+    };
+    put(bytes);
+    let result = look();
+    put(&before);
+    result
 }
 
 /// All events, or the first error.

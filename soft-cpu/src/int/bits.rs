@@ -7,7 +7,7 @@ use super::{by_width, bytes_of};
 use crate::Behaviour;
 use crate::cpu::{Cpu, Done};
 use crate::flags::{ARITHMETIC, Arithmetic, CF, Flags, OF, PF, ZF, parity};
-use crate::lower::{Choice, Context};
+use crate::lower::Choice;
 use crate::op::{Handler, Op, truncate};
 use crate::word::Word;
 
@@ -52,13 +52,13 @@ impl Change for Complement {
 }
 
 /// CF is the bit; ZF stays. The others are open: they stay, except with `tcg`, where an instruction before it in the same
-/// block has set the flags (`op.size`: its width and 1): its result goes on to decide SF and PF, AF is 0, OF is that
+/// block has set the flags (`op.flags`: its width and 1): its result goes on to decide SF and PF, AF is 0, OF is that
 /// of a right shift of `shifted` by one.
 #[inline(always)]
 fn bit_flags(flags: &mut Flags, op: &Op, bit: bool, shifted: u64) {
-    if op.size != 0 && flags.op != Arithmetic::Known {
+    if op.flags != 0 && flags.op != Arithmetic::Known {
         let dst = flags.dst;
-        flags.set(Arithmetic::Shr, op.size - 1, dst, shifted);
+        flags.set(Arithmetic::Shr, op.flags - 1, dst, shifted);
         return;
     }
     flags.change(CF, if bit { CF } else { 0 });
@@ -161,7 +161,7 @@ fn changing<C: Change>(i: &Instruction) -> Handler {
     }
 }
 
-pub(super) fn lower(i: &Instruction, op: &mut Op, c: &Context) -> Option<Choice> {
+pub(super) fn lower(i: &Instruction) -> Option<Choice> {
     let memory = i.op1_kind() == OpKind::Memory;
     let bytes = bytes_of(i, 0);
     macro_rules! two {
@@ -188,10 +188,6 @@ pub(super) fn lower(i: &Instruction, op: &mut Op, c: &Context) -> Option<Choice>
         Mnemonic::Popcnt if memory => by_width!(bytes, population, Memory),
         Mnemonic::Popcnt => by_width!(bytes, population, Second),
         _ => return None,
-    };
-    op.size = match (c.behaviour, c.flags_width) {
-        (Behaviour::Tcg, Some(width)) => width + 1,
-        _ => 0,
     };
     Choice::on(run)
 }

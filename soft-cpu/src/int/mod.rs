@@ -26,7 +26,7 @@ pub(crate) fn lower(i: &Instruction, op: &mut Op, c: &Context) -> Option<Choice>
         .or_else(|| branch::lower(i, op, c))
         .or_else(|| stack::lower(i, op, c))
         .or_else(|| shift::lower(i, op, c))
-        .or_else(|| bits::lower(i, op, c))
+        .or_else(|| bits::lower(i))
         .or_else(|| muldiv::lower(i, op))
         .or_else(|| exchange::lower(i))
         .or_else(|| bcd::lower(i))

@@ -21,12 +21,12 @@ struct Part {
 
 impl Mmu {
     /// True if a store to `page` must wait until the running instruction runs alone.
-    fn is_running(&self, page: Page) -> bool {
-        self.running.contains(&page.index) && self.ram.flags(page) & CODE != 0
+    pub(super) fn is_running(&self, page: Page) -> bool {
+        self.running.contains(&page.index)
     }
 
     /// True if stores to the page need no more attention.
-    fn is_quiet(&self, page: Page) -> bool {
+    pub(super) fn is_quiet(&self, page: Page) -> bool {
         let flags = self.ram.flags(page);
         flags & CODE == 0 && (!self.tracking || flags & WRITTEN != 0)
     }
@@ -140,18 +140,33 @@ impl Cpu {
         implicit: bool,
     ) -> Result<Part, Trap> {
         let linear = if self.mmu.context.long { linear } else { linear & 0xffff_ffff };
-        let Translation { gpa, writable } = self.translate(linear, access, implicit)?;
-        let page = self.mmu.ram.page(gpa);
+        let write = access == Access::Write;
+        let cached = !implicit && self.mmu.kind() != super::Kind::Slow;
+        let held = if cached { self.mmu.held(linear) } else { None };
+        let (gpa, page) = match held {
+            Some((page, writable)) if writable || !write => {
+                (self.mmu.ram.frame(page.index) << 12 | linear & 0xfff, Some(page))
+            }
+            _ => {
+                let Translation { gpa, writable } = self.translate(linear, access, implicit)?;
+                let page = self.mmu.ram.page(gpa);
+                if let Some(page) = page
+                    && cached
+                {
+                    self.mmu.enter(linear, page, writable);
+                }
+                (gpa, page)
+            }
+        };
         if let Some(page) = page {
-            if access == Access::Write {
+            if write {
                 if self.mmu.is_running(page) {
                     return Err(Trap::Alone);
                 }
                 *self.mmu.ram.flags_mut(page) |= WRITTEN;
             }
-            if !implicit && self.mmu.kind() != super::Kind::Slow {
-                let write = writable && self.mmu.is_quiet(page);
-                self.mmu.enter(linear, page, write);
+            if cached {
+                self.mmu.let_through(linear, page);
             }
         }
         Ok(Part { gpa, start, end, page })

@@ -1,11 +1,15 @@
 //! Linear addresses to RAM: page walks, the TLB, loads and stores.
 //!
 //! A TLB entry with a matching tag means: the page is RAM, the access is allowed in this privilege context, A (and for
-//! stores D) is set, and for stores nobody wants to know of them (no code there, already known as written). Everything
-//! else takes the slow path. Entries are dropped when the guest says so (CR3, INVLPG, mode changes), never by chance, so
-//! what the guest can see of the TLB is the same in each run.
+//! stores D) is set. Entries come with the guest's accesses and go when the guest says so (CR3, INVLPG, mode changes) or
+//! another takes their place, never by chance, so what the guest can see of the TLB is the same in each run. It is part of
+//! the processor's state ([`saved`]).
+//!
+//! Stores have a tag of their own for the fast path: it says besides that nobody wants to know of them (no code there,
+//! already known as written). A store without it takes the slow path, which looks at the entry before it walks tables.
 
 mod data;
+pub(crate) mod saved;
 mod tlb;
 mod walk;
 
@@ -42,8 +46,10 @@ pub(crate) struct Mmu {
     tracking: bool,
     /// guest physical ranges in pages with code that have been written since the cache last looked
     pub overwritten: Vec<(u64, u64)>,
-    /// pages that the running block was decoded from, if it has more than one instruction
+    /// pages that the running block was decoded from: nothing is stored there before its instruction runs alone
     pub running: [usize; 2],
+    /// a walk would have set a bit in one of these pages
+    tables_run: bool,
     /// rises whenever translations, or what code may be fetched, have changed
     pub generation: u64,
 }
@@ -63,6 +69,7 @@ impl Mmu {
             tracking: false,
             overwritten: Vec::new(),
             running: [NO_PAGE; 2],
+            tables_run: false,
             generation: 0,
         }
     }
@@ -162,7 +169,7 @@ impl Mmu {
         }
         *self.ram.flags_mut(page) |= CODE;
         for entry in self.data.iter_mut() {
-            if entry.host_page() == page.host() {
+            if entry.index() == page.index {
                 entry.write = NO_TAG;
             }
         }

@@ -1,4 +1,7 @@
 //! TLB entries and the fast paths of loads and stores.
+//!
+//! What an entry holds for the guest is its linear page, the page of RAM, and whether it may be written with D set. The
+//! fast tag of stores is the host's: it comes and goes with what the host wants to know, and the guest sees nothing of it.
 #![allow(unsafe_code)] // RAM through TLB entries
 
 use super::{ENTRIES, Mmu};
@@ -14,19 +17,33 @@ pub(super) const NO_TAG: u64 = u64::MAX;
 pub(super) struct Entry {
     /// linear page that may be read
     pub read: u64,
-    /// linear page that may be written without further ado
+    /// the same page if it may be written without further ado: it is writable and nobody wants to know of stores
     pub write: u64,
     /// address in this process less linear address
-    pub delta: u64,
-    /// address of the page in this process
+    delta: u64,
+    /// number of the page of RAM, shifted left by one; bit 0: it may be written, and D is set
     page: u64,
 }
 
 impl Entry {
-    pub(super) const NONE: Self = Self { read: NO_TAG, write: NO_TAG, delta: 0, page: 0 };
+    pub(super) const NONE: Self = Self { read: NO_TAG, write: NO_TAG, delta: 0, page: u64::MAX };
 
-    pub(super) fn host_page(&self) -> u64 {
-        self.page
+    fn new(tag: u64, page: Page, writable: bool) -> Self {
+        Self {
+            read: tag,
+            write: NO_TAG,
+            delta: page.host().wrapping_sub(tag),
+            page: (page.index as u64) << 1 | u64::from(writable),
+        }
+    }
+
+    /// Number of the page of RAM; of no page where there is no entry.
+    pub(super) fn index(&self) -> usize {
+        (self.page >> 1) as usize
+    }
+
+    pub(super) fn is_writable(&self) -> bool {
+        self.page & 1 != 0
     }
 }
 
@@ -36,16 +53,34 @@ impl Mmu {
         &self.data[(self.base + ((linear >> 12) as usize & (ENTRIES - 1))) & (4 * ENTRIES - 1)]
     }
 
-    /// Enters a page of RAM: readable, and writable without further ado if `write`.
-    pub(super) fn enter(&mut self, linear: u64, page: Page, write: bool) {
-        let tag = linear & !0xfff;
+    /// The page of RAM that the TLB holds for a linear address, and whether it may be written.
+    pub(super) fn held(&self, linear: u64) -> Option<(Page, bool)> {
+        let entry = self.entry(linear);
+        if entry.read != linear & !0xfff {
+            return None;
+        }
+        Some((self.ram.numbered(entry.index())?, entry.is_writable()))
+    }
+
+    /// Enters a page of RAM for accesses of the current kind.
+    pub(super) fn enter(&mut self, linear: u64, page: Page, writable: bool) {
+        self.enter_at(self.base, linear, page, writable);
+    }
+
+    /// Enters a page of RAM among the entries from `base` on.
+    pub(super) fn enter_at(&mut self, base: usize, linear: u64, page: Page, writable: bool) {
+        let slot = base + ((linear >> 12) as usize & (ENTRIES - 1));
+        self.data[slot & (4 * ENTRIES - 1)] = Entry::new(linear & !0xfff, page, writable);
+    }
+
+    /// From now on stores to the page that is held for `linear` take the fast path, if nobody wants to know of them.
+    pub(super) fn let_through(&mut self, linear: u64, page: Page) {
+        let quiet = self.is_quiet(page);
         let slot = self.base + ((linear >> 12) as usize & (ENTRIES - 1));
-        self.data[slot & (4 * ENTRIES - 1)] = Entry {
-            read: tag,
-            write: if write { tag } else { NO_TAG },
-            delta: page.host().wrapping_sub(tag),
-            page: page.host(),
-        };
+        let entry = &mut self.data[slot & (4 * ENTRIES - 1)];
+        if quiet && entry.is_writable() && entry.read == linear & !0xfff {
+            entry.write = entry.read;
+        }
     }
 }
 
@@ -60,7 +95,7 @@ impl Cpu {
     pub(crate) fn load<W: Word>(&mut self, linear: u64) -> Result<W, Trap> {
         let entry = self.mmu.entry(linear);
         if entry.read == linear & !0xfff && on_one_page::<W>(linear) {
-            // SAFETY: an entry with this tag was made by `enter` for a page of RAM, and the word is all on it.
+            // SAFETY: an entry with this tag was made by `Entry::new` for a page of RAM, and the word is all on it.
             return Ok(unsafe { ram::read_word(linear.wrapping_add(entry.delta)) });
         }
         self.load_slow(linear)

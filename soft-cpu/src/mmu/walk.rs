@@ -1,6 +1,6 @@
 //! Page walks: 4-level, PAE and 32-bit paging (Intel SDM vol. 3, 5.3 to 5.6; AMD APM vol. 2, 5.2 to 5.6).
 
-use super::{ENTRIES, Mmu};
+use super::{ENTRIES, Mmu, NO_PAGE};
 use crate::cpu::{Cpu, Fault, Trap, vector};
 use crate::ram::WRITTEN;
 
@@ -90,21 +90,20 @@ impl Cpu {
         if !context.paging {
             return Ok(Translation { gpa: linear & 0xffff_ffff, writable: true });
         }
-        if context.long {
-            if !is_canonical(linear) {
-                return Err(self.not_canonical(linear));
-            }
-            return self
-                .mmu
-                .walk(linear, access, implicit, 8, context.root & ADDRESS, 4)
-                .map_err(|code| self.page_fault(linear, code));
+        if context.long && !is_canonical(linear) {
+            return Err(self.not_canonical(linear));
         }
-        let linear = linear & 0xffff_ffff;
-        let walked = if context.pae {
+        let linear = if context.long { linear } else { linear & 0xffff_ffff };
+        let walked = if context.long {
+            self.mmu.walk(linear, access, implicit, 8, context.root & ADDRESS, 4)
+        } else if context.pae {
             self.mmu.walk(linear, access, implicit, 8, context.root & 0xffff_ffe0, 3)
         } else {
             self.mmu.walk(linear, access, implicit, 4, context.root & 0xffff_f000, 2)
         };
+        if std::mem::take(&mut self.mmu.tables_run) {
+            return Err(Trap::Alone);
+        }
         walked.map_err(|code| self.page_fault(linear, code))
     }
 
@@ -120,27 +119,34 @@ impl Cpu {
         Trap::Fault
     }
 
-    /// Guest physical address of the code at `linear`.
+    /// Guest physical address of the code at `linear`, if the TLB holds it.
     #[inline(always)]
-    pub(crate) fn code_address(&mut self, linear: u64) -> Result<u64, Trap> {
+    pub(crate) fn held_code(&self, linear: u64) -> Option<u64> {
         let slot = (linear >> 12) as usize & (ENTRIES - 1);
         let (tag, page) = self.mmu.code[usize::from(self.mmu.context.user)][slot];
-        if tag == linear & !0xfff {
-            return Ok(page | linear & 0xfff);
-        }
-        self.code_address_slow(linear)
+        (tag == linear & !0xfff).then_some(page | linear & 0xfff)
     }
 
     /// Guest physical address of the page of code behind the one at `linear`.
     pub(crate) fn next_code_page(&mut self, linear: u64) -> Result<u64, Trap> {
         let next = (linear | 0xfff).wrapping_add(1);
-        self.code_address(if self.is_long() { next } else { next & 0xffff_ffff })
+        let next = if self.is_long() { next } else { next & 0xffff_ffff };
+        match self.held_code(next) {
+            Some(gpa) => Ok(gpa),
+            None => self.walk_for_code(next),
+        }
     }
 
-    fn code_address_slow(&mut self, linear: u64) -> Result<u64, Trap> {
+    /// Guest physical address of the code at `linear`, by a walk. It may write over code: see
+    /// [`Mmu::overwritten`](super::Mmu::overwritten).
+    #[cold]
+    pub(crate) fn walk_for_code(&mut self, linear: u64) -> Result<u64, Trap> {
+        self.mmu.running = [NO_PAGE; 2]; // no block runs
         let gpa = self.translate(linear, Access::Execute, false)?.gpa;
-        let slot = (linear >> 12) as usize & (ENTRIES - 1);
-        self.mmu.code[usize::from(self.mmu.context.user)][slot] = (linear & !0xfff, gpa & !0xfff);
+        // What is not RAM ends the machine, and is not held.
+        if self.mmu.ram.page(gpa).is_some() {
+            self.mmu.enter_code(self.mmu.context.user, linear, gpa);
+        }
         Ok(gpa)
     }
 }
@@ -254,6 +260,12 @@ impl Mmu {
             .any(|entry| entry & PRESENT != 0 && entry & POINTER_RESERVED != 0)
     }
 
+    /// Enters a page of code.
+    pub(super) fn enter_code(&mut self, user: bool, linear: u64, gpa: u64) {
+        let slot = (linear >> 12) as usize & (ENTRIES - 1);
+        self.code[usize::from(user)][slot] = (linear & !0xfff, gpa & !0xfff);
+    }
+
     /// A paging-structure entry; outside RAM there is none.
     fn entry_at(&self, gpa: u64, bytes: u64) -> u64 {
         let Some(page) = self.ram.page(gpa) else { return 0 };
@@ -262,12 +274,17 @@ impl Mmu {
         u64::from_le_bytes(entry)
     }
 
-    /// Sets A or D in the entry at `gpa`. Both are in its first byte.
+    /// Sets A or D in the entry at `gpa`. Both are in its first byte. Tables on a page that the running block comes from
+    /// are code like any other: the instruction must run alone.
     fn set_bits(&mut self, gpa: u64, entry: u64, bits: u64) {
         if entry & bits == bits {
             return;
         }
         let Some(page) = self.ram.page(gpa) else { return };
+        if self.is_running(page) {
+            self.tables_run = true;
+            return;
+        }
         self.ram.write(page, gpa, &[((entry | bits) & 0xff) as u8]);
         self.note_write(page, gpa, 1);
     }

@@ -11,13 +11,13 @@ use crate::lower::{Choice, Context};
 use crate::op::{Handler, Op};
 use crate::word::Word;
 
-const CR0_KNOWN: u64 =
+pub(crate) const CR0_KNOWN: u64 =
     CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG;
 
 const CR4_PCE: u64 = 1 << 8;
 
 /// Also VME, PVI, MCE and PCE, which processors without the CPUID bits take from a guest, and do nothing here.
-const CR4_KNOWN: u64 = CR4_VME
+pub(crate) const CR4_KNOWN: u64 = CR4_VME
     | CR4_PVI
     | CR4_TSD
     | CR4_DE
@@ -32,7 +32,7 @@ const CR4_KNOWN: u64 = CR4_VME
     | CR4_SMAP;
 
 /// Bits of CR3 beyond the 40 physical address bits.
-const CR3_RESERVED: u64 = !0xff_ffff_ffff;
+pub(crate) const CR3_RESERVED: u64 = !0xff_ffff_ffff;
 
 pub(super) fn lower(i: &Instruction, op: &mut Op, _: &Context) -> Option<Choice> {
     match i.code() {

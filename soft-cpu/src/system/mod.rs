@@ -19,6 +19,9 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use control::{CR0_KNOWN, CR3_RESERVED, CR4_KNOWN};
+pub(crate) use msr::EFER_KNOWN;
+
 use iced_x86::Instruction;
 
 use crate::lower::{Choice, Context};

@@ -10,6 +10,8 @@ use crate::lower::{Choice, Context};
 use crate::mmu::is_canonical;
 use crate::op::Op;
 
+pub(crate) const EFER_KNOWN: u64 = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE;
+
 const TSC: u32 = 0x10;
 const SYSENTER_CS: u32 = 0x174;
 const SYSENTER_ESP: u32 = 0x175;
@@ -116,7 +118,7 @@ impl Cpu {
     }
 
     fn write_efer(&mut self, value: u64) -> Done {
-        let unknown = value & !(EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE) != 0;
+        let unknown = value & !EFER_KNOWN != 0;
         let toggles = (value ^ self.efer) & EFER_LME != 0 && self.cr0 & CR0_PG != 0;
         if unknown || toggles {
             // The machine is asked, as by KVM, which writes EFER itself; it says #GP.

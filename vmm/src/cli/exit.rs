@@ -6,6 +6,7 @@ use crate::engine::EngineError;
 use crate::machine::MachineError;
 use crate::session::SessionError;
 use crate::session::config::ConfigError;
+use crate::session::place::PlaceError;
 use crate::session::start::StartError;
 
 /// An error: bad image, disk full, unsupported feature.
@@ -68,6 +69,16 @@ impl From<StoreError> for Failure {
                 RECORDING
             }
             StoreError::NoHome | StoreError::Io { .. } => ERROR,
+        };
+        Self::new(code, error)
+    }
+}
+
+impl From<PlaceError> for Failure {
+    fn from(error: PlaceError) -> Self {
+        let code = match error {
+            PlaceError::Read(_) => RECORDING,
+            _ => ERROR,
         };
         Self::new(code, error)
     }

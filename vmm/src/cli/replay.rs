@@ -1,108 +1,126 @@
 //! `scribe-vmm replay`: run a recorded guest again, bit for bit.
 
-use std::path::PathBuf;
-
 use clap::Args;
-use scribe_log::header::Engine as EngineName;
 
 use super::exit::{self, Failure};
-use super::guest::EngineChoice;
-use super::{guest, parse};
-use crate::machine::disk::DiskError;
-use crate::session::config::ConfigError;
-use crate::session::config::Moved;
-use crate::session::files::DigestCache;
-use crate::session::replay::{Outcome, describe};
-use crate::session::start::{self, ReplayConfig, StartError};
+use super::guest;
+use super::live::{self, BranchArgs};
+use super::progress::Progress;
+use super::recorded::{self, PlayArgs, RecordingArg};
+use crate::session::drive::Phase;
+use crate::session::place::{Where, seconds};
+use crate::session::player::{Player, Stay};
+use crate::session::replay::{Outcome, Target, describe};
 
 /// Run a recorded guest again, bit for bit
+///
+/// To the recording's end, where everything is compared, or to a place in it. SIGUSR1 lets the guest go live at the next
+/// sync point.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  scribe-vmm replay\n  scribe-vmm replay demo-3\n  \
-                        scribe-vmm replay --quiet bug && echo same")]
+                        scribe-vmm replay --quiet bug && echo same\n  \
+                        scribe-vmm replay bug --to before-crash\n  \
+                        scribe-vmm replay bug --to 2.5s --live -o try-1")]
 pub(super) struct ReplayArgs {
-    /// The recording: a directory, or a name below the recordings' home [default: the latest]
-    #[arg(value_name = "DIR")]
-    recording: Option<PathBuf>,
-    /// Where the recording's disk image lies now, if it was moved
-    #[arg(long, value_name = "FILE")]
-    image: Option<PathBuf>,
-    /// Where the kernel given with --kernel lies now, if it was moved
-    #[arg(long, value_name = "FILE")]
-    kernel: Option<PathBuf>,
-    /// Where the initrd given with --initrd lies now, if it was moved
-    #[arg(long, value_name = "FILE")]
-    initrd: Option<PathBuf>,
-    /// What executes the guest; `auto` is the engine it was recorded on, if this host has it
-    #[arg(long, value_enum, default_value_t = EngineChoice::Auto)]
-    engine: EngineChoice,
-    /// For a recording made on kvm: what the soft CPU does where the manuals leave it open, `zen` or `tcg` [default: as
-    /// the processor it was recorded on]
-    #[arg(long, value_name = "NAME")]
-    behaviour: Option<String>,
+    #[command(flatten)]
+    recording: RecordingArg,
+    /// Stop at this place: a bookmark, exit:N, a guest time such as 2.5s, or end
+    #[arg(long, value_name = "WHERE")]
+    to: Option<Where>,
+    /// Let the guest go live there, as `scribe-vmm live` does
+    #[arg(long, requires = "to")]
+    live: bool,
+    #[command(flatten)]
+    branch: BranchArgs,
+    #[command(flatten)]
+    play: PlayArgs,
     /// Print neither the guest's console nor a report; only errors
     #[arg(short, long)]
     quiet: bool,
-    /// For tests: kick the vCPU at random intervals of so many microseconds
-    #[arg(long, value_name = "MIN..MAX", hide = true, value_parser = parse::range)]
-    perturb: Option<(u64, u64)>,
+    /// Print the digest of the guest's whole state where the replay stops
+    #[arg(long)]
+    digest: bool,
 }
 
 pub(super) fn run(args: ReplayArgs) -> Result<u8, Failure> {
-    let store = guest::store()?;
-    let directory = store.resolve(args.recording.as_deref())?;
-    let recording =
-        scribe_log::Recording::open(&directory).map_err(|error| Failure::new(exit::RECORDING, error))?;
-    let kvm_matters = recording.header().engine == EngineName::Kvm;
-    let (engine, host) = args.engine.wish(kvm_matters)?;
-    let cache = DigestCache::new(store.home());
+    let recording = args.recording.open()?;
+    args.branch.check(args.live || args.branch.is_default())?;
+    let target = args.to.as_ref().map(|place| recorded::target(place, &recording)).transpose()?;
+    let play = args.play.prepare(&recording)?;
+    let mut player = play.player(&recording, args.quiet, target)?;
     let mut console = guest::console(args.quiet);
-    let config = ReplayConfig {
-        directory: &directory,
-        moved: Moved { image: args.image, kernel: args.kernel, initrd: args.initrd },
-        engine,
-        behaviour: args.behaviour,
-        quiet: args.quiet,
-        perturb: args.perturb,
+    let goal = target.unwrap_or(Target::End);
+    let stay = {
+        let _progress = Progress::watch(player.shared(), &recording, goal, !args.quiet);
+        player.run(goal, &mut console).map_err(recorded::failure)?
     };
-    let report = start::replay(&config, &cache, &host, &guest::scratch(), &mut console).map_err(failure)?;
-    let (exits, checks) = (report.exits, report.checks);
-    match report.outcome {
-        Outcome::Complete(end) => {
+    if args.digest {
+        say!("{}", digest(&mut player)?);
+    }
+    match stay {
+        Stay::Ended(_) if args.live => {
+            let error =
+                anyhow::anyhow!("the guest has ended there; it cannot go live (--to an earlier place)");
+            Err(Failure::new(exit::ERROR, error))
+        }
+        Stay::Ended(outcome) => Ok(report(&player, &outcome, args.quiet)),
+        Stay::Paused if !args.live => {
             if !args.quiet {
+                say!("paused at {}", here(&player));
+            }
+            Ok(0)
+        }
+        Stay::Paused | Stay::Leaving => live::leave(player, args.branch, &mut console),
+    }
+}
+
+/// What there is to say of a replay that has come to the end of its recording; gives the exit code.
+fn report(player: &Player, outcome: &Outcome, quiet: bool) -> u8 {
+    let (exits, checks) = (player.machine().exits(), player.checks());
+    match outcome {
+        Outcome::Complete(end) => {
+            if !quiet {
                 let how = describe(&end.cause);
                 say!("replayed {exits} exits, {checks} digests equal; the guest {how}");
             }
-            Ok(exit::of_end(&end.cause))
+            exit::of_end(&end.cause)
         }
         Outcome::SealedEnd(position) => {
             say!(
                 "the recording was not closed: replayed to its last sealed position, {position}, {checks} \
                  digests equal"
             );
-            Ok(0)
+            0
         }
         Outcome::Interrupted(position) => {
             say!("stopped at {position}, {checks} digests equal so far");
-            Ok(exit::ERROR)
+            exit::ERROR
         }
     }
 }
 
-/// In replay a file that is missing or is not what it was is the recording's trouble, whatever else it might be.
-fn failure(error: StartError) -> Failure {
-    match error {
-        StartError::Config(
-            ConfigError::Read { .. }
-            | ConfigError::Kernel(_)
-            | ConfigError::Disk(DiskError::Open { .. } | DiskError::Size { .. })
-            | ConfigError::Memory(_)
-            | ConfigError::Boot(_)
-            | ConfigError::Changed { .. }
-            | ConfigError::Unsupported(_),
-        )
-        | StartError::Image(DiskError::Open { .. } | DiskError::Kind(_)) => {
-            Failure::new(exit::RECORDING, error)
-        }
-        other => Failure::from(other),
-    }
+/// Where a paused player is, for people.
+pub(super) fn here(player: &Player) -> String {
+    let machine = player.machine();
+    let asleep = if player.phase() == Phase::Idle { ", asleep" } else { "" };
+    format!(
+        "{}, guest time {}{asleep}; {} digests equal",
+        machine.position(),
+        seconds(machine.guest_time()),
+        player.checks()
+    )
+}
+
+fn digest(player: &mut Player) -> Result<String, Failure> {
+    let machine = player.machine_mut();
+    let rolling = machine.rolling();
+    let full = machine.full_digest().map_err(anyhow::Error::from)?;
+    Ok(format!(
+        "digest at {}: exits {rolling:016x}, cpu {:016x}, ram {:032x}, devices {:016x}, guest time {} ns",
+        machine.position(),
+        full.cpu,
+        full.ram,
+        full.devices,
+        full.guest_time
+    ))
 }

@@ -11,6 +11,10 @@ pub use scribe_types::cpu;
 pub use scribe_types::stop::{Answer, Exit, Fault, Progress, Stop};
 
 use cpu::{CpuState, Registers};
+use scribe_log::snapshots::Part;
+
+/// Kinds of parts that some engine keeps beyond the architectural state; another engine has no use for them.
+pub const PRIVATE_KINDS: [&str; 1] = [scribe_soft_cpu::SoftPrivate::KIND];
 
 /// A host-side failure of the engine: not the guest's doing.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +39,14 @@ pub enum EngineError {
     /// A state that the engine's CPU cannot hold.
     #[error(transparent)]
     State(#[from] scribe_soft_cpu::StateError),
+    /// A part that an engine keeps for itself cannot be written or read.
+    #[error("the processor's part {kind:?} of a saved state: {reason}")]
+    Private {
+        /// the part's kind
+        kind: String,
+        /// what is wrong
+        reason: String,
+    },
     /// Guest memory could not be registered or reached.
     #[error("guest memory: {0}")]
     Memory(String),
@@ -109,11 +121,35 @@ pub trait Engine {
     /// Host-side failures only.
     fn state(&self) -> Result<CpuState, EngineError>;
 
-    /// Replaces the whole architectural state of the vCPU. Only at a sync point.
+    /// Replaces the whole architectural state of the vCPU. Only at a sync point. What the engine keeps beyond it is as at
+    /// power-on, and nothing has been counted since the last exit.
     ///
     /// # Errors
     /// Host-side failures, or a state this host cannot hold.
     fn set_state(&mut self, state: &CpuState) -> Result<(), EngineError>;
+
+    /// What the engine keeps beyond the architectural state and needs to go on in exactly the same way, as parts. Where
+    /// [`state`](Self::state) may be called, unless the guest cannot go on.
+    ///
+    /// # Errors
+    /// Host-side failures, or a place where the vCPU cannot be saved.
+    fn save_private(&self) -> Result<Vec<Part>, EngineError> {
+        Ok(Vec::new())
+    }
+
+    /// The kinds of parts that [`restore_private`](Self::restore_private) takes.
+    fn private_kinds(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Takes back a part that an engine of the same kind has saved, after [`set_state`](Self::set_state). With both, over
+    /// the same RAM, the guest goes on exactly as from where they were taken, counts included.
+    ///
+    /// # Errors
+    /// It is damaged, of another version, or does not fit the state and the RAM that are there. Nothing has changed then.
+    fn restore_private(&mut self, _part: &Part) -> Result<(), EngineError> {
+        Ok(())
+    }
 
     /// Starts tracking which pages the guest writes. Idempotent.
     ///

@@ -1,10 +1,11 @@
 //! The `soft` engine: [`scribe_soft_cpu`]'s processor over guest RAM. It counts branches and steps, and stops anywhere.
 #![allow(unsafe_code)] // guest RAM is handed to the processor as addresses
 
-use scribe_soft_cpu::{Behaviour, Profile, Ram, RamRegion, SoftCpu};
+use scribe_log::snapshots::Part;
+use scribe_soft_cpu::{Behaviour, Profile, Ram, RamRegion, SoftCpu, SoftPrivate};
 
 use super::cpu::{CpuState, Registers};
-use super::{Answer, Engine, EngineError, Exit, Progress, Stop};
+use super::{Answer, Engine, EngineError, Exit, PRIVATE_KINDS, Progress, Stop};
 use crate::host::kick;
 use crate::machine::cpuid;
 use crate::machine::memory::GuestRam;
@@ -107,6 +108,34 @@ impl Engine for Soft {
 
     fn set_state(&mut self, state: &CpuState) -> Result<(), EngineError> {
         Ok(self.cpu.set_state(state)?)
+    }
+
+    fn save_private(&self) -> Result<Vec<Part>, EngineError> {
+        let (kind, version) = (SoftPrivate::KIND.into(), SoftPrivate::VERSION);
+        match postcard::to_stdvec(&self.cpu.save_private()?) {
+            Ok(bytes) => Ok(vec![Part { kind, version, bytes }]),
+            Err(error) => Err(EngineError::Private { kind, reason: error.to_string() }),
+        }
+    }
+
+    fn private_kinds(&self) -> &'static [&'static str] {
+        &PRIVATE_KINDS
+    }
+
+    fn restore_private(&mut self, part: &Part) -> Result<(), EngineError> {
+        let wrong = |reason: String| EngineError::Private { kind: part.kind.clone(), reason };
+        if part.kind != SoftPrivate::KIND {
+            return Err(wrong("the soft engine has no such part".into()));
+        }
+        if part.version != SoftPrivate::VERSION {
+            let (found, known) = (part.version, SoftPrivate::VERSION);
+            return Err(wrong(format!("it has version {found}; this program knows version {known}")));
+        }
+        match postcard::take_from_bytes::<SoftPrivate>(&part.bytes) {
+            Ok((private, [])) => Ok(self.cpu.restore_private(&private)?),
+            Ok((_, rest)) => Err(wrong(format!("{} bytes too many", rest.len()))),
+            Err(error) => Err(wrong(error.to_string())),
+        }
     }
 
     fn track_dirty_pages(&mut self) -> Result<(), EngineError> {

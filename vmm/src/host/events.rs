@@ -16,6 +16,7 @@ use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vmm_sys_util::timerfd::TimerFd;
 
+use super::signals::Wish;
 use super::terminal::{Key, Keys};
 use super::{clock, kick, signals};
 
@@ -28,6 +29,21 @@ pub enum HostEvent {
     ConsoleClosed,
     /// the run is to end
     Stop(StopReason),
+    /// a recording or replay is to end, and its guest to live on
+    GoLive,
+    /// a bookmark, here and now
+    Mark(MarkSource),
+    /// the name of the bookmark set by a key; empty if the user gave none, `None` if there is to be no bookmark
+    MarkName(Option<String>),
+}
+
+/// Who wants a bookmark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MarkSource {
+    /// a signal
+    Signal,
+    /// a key at the console; its name comes later
+    Key,
 }
 
 /// What the two threads tell each other without a queue.
@@ -35,6 +51,8 @@ pub enum HostEvent {
 pub struct Shared {
     /// exits served, stored by the guest's thread at sync points
     pub exits: AtomicU64,
+    /// guest time (ns), stored by the guest's thread at sync points
+    pub guest_time: AtomicU64,
     /// the guest's thread is inside the guest, not waiting on the host
     pub running: AtomicBool,
     /// it is time to seal what was recorded
@@ -232,12 +250,18 @@ impl MutEventSubscriber for Source {
                 let _ = fd.read();
             }
             Source::Signals { file, seen, line } => {
-                while signals::take(file) {
-                    *seen += 1;
-                    line.stop(StopReason::Signal);
-                    // A second signal does not wait for a sync point.
-                    if *seen > 1 {
-                        line.shared.force_stop.store(true, Ordering::Relaxed);
+                while let Some(wish) = signals::take(file) {
+                    match wish {
+                        Wish::Live => line.send(HostEvent::GoLive),
+                        Wish::Bookmark => line.send(HostEvent::Mark(MarkSource::Signal)),
+                        Wish::End => {
+                            *seen += 1;
+                            line.stop(StopReason::Signal);
+                            // A second signal does not wait for a sync point.
+                            if *seen > 1 {
+                                line.shared.force_stop.store(true, Ordering::Relaxed);
+                            }
+                        }
                     }
                 }
             }
@@ -276,11 +300,30 @@ fn console_bytes(bytes: &[u8], keys: Option<&mut Keys>, line: &Line) -> bool {
     let mut typed = Vec::new();
     let mut quit = false;
     for byte in bytes {
-        match keys.take(*byte) {
+        let key = keys.take(*byte);
+        if !matches!(key, Key::Byte(_)) && !typed.is_empty() {
+            line.send(HostEvent::Console(std::mem::take(&mut typed)));
+        }
+        match key {
             Key::Byte(byte) => typed.push(byte),
+            Key::Mark => {
+                line.send(HostEvent::Mark(MarkSource::Key));
+                prompt("");
+            }
+            Key::Naming(name) => prompt(&name),
+            Key::Named(name) => {
+                eprintln!();
+                line.send(HostEvent::MarkName(Some(name)));
+            }
+            Key::Unmark => {
+                eprintln!();
+                line.send(HostEvent::MarkName(None));
+            }
             Key::Quit => quit = true,
             Key::Help => {
-                say!("Ctrl-A x quits, Ctrl-A Ctrl-A sends Ctrl-A, Ctrl-A h shows this")
+                say!(
+                    "Ctrl-A x quits, Ctrl-A b sets a bookmark, Ctrl-A Ctrl-A sends Ctrl-A, Ctrl-A h shows this"
+                )
             }
             Key::Nothing => {}
         }
@@ -289,6 +332,11 @@ fn console_bytes(bytes: &[u8], keys: Option<&mut Keys>, line: &Line) -> bool {
         line.send(HostEvent::Console(typed));
     }
     quit
+}
+
+/// Shows a bookmark's name while it is typed, on a line of its own.
+fn prompt(name: &str) {
+    eprint!("\r\x1b[Kscribe-vmm: name of the bookmark: {name}");
 }
 
 /// Seals, limits, silence, and stops that the guest does not come to.

@@ -35,21 +35,21 @@ pub enum Request {
 
 /// The machine's disk: the device and what is behind it.
 pub struct DiskSlot {
-    device: VirtioMmio<Blk>,
-    backend: Disk,
+    pub(super) device: VirtioMmio<Blk>,
+    pub(super) backend: Disk,
 }
 
 /// All devices.
 pub struct Devices {
     /// the interrupt controllers
     pub pic: PicPair,
-    pit: Pit,
+    pub(super) pit: Pit,
     /// the console
     pub uart: Uart,
-    rtc: Rtc,
-    i8042: I8042,
-    guest: GuestInterface,
-    disk: Option<DiskSlot>,
+    pub(super) rtc: Rtc,
+    pub(super) i8042: I8042,
+    pub(super) guest: GuestInterface,
+    pub(super) disk: Option<DiskSlot>,
 }
 
 /// State of all devices, for digests and snapshots.

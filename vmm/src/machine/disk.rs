@@ -13,7 +13,8 @@ use scribe_devices::virtio::blk::{BlockBackend, BlockError, SECTOR_SIZE as SECTO
 const SECTOR_SIZE: u64 = SECTOR_BYTES as u64;
 /// Unit of copy-on-write, bytes.
 const CLUSTER: u64 = CLUSTER_BYTES as u64;
-const CLUSTER_BYTES: usize = 4096;
+/// The same, for those who read [clusters](Disk::written).
+pub const CLUSTER_BYTES: usize = 4096;
 
 /// Why a disk image cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -110,11 +111,54 @@ impl Disk {
         let error = |source| DiskError::Commit { path: self.path.clone(), source };
         let mut bytes = [0; CLUSTER_BYTES];
         for &cluster in &self.written {
-            let used = usize::try_from((self.size - cluster * CLUSTER).min(CLUSTER)).unwrap_or(0);
+            let used = self.used(cluster);
             self.overlay.read_exact_at(&mut bytes[..used], cluster * CLUSTER).map_err(error)?;
             image.write_all_at(&bytes[..used], cluster * CLUSTER).map_err(error)?;
         }
         image.sync_all().map_err(error)
+    }
+
+    /// The clusters that differ from the image, ascending.
+    pub fn written(&self) -> impl Iterator<Item = u64> + '_ {
+        self.written.iter().copied()
+    }
+
+    /// Contents of one of the [`written`](Self::written) clusters; what lies behind the disk's end is 0.
+    ///
+    /// # Errors
+    /// The overlay cannot be read.
+    pub fn read_cluster(&self, cluster: u64) -> io::Result<[u8; CLUSTER_BYTES]> {
+        let mut bytes = [0; CLUSTER_BYTES];
+        let used = self.used(cluster);
+        self.overlay.read_exact_at(&mut bytes[..used], cluster * CLUSTER)?;
+        Ok(bytes)
+    }
+
+    /// Replaces clusters from `first` on with `bytes`, as after so many writes of the guest.
+    ///
+    /// # Errors
+    /// They are not all on the disk, or the overlay cannot be written.
+    pub fn write_clusters(&mut self, first: u64, bytes: &[u8]) -> io::Result<()> {
+        for (cluster, bytes) in (first..).zip(bytes.chunks(CLUSTER_BYTES)) {
+            let used = self.used(cluster);
+            if used == 0 || used > bytes.len() {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, "clusters outside the disk"));
+            }
+            self.overlay.write_all_at(&bytes[..used], cluster * CLUSTER)?;
+            self.written.insert(cluster);
+        }
+        Ok(())
+    }
+
+    /// True if this cluster is on the disk.
+    pub fn has_cluster(&self, cluster: u64) -> bool {
+        self.used(cluster) > 0
+    }
+
+    /// Bytes of a cluster that are on the disk.
+    fn used(&self, cluster: u64) -> usize {
+        let start = cluster.saturating_mul(CLUSTER);
+        usize::try_from(self.size.saturating_sub(start).min(CLUSTER)).unwrap_or(0)
     }
 
     /// Splits `length` bytes at `offset` into pieces that lie in one cluster each: offset, start and end in the buffer.
@@ -142,7 +186,7 @@ impl Disk {
             let cluster = at / CLUSTER;
             if !self.written.contains(&cluster) {
                 let start = cluster * CLUSTER;
-                let used = usize::try_from((self.size - start).min(CLUSTER)).unwrap_or(0);
+                let used = self.used(cluster);
                 if range.len() < used {
                     let mut bytes = [0; CLUSTER_BYTES];
                     self.image.read_exact_at(&mut bytes[..used], start)?;

@@ -11,6 +11,7 @@ pub mod kernel;
 pub mod memory;
 pub mod observe;
 pub mod platform;
+pub mod state;
 pub mod time;
 pub mod trace;
 
@@ -23,7 +24,7 @@ use scribe_devices::virtio::blk::BackendError;
 use scribe_log::header::TimeConstants;
 use scribe_log::{EndCause, FullDigest, GeneralRegisters, Position};
 
-use crate::engine::cpu::Registers;
+use crate::engine::cpu::{CpuState, Registers};
 use crate::engine::{Answer, Engine, EngineError, Exit, Fault, Progress, Stop};
 use bus::{Devices, Request};
 use digest::{RamDigest, Rolling};
@@ -56,6 +57,8 @@ pub enum Step {
     SyncPoint,
     /// The host kicked. The guest may be anywhere behind the last sync point.
     Kicked,
+    /// The guest has come to the place at which the caller wanted to look at it, and there is no sync point there.
+    Paused,
     /// The guest ended itself. For a fault the position is the last sync point, before which nothing is known.
     Ended(EndCause),
 }
@@ -72,6 +75,10 @@ pub struct Machine {
     written: BTreeSet<u64>,
     rolling: Rolling,
     ram_digest: RamDigest,
+    /// nothing has happened since the last digest of RAM
+    fresh: bool,
+    /// all pages written since the last digest of RAM are known
+    tracked: bool,
     /// HLT was executed and no interrupt has been injected since
     halted: bool,
     /// frame of the clock page, and the time last stored there
@@ -83,6 +90,8 @@ pub struct Machine {
     registers: Registers,
     trace: Trace,
     observer: Option<Box<dyn Observer>>,
+    /// where the observer was last told of the state
+    state_told: Option<Position>,
     fault_detail: Option<String>,
 }
 
@@ -111,6 +120,8 @@ impl Machine {
             written: BTreeSet::new(),
             rolling: Rolling::default(),
             ram_digest: RamDigest::default(),
+            fresh: false,
+            tracked: false,
             halted: false,
             clock_page: None,
             ending: None,
@@ -118,6 +129,7 @@ impl Machine {
             registers: Registers::default(),
             trace: Trace::default(),
             observer: None,
+            state_told: None,
             fault_detail: None,
         })
     }
@@ -141,7 +153,7 @@ impl Machine {
         }
     }
 
-    /// The last sync point the machine has come to.
+    /// The last sync point the machine has come to; after [`Step::Paused`] the place of the pause.
     pub fn position(&self) -> Position {
         let Progress { branches, steps } = self.clock.progress();
         Position { exit: self.clock.exits(), branches, steps }
@@ -160,6 +172,11 @@ impl Machine {
     /// Rolling digest of all exits and sync points so far.
     pub fn rolling(&self) -> u64 {
         self.rolling.value()
+    }
+
+    /// Registers where the guest is now, which after a pause is not the last sync point.
+    pub fn current_registers(&self) -> Registers {
+        self.engine.registers()
     }
 
     /// Registers at the last sync point.
@@ -222,6 +239,11 @@ impl Machine {
         self.devices.uart.offer(bytes, self.clock.now());
     }
 
+    /// What was offered to the serial port and has not reached it is not coming any more.
+    pub fn drop_console_backlog(&mut self) {
+        self.devices.uart.drop_backlog(self.clock.now());
+    }
+
     /// The next guest time at which a device does something by itself that can wake a halted vCPU.
     pub fn next_wake(&self) -> Option<u64> {
         self.devices.next_wake()
@@ -249,13 +271,23 @@ impl Machine {
         self.counted.then_some(ahead)
     }
 
+    /// The place where the guest is, after a kick; without a counter the last sync point.
+    pub fn place(&self) -> (Position, u64) {
+        let mut clock = self.clock;
+        if self.counted {
+            clock.set_progress(self.engine.progress());
+        }
+        let Progress { branches, steps } = clock.progress();
+        (Position { exit: clock.exits(), branches, steps }, clock.now())
+    }
+
     /// True if positions have branches and steps.
     pub fn is_counted(&self) -> bool {
         self.counted
     }
 
     /// Makes a sync point of the place that the guest has reached.
-    fn arrive(&mut self) {
+    pub fn arrive(&mut self) {
         let progress = self.engine.progress();
         self.clock.set_progress(progress);
         self.registers = self.engine.registers();
@@ -264,24 +296,35 @@ impl Machine {
         tracing::trace!(target: "exit", "{} {:016x} {}", self.position(), self.rolling(), self.registers);
     }
 
-    /// Runs the guest to the next sync point, kick or end. With a counter that is at the latest where a device does
+    /// Runs the guest to the next sync point, pause, kick or end. With a counter that is at the latest where a device does
     /// something by itself, or at `until`, counted from the last exit; without one `until` says nothing. All that happens
     /// at a place happens in one stop there, so `until` must be one that a replay stops at too.
     ///
+    /// `pause`: a place at which to stop without making a sync point of it, if the engine counts. Whether somebody looks
+    /// there is nothing to the guest.
+    ///
     /// # Errors
     /// Failures of the host.
-    pub fn step(&mut self, until: Option<Progress>) -> Result<Step, MachineError> {
+    pub fn step(&mut self, until: Option<Progress>, pause: Option<Progress>) -> Result<Step, MachineError> {
         // A timer whose line is masked can wait for the next sync point: nothing but an exit unmasks it.
         let timer = self.devices.next_wake().and_then(|deadline| self.place_of(deadline));
         let until = [timer, until].into_iter().flatten().min().filter(|_| self.counted);
+        let pause = pause.filter(|_| self.engine.counts());
+        let stop = [until, pause].into_iter().flatten().min();
+        self.fresh = false;
         self.engine.set_clock(self.clock.at_exit(), self.clock.constants().ns_per_branch);
         loop {
-            match self.engine.run(until)? {
+            match self.engine.run(stop)? {
                 Stop::Exit(exit) => return self.exit(exit),
                 Stop::Fault(fault) => return Ok(Step::Ended(self.fault(fault))),
                 Stop::Reached if until.is_some_and(|place| self.engine.progress() >= place) => {
                     self.arrive();
                     return Ok(Step::SyncPoint);
+                }
+                Stop::Reached if pause.is_some_and(|place| self.engine.progress() >= place) => {
+                    // Time at the place is the place's, but the sync point is still the last one: its registers stay.
+                    self.clock.set_progress(self.engine.progress());
+                    return Ok(Step::Paused);
                 }
                 Stop::InterruptWindow => self.deliver()?,
                 Stop::Kicked => return Ok(Step::Kicked),
@@ -332,12 +375,42 @@ impl Machine {
         self.deliver()
     }
 
-    /// CPU, RAM and devices digested. Only at a sync point.
+    /// From now on the observer is told which pages have changed. It must want to be told of the state.
     ///
     /// # Errors
     /// Failures of the host.
-    pub fn full_digest(&mut self) -> Result<FullDigest, MachineError> {
-        if self.ram_digest.is_started() {
+    pub fn watch_pages(&mut self) -> Result<(), MachineError> {
+        self.update_ram_digest()?;
+        self.ram_digest.watch();
+        self.track_dirty_pages()
+    }
+
+    /// Tells the observer of the processor's state and of changed pages, if it wants to know and does not yet. Only at a
+    /// sync point.
+    ///
+    /// # Errors
+    /// Failures of the host.
+    pub fn tell_state(&mut self) -> Result<(), MachineError> {
+        let here = self.position();
+        let wanted = self.observer.as_ref().is_some_and(|observer| observer.wants_state());
+        if !wanted || self.state_told == Some(here) {
+            return Ok(());
+        }
+        self.state_told = Some(here);
+        self.update_ram_digest()?;
+        let pages = self.ram_digest.take_changes(&self.ram);
+        let (state, halted) = (self.engine.state()?, self.halted);
+        self.tell(|observer, at| observer.state(at, &state, halted, &pages));
+        Ok(())
+    }
+
+    /// Hash of one page as of the last [`tell_state`](Self::tell_state), as the observer is told it. `None` outside RAM.
+    pub fn page_hash(&self, frame: u64) -> Option<u64> {
+        self.ram_digest.hash(&self.ram, frame)
+    }
+
+    fn update_ram_digest(&mut self) -> Result<(), MachineError> {
+        if self.ram_digest.is_started() && self.tracked {
             self.written.extend(self.engine.take_dirty_pages()?);
             self.written.extend(self.ram.take_written_frames());
             self.ram_digest.update(&self.ram, std::mem::take(&mut self.written));
@@ -346,6 +419,16 @@ impl Machine {
             self.written.clear();
             self.ram_digest.full(&self.ram);
         }
+        self.fresh = true;
+        Ok(())
+    }
+
+    /// CPU, RAM and devices digested. Only at a sync point.
+    ///
+    /// # Errors
+    /// Failures of the host.
+    pub fn full_digest(&mut self) -> Result<FullDigest, MachineError> {
+        self.update_ram_digest()?;
         let state = self.engine.state()?;
         tracing::trace!(target: "state", "{} {state:x?} {:x?}", self.position(), self.devices.save());
         Ok(FullDigest {
@@ -362,7 +445,36 @@ impl Machine {
     /// # Errors
     /// Failures of the host.
     pub fn track_dirty_pages(&mut self) -> Result<(), MachineError> {
-        Ok(self.engine.track_dirty_pages()?)
+        if !self.tracked {
+            self.engine.track_dirty_pages()?;
+            // What was written since the last digest, if anything, nobody has seen: only a new one can be built upon.
+            self.tracked = self.fresh;
+        }
+        Ok(())
+    }
+
+    /// Guest RAM.
+    pub fn ram(&self) -> &GuestRam {
+        &self.ram
+    }
+
+    /// The disk, if there is one.
+    pub fn disk(&self) -> Option<&disk::Disk> {
+        self.devices.disk.as_ref().map(|slot| &slot.backend)
+    }
+
+    /// The whole architectural state of the vCPU. Where the machine can be looked at.
+    ///
+    /// # Errors
+    /// Failures of the host.
+    pub fn cpu_state(&self) -> Result<CpuState, MachineError> {
+        Ok(self.engine.state()?)
+    }
+
+    /// Guest time (ns) that is exits and branches only: what the guest has worked, not slept.
+    pub fn work(&self) -> u64 {
+        let (_, adjustments) = self.clock.parts();
+        self.clock.now().saturating_sub(adjustments)
     }
 
     /// Takes the machine apart for its disk.
@@ -403,6 +515,7 @@ impl Machine {
         if self.observer.is_some() {
             let requests = self.devices.take_disk_requests();
             self.tell(|observer, at| {
+                observer.before_exit(at, progress);
                 requests.iter().for_each(|request| observer.disk_request(at, request));
                 observer.exit(at, &exit, answer);
             });

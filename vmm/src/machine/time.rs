@@ -26,6 +26,23 @@ impl GuestClock {
         Self { constants, exits: 0, branches: 0, progress: Progress::NONE, adjustments: 0 }
     }
 
+    /// The clock of a machine that has come so far: `branches` up to the last exit, `progress` since, `adjustments` (ns)
+    /// by jumps.
+    pub fn restored(
+        constants: TimeConstants,
+        exits: u64,
+        branches: u64,
+        progress: Progress,
+        adjustments: u64,
+    ) -> Self {
+        Self { constants, exits, branches, progress, adjustments }
+    }
+
+    /// Branches up to the last exit, and adjustments (ns): what [`restored`](Self::restored) needs besides the place.
+    pub fn parts(&self) -> (u64, u64) {
+        (self.branches, self.adjustments)
+    }
+
     /// Guest time in nanoseconds since power-on.
     pub fn now(&self) -> u64 {
         self.at_exit().saturating_add(self.progress.branches.saturating_mul(self.constants.ns_per_branch))

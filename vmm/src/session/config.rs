@@ -4,10 +4,11 @@
 use std::path::{Path, PathBuf};
 
 use scribe_devices::guest_interface::CommandTooLong;
-use scribe_log::header::{BootFile, Engine as EngineName, Header, Host, Image, Origin, Pace};
+use scribe_log::header::{BootFile, Engine as EngineName, Header, Host, Image, Level, Origin, Pace};
 
 use super::choice::{self, Choice, SyncPoints, Wish};
 use super::files::{self, DigestCache};
+use crate::engine::cpu::CpuState;
 use crate::engine::kvm::Kvm;
 use crate::engine::soft::{self, Soft};
 use crate::engine::{Engine, EngineError};
@@ -168,6 +169,9 @@ pub fn describe(
         pace: config.pace,
         digest_every: config.digest_every,
         host,
+        level: Level::Inputs,
+        parent: None,
+        start: None,
     };
     Ok((header, files, choice))
 }
@@ -230,17 +234,17 @@ impl Moved {
     }
 }
 
-/// Finds the files of a recording again and checks that they are the same. True with them if the kernel has the note.
+/// Checks that the files of a recording are what they were: its image by its digest, and with that what was read out of
+/// it; files of the host by theirs. `header` then says where they lie now.
 ///
 /// # Errors
 /// A file is gone or has changed, or the recording needs what this program does not have.
-pub fn find_again(
-    header: &mut Header,
-    moved: &Moved,
-    cache: &DigestCache,
-) -> Result<(BootFiles, bool), ConfigError> {
+pub fn check_files(header: &mut Header, moved: &Moved, cache: &DigestCache) -> Result<(), ConfigError> {
     check_supported(header)?;
     moved.apply(header)?;
+    let digest_of = |path: &Path| {
+        cache.of_file(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })
+    };
     if let Some(recorded) = &header.image {
         let path = recorded.path.clone();
         let read_error = |source| ConfigError::Read { path: path.clone(), source };
@@ -249,10 +253,28 @@ pub fn find_again(
             let what = format!("the image's size has changed from {} to {size} bytes", recorded.size);
             return Err(ConfigError::Changed { path, what });
         }
-        if cache.of_file(&path).map_err(read_error)? != recorded.blake3 {
+        if digest_of(&path)? != recorded.blake3 {
             return Err(ConfigError::Changed { path, what: "the image's contents have changed".into() });
         }
     }
+    let on_host = [Some(&header.kernel), header.initrd.as_ref()].into_iter().flatten();
+    for file in on_host.filter(|file| file.origin == Origin::Host) {
+        if digest_of(&file.path)? != file.blake3 {
+            return Err(ConfigError::Changed {
+                path: file.path.clone(),
+                what: "the file has changed".into(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Reads the boot files of a recording whose files [`check_files`] has found unchanged. True with them if the kernel has
+/// the note.
+///
+/// # Errors
+/// A file cannot be read, or what is read is not what was recorded.
+pub fn find_again(header: &Header) -> Result<(BootFiles, bool), ConfigError> {
     let on_host = |file: &BootFile| (file.origin == Origin::Host).then(|| file.path.clone());
     let kernel = on_host(&header.kernel);
     let initrd = header.initrd.as_ref().and_then(on_host);
@@ -289,7 +311,8 @@ fn check_supported(header: &Header) -> Result<(), ConfigError> {
     }
 }
 
-/// Builds the machine that `header` describes, on the engine of `choice`; the disk's overlay goes into `scratch`.
+/// Builds the machine that `header` describes as it is at power-on, on the engine of `choice`; the disk's overlay goes into
+/// `scratch`.
 ///
 /// # Errors
 /// A file is unusable, or the host cannot run it.
@@ -301,12 +324,35 @@ pub fn assemble(
 ) -> Result<Machine, ConfigError> {
     let ram = GuestRam::new(header.memory)?;
     let start = boot::load(&ram, files, &header.cmdline, &header.seed)?;
-    let disk = header.image.as_ref().map(|image| Disk::open(&image.path, scratch)).transpose()?;
+    build(header, choice, ram, disk(header, scratch)?, Some(&start))
+}
+
+/// The disk that `header` describes, nothing written to it.
+///
+/// # Errors
+/// The image is unusable, or there is no room for an overlay.
+pub fn disk(header: &Header, scratch: &Path) -> Result<Option<Disk>, ConfigError> {
+    Ok(header.image.as_ref().map(|image| Disk::open(&image.path, scratch)).transpose()?)
+}
+
+/// Puts the machine that `header` describes together; `start` is the vCPU's state if that is not restored later.
+///
+/// # Errors
+/// The host cannot run it.
+pub fn build(
+    header: &Header,
+    choice: &Choice,
+    ram: GuestRam,
+    disk: Option<Disk>,
+    start: Option<&CpuState>,
+) -> Result<Machine, ConfigError> {
     let mut engine: Box<dyn Engine> = match choice.engine {
         EngineName::Kvm => Box::new(Kvm::new(&ram)?),
         EngineName::Soft => Box::new(Soft::new(&ram, choice.cpu, choice.behaviour.unwrap_or_default())),
     };
-    engine.set_state(&start)?;
+    if let Some(start) = start {
+        engine.set_state(start)?;
+    }
     let command = header.command.iter().flat_map(|word| word.iter().copied().chain([0])).collect();
     let devices = Devices::new(command, u64::try_from(header.rtc).unwrap_or(0), disk)?;
     let counted = choice.sync_points == SyncPoints::Counted;

@@ -8,13 +8,16 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use scribe_log::header::Pace;
-use scribe_log::{Body, EndCause, MAX_DATA, Position, StopReason};
+use scribe_log::{
+    Body, Bookmark, BookmarkOrigin, EndCause, MAX_DATA, Position, StopReason, check_bookmark_name,
+};
 
 use super::journal::Journal;
+use super::marks::Marks;
 use super::{Flow, Place, Policy, SessionError};
 use crate::engine::Progress;
 use crate::host::clock;
-use crate::host::events::{HostEvent, HostLoop};
+use crate::host::events::{HostEvent, HostLoop, MarkSource};
 use crate::machine::Machine;
 
 /// Bytes of an input file that the serial port is offered at a time.
@@ -23,6 +26,21 @@ const FILE_CHUNK: usize = 4096;
 /// How far (ns) guest time may fall behind the host's before the difference is forgotten: a guest that lags catches up on
 /// short delays, and one that has computed for long does not sleep too short ever after.
 const MOST_LAG: u64 = 100_000_000;
+
+/// What a live machine takes besides what the host loop delivers.
+#[derive(Debug)]
+pub struct Inputs {
+    /// its bytes are offered to the serial port as fast as it takes them
+    pub file: Option<File>,
+    /// the host loop may deliver console bytes
+    pub open: bool,
+    /// whether idle time passes on the host too
+    pub pace: Pace,
+    /// guest time (ns) at which the run ends
+    pub guest_limit: Option<u64>,
+    /// what is noted every so often
+    pub marks: Marks,
+}
 
 /// Takes inputs from the host, stamps them, and has `J` note them.
 pub struct Live<J> {
@@ -36,7 +54,15 @@ pub struct Live<J> {
     file: Option<File>,
     pace: Pace,
     guest_limit: Option<u64>,
-    /// host time (ns) that corresponds to guest time 0
+    marks: Marks,
+    /// a bookmark set by a key, until it has its name, and those set since: they are noted in order
+    unnamed: Option<Bookmark>,
+    held: Vec<Bookmark>,
+    /// bookmarks set by signals and keys so far
+    counts: [u64; 2],
+    /// the recording is to end, and the guest to live on
+    go_live: bool,
+    /// host time (ns) that corresponds to guest time 0, modulo 2^64
     origin: u64,
     /// guest time when the machine came to its position
     arrived: u64,
@@ -47,16 +73,9 @@ pub struct Live<J> {
 }
 
 impl<J: Journal> Live<J> {
-    /// `file`: its bytes are offered to the serial port as fast as it takes them. `open`: the host loop may deliver
-    /// console bytes. `guest_limit`: guest time (ns) at which the run ends.
-    pub fn new(
-        journal: J,
-        host: HostLoop,
-        file: Option<File>,
-        open: bool,
-        pace: Pace,
-        guest_limit: Option<u64>,
-    ) -> Self {
+    /// For a machine whose guest time is `now` (ns); from here on it passes as the host's does.
+    pub fn new(journal: J, host: HostLoop, inputs: Inputs, now: u64) -> Self {
+        let Inputs { file, open, pace, guest_limit, marks } = inputs;
         Self {
             journal,
             host,
@@ -66,8 +85,13 @@ impl<J: Journal> Live<J> {
             file,
             pace,
             guest_limit,
-            origin: clock::monotonic_ns(),
-            arrived: 0,
+            marks,
+            unnamed: None,
+            held: Vec::new(),
+            counts: [0; 2],
+            go_live: false,
+            origin: clock::monotonic_ns().wrapping_sub(now),
+            arrived: now,
             ahead: None,
             asked: None,
         }
@@ -78,18 +102,99 @@ impl<J: Journal> Live<J> {
         self.journal
     }
 
-    fn take(&mut self, event: HostEvent) {
+    /// `place`: where the guest is, and its time there.
+    fn take(&mut self, event: HostEvent, place: (Position, u64)) -> Result<(), SessionError> {
         match event {
             HostEvent::Console(bytes) => self.typed.extend(bytes),
             HostEvent::ConsoleClosed => self.open = false,
             HostEvent::Stop(reason) => self.stop = self.stop.or(Some(reason)),
+            HostEvent::GoLive => self.go_live = self.journal.records(),
+            HostEvent::Mark(source) => return self.mark(source, place),
+            HostEvent::MarkName(name) => {
+                return self.name_mark(name.as_deref());
+            }
         }
+        Ok(())
     }
 
-    fn take_all(&mut self) {
-        while let Ok(event) = self.host.events.try_recv() {
-            self.take(event);
+    fn mark(
+        &mut self,
+        source: MarkSource,
+        (position, guest_time): (Position, u64),
+    ) -> Result<(), SessionError> {
+        let (index, word, origin) = match source {
+            MarkSource::Signal => (0, "signal", BookmarkOrigin::Signal),
+            MarkSource::Key => (1, "key", BookmarkOrigin::Key),
+        };
+        self.counts[index] += 1;
+        let name = format!("{word}-{}", self.counts[index]);
+        let mark = Bookmark { name, position, guest_time: Some(guest_time), origin };
+        match source {
+            MarkSource::Signal => self.note(mark)?,
+            MarkSource::Key => {
+                self.name_mark(Some(""))?;
+                self.unnamed = Some(mark);
+            }
         }
+        Ok(())
+    }
+
+    fn note(&mut self, mark: Bookmark) -> Result<(), SessionError> {
+        if self.unnamed.is_some() {
+            self.held.push(mark);
+            return Ok(());
+        }
+        if mark.origin != BookmarkOrigin::Every {
+            say!("bookmark {} at {}", mark.name, mark.position);
+        }
+        self.journal.bookmark(mark)
+    }
+
+    /// The bookmark set by a key gets its name: the one it was set with if `name` is empty or none; `None` drops it.
+    fn name_mark(&mut self, name: Option<&str>) -> Result<(), SessionError> {
+        let mark = self.unnamed.take();
+        if let (Some(mut mark), Some(name)) = (mark, name) {
+            match check_bookmark_name(name) {
+                Ok(()) => name.clone_into(&mut mark.name),
+                Err(_) if name.is_empty() => {}
+                Err(error) => say!("{error}; it is {} instead", mark.name),
+            }
+            self.note(mark)?;
+        }
+        std::mem::take(&mut self.held).into_iter().try_for_each(|mark| self.note(mark))
+    }
+
+    /// What is noted here because so much guest time has passed.
+    fn mark_time(&mut self, machine: &mut Machine) -> Result<(), SessionError> {
+        let now = machine.guest_time();
+        if self.marks.snapshot.as_mut().and_then(|every| every.due(now)).is_some() {
+            self.journal.snapshot(machine)?;
+        }
+        if let Some(count) = self.marks.bookmark.as_mut().and_then(|every| every.due(now)) {
+            let (position, guest_time) = (machine.position(), Some(now));
+            let (name, origin) = (format!("every-{count}"), BookmarkOrigin::Every);
+            self.note(Bookmark { name, position, guest_time, origin })?;
+        }
+        Ok(())
+    }
+
+    fn take_all(&mut self, place: (Position, u64)) -> Result<(), SessionError> {
+        while let Ok(event) = self.host.events.try_recv() {
+            self.take(event, place)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the recording if that was asked for; the guest notices nothing.
+    fn detach(&mut self, machine: &mut Machine) -> Result<(), SessionError> {
+        if !std::mem::take(&mut self.go_live) {
+            return Ok(());
+        }
+        let cause = EndCause::Stopped { reason: StopReason::User };
+        self.name_mark(Some(""))?;
+        self.journal.end(machine, &cause, Place::Position)?;
+        say!("the recording ends at {}; the guest lives on, unrecorded", machine.position());
+        Ok(())
     }
 
     /// Admits what has been typed, as far as the machine has room.
@@ -140,12 +245,12 @@ impl<J: Journal> Live<J> {
     /// Forgets what the guest lags behind the host beyond [`MOST_LAG`].
     fn limit_lag(&mut self, guest_time: u64) {
         let lag = self.host_now().saturating_sub(guest_time);
-        self.origin += lag.saturating_sub(MOST_LAG);
+        self.origin = self.origin.wrapping_add(lag.saturating_sub(MOST_LAG));
     }
 
     /// Guest time that corresponds to the host's now.
     fn host_now(&self) -> u64 {
-        clock::monotonic_ns().saturating_sub(self.origin)
+        clock::monotonic_ns().wrapping_sub(self.origin)
     }
 
     /// Ends the idle guest, if that was asked for.
@@ -162,21 +267,22 @@ impl<J: Journal> Live<J> {
     }
 
     /// Waits for the host, at most until `guest_time` on the host's clock. True if it waited to the end.
-    fn wait(&mut self, guest_time: Option<u64>) -> bool {
+    fn wait(&mut self, machine: &Machine, guest_time: Option<u64>) -> Result<bool, SessionError> {
+        let place = (machine.position(), machine.guest_time());
         let Some(guest_time) = guest_time else {
             match self.host.events.recv() {
-                Ok(event) => self.take(event),
+                Ok(event) => self.take(event, place)?,
                 Err(_) => self.lost_host(),
             }
-            return false;
+            return Ok(false);
         };
         let left = guest_time.saturating_sub(self.host_now());
         match self.host.events.recv_timeout(Duration::from_nanos(left)) {
-            Ok(event) => self.take(event),
-            Err(RecvTimeoutError::Timeout) => return true,
+            Ok(event) => self.take(event, place)?,
+            Err(RecvTimeoutError::Timeout) => return Ok(true),
             Err(RecvTimeoutError::Disconnected) => self.lost_host(),
         }
-        false
+        Ok(false)
     }
 
     fn idle_while_waiting(
@@ -185,9 +291,13 @@ impl<J: Journal> Live<J> {
         deadline: Option<u64>,
     ) -> Result<Flow, SessionError> {
         loop {
-            self.take_all();
+            self.take_all((machine.position(), machine.guest_time()))?;
             if let Some(flow) = self.idle_stop(machine)? {
                 return Ok(flow);
+            }
+            if self.go_live {
+                self.sleep_until(machine, machine.guest_time())?;
+                self.detach(machine)?;
             }
             if !self.typed.is_empty() && machine.console_room() > 0 {
                 // Before the deadline, so that replay has one order of the two.
@@ -202,7 +312,7 @@ impl<J: Journal> Live<J> {
             {
                 // The limit comes before anything else can happen, unless an input does. A deadline at the same time
                 // comes first, as it does in replay.
-                if !self.paced() || self.wait(Some(limit)) {
+                if !self.paced() || self.wait(machine, Some(limit))? {
                     self.sleep_until(machine, limit)?;
                     return Ok(Flow::End(EndCause::Stopped { reason: StopReason::GuestTime }));
                 }
@@ -211,10 +321,10 @@ impl<J: Journal> Live<J> {
             match deadline {
                 None if !self.open => return Ok(Flow::End(EndCause::HaltedForever)),
                 None => {
-                    self.wait(None);
+                    self.wait(machine, None)?;
                 }
                 Some(deadline) => {
-                    if !self.paced() || self.wait(Some(deadline)) {
+                    if !self.paced() || self.wait(machine, Some(deadline))? {
                         machine.jump(deadline);
                         return Ok(Flow::Continue);
                     }
@@ -236,8 +346,10 @@ impl<J: Journal> Policy for Live<J> {
         shared.running.store(true, Ordering::Relaxed);
         let seal = shared.seal_due.load(Ordering::Relaxed) && shared.seal_due.swap(false, Ordering::Relaxed);
         self.arrived = machine.guest_time();
+        self.mark_time(machine)?;
         self.journal.sync_point(machine, seal)?;
-        self.take_all();
+        self.take_all((machine.position(), machine.guest_time()))?;
+        self.detach(machine)?;
         if let Some(reason) = self.stop {
             return Ok(Flow::End(EndCause::Stopped { reason }));
         }
@@ -268,8 +380,9 @@ impl<J: Journal> Policy for Live<J> {
         if self.host.shared.seal_due.swap(false, Ordering::Relaxed) {
             self.journal.seal(machine)?;
         }
-        self.take_all();
-        let waiting = self.stop.is_some() || (!self.typed.is_empty() && machine.console_room() > 0);
+        self.take_all(machine.place())?;
+        let waiting =
+            self.stop.is_some() || self.go_live || (!self.typed.is_empty() && machine.console_room() > 0);
         self.ahead = machine.place_ahead().filter(|_| waiting);
         let unreachable = self.ahead.is_none() || self.ahead == self.asked;
         self.asked = self.ahead;
@@ -282,6 +395,7 @@ impl<J: Journal> Policy for Live<J> {
 
     fn finish(&mut self, machine: &mut Machine, cause: &EndCause, place: Place) -> Result<(), SessionError> {
         self.host.shared.running.store(false, Ordering::Relaxed); // digests take their time, the guest does not
+        self.name_mark(Some(""))?;
         self.journal.end(machine, cause, place)
     }
 }

@@ -1,26 +1,32 @@
 //! Record, replay, run: the only place that knows which of them is happening.
 //!
-//! [`drive`] takes the machine from sync point to sync point and asks a [`Policy`] what comes from outside there:
+//! A [`Driver`](drive::Driver) takes the machine from sync point to sync point and asks a [`Policy`] what comes from outside there:
 //! [`live`] takes it from the host (and, when recording, has a [`journal`] write it down), [`replay`] from the log.
 
+pub mod branch;
 pub mod choice;
 pub mod config;
 pub mod console;
 pub mod divergence;
+pub mod drive;
 pub mod files;
 pub mod journal;
 pub mod live;
+pub mod marks;
+pub mod place;
+pub mod player;
 pub mod replay;
+pub mod snapshot;
 pub mod start;
 #[cfg(test)]
 mod tests;
 
-use scribe_log::{EndCause, OpenError, WriteError};
+use scribe_log::{EndCause, OpenError, Position, WriteError};
 
 use crate::engine::Progress;
-use crate::machine::{Machine, MachineError, Step};
-use console::Console;
+use crate::machine::{Machine, MachineError};
 use divergence::Divergence;
+use snapshot::SnapError;
 
 /// Why a session ended without an outcome.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +43,9 @@ pub enum SessionError {
     /// The replay is not what was recorded.
     #[error("{0}")]
     Diverged(Box<Divergence>),
+    /// A snapshot cannot be taken.
+    #[error(transparent)]
+    Snapshot(#[from] SnapError),
     /// Reading console input or writing the console failed.
     #[error("{what}: {source}")]
     Io {
@@ -54,6 +63,8 @@ pub enum Flow {
     Continue,
     /// the machine ends here
     End(EndCause),
+    /// the driver gives the machine back as it is
+    Pause,
 }
 
 /// Where the machine's state is when it ends.
@@ -84,6 +95,12 @@ pub trait Policy {
     /// at that position, so that a replay stops there too.
     fn until(&mut self, machine: &Machine) -> Option<Progress>;
 
+    /// Where to pause, if that is ahead: the guest is stopped as it comes there, before anything happens, and notices
+    /// nothing.
+    fn pause(&mut self, _machine: &Machine) -> Option<Position> {
+        None
+    }
+
     /// The engine was kicked while the guest ran.
     ///
     /// # Errors
@@ -95,65 +112,4 @@ pub trait Policy {
     /// # Errors
     /// The end could not be written, or is not the recorded one.
     fn finish(&mut self, machine: &mut Machine, cause: &EndCause, place: Place) -> Result<(), SessionError>;
-}
-
-/// Runs `machine` under `policy` to its end.
-///
-/// # Errors
-/// Failures of the host or of the log, and divergences.
-pub fn drive(
-    machine: &mut Machine,
-    policy: &mut dyn Policy,
-    console: &mut Console,
-) -> Result<EndCause, SessionError> {
-    let ended = until_end(machine, policy, console);
-    // What happened to the guest matters more than what happened to its console.
-    let shown = console.write(&machine.take_output()).and_then(|()| console.flush());
-    let (cause, place) = ended?;
-    policy.finish(machine, &cause, place)?;
-    shown?;
-    Ok(cause)
-}
-
-fn until_end(
-    machine: &mut Machine,
-    policy: &mut dyn Policy,
-    console: &mut Console,
-) -> Result<(EndCause, Place), SessionError> {
-    loop {
-        if let Flow::End(cause) = policy.at_sync_point(machine)? {
-            return Ok((cause, Place::Position));
-        }
-        machine.settle()?;
-        while machine.is_halted() {
-            if !machine.can_wake() {
-                return Ok((EndCause::HaltedForever, Place::Position));
-            }
-            console.flush()?;
-            if let Flow::End(cause) = policy.idle(machine, machine.next_wake())? {
-                return Ok((cause, Place::Position));
-            }
-            machine.settle()?;
-        }
-        loop {
-            match machine.step(policy.until(machine))? {
-                Step::SyncPoint => break,
-                Step::Kicked => {
-                    if let Flow::End(cause) = policy.kicked(machine)? {
-                        return Ok((cause, Place::Beyond));
-                    }
-                }
-                Step::Ended(cause) => return Ok((cause.clone(), place_of(&cause))),
-            }
-        }
-        console.write(&machine.take_output())?;
-    }
-}
-
-/// A guest that ends itself by an exit is at that exit's position; a fault comes somewhere behind the last one.
-fn place_of(cause: &EndCause) -> Place {
-    match cause {
-        EndCause::TripleFault { .. } | EndCause::RefusedInstruction { .. } => Place::Beyond,
-        _ => Place::Position,
-    }
 }

@@ -1,6 +1,7 @@
 //! A machine that takes its inputs from a recording, and is compared with it all the way.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use scribe_log::{Body, End, EndCause, Event, Events, FullDigest, Position, State, StopReason};
@@ -8,7 +9,9 @@ use scribe_log::{Body, End, EndCause, Event, Events, FullDigest, Position, State
 use super::divergence::Divergence;
 use super::{Flow, Place, Policy, SessionError};
 use crate::engine::Progress;
-use crate::host::events::{HostEvent, HostLoop};
+use crate::host::events::{HostEvent, HostLoop, Shared};
+use crate::inspect::check::Checker;
+use crate::inspect::state::Difference;
 use crate::machine::Machine;
 
 /// Log events kept for reports.
@@ -25,6 +28,17 @@ pub enum Outcome {
     Interrupted(Position),
 }
 
+/// How far a replay goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// to the recording's end
+    End,
+    /// until the guest comes to this position
+    Position(Position),
+    /// until guest time (ns) comes to this; a guest that sleeps through it is paused where it went to sleep
+    Time(u64),
+}
+
 /// Feeds a recording back.
 pub struct Replay {
     events: std::iter::Peekable<Events>,
@@ -36,27 +50,80 @@ pub struct Replay {
     /// guest time when the machine came to its position
     arrived: u64,
     checks: u64,
+    /// compares markers, if the recording has them
+    checker: Option<Checker>,
     /// bookmarks that the guest has set at the position and the log has not shown yet
     bookmarks: Vec<String>,
     outcome: Option<Outcome>,
     stopped: bool,
+    target: Target,
+    /// where the guest has last slept
+    slept: Option<Position>,
+    /// the machine is to be paused at the next place where it can go live
+    leave: bool,
+    /// work ([`Machine::work`]) after which the driver is to pause at the next sync point, and whether it did
+    work_limit: Option<u64>,
+    worked: bool,
 }
 
 impl Replay {
-    /// Replays `events` of a recording in state `state`; `host` delivers the wish to stop.
-    pub fn new(events: Events, state: State, host: HostLoop) -> Self {
+    /// Replays `events` of a recording in state `state` on `machine`, which is where the first of them is still to come;
+    /// `host` delivers the wish to stop.
+    pub fn new(events: Events, state: State, host: HostLoop, machine: &Machine) -> Self {
         Self {
             events: events.peekable(),
             state,
             host,
             recent: VecDeque::new(),
-            agreed: Position::START,
-            arrived: 0,
+            agreed: machine.position(),
+            arrived: machine.guest_time(),
             checks: 0,
+            checker: None,
             bookmarks: Vec::new(),
             outcome: None,
             stopped: false,
+            target: Target::End,
+            slept: None,
+            leave: false,
+            work_limit: None,
+            worked: false,
         }
+    }
+
+    /// Also compares the recording's markers, as `checker` does.
+    pub fn check_markers(mut self, checker: Option<Checker>) -> Self {
+        self.checker = checker;
+        self
+    }
+
+    /// Sets where the driver is to pause.
+    pub fn set_target(&mut self, target: Target) {
+        self.target = target;
+    }
+
+    /// Sets after how much work the driver is to pause at a sync point.
+    pub fn set_work_limit(&mut self, work: Option<u64>) {
+        self.work_limit = work;
+    }
+
+    /// True, once, if the driver has paused because the work is done.
+    pub fn take_work_is_done(&mut self) -> bool {
+        std::mem::take(&mut self.worked)
+    }
+
+    /// What another thread can watch of the machine's progress.
+    pub fn shared(&self) -> Arc<Shared> {
+        self.host.shared.clone()
+    }
+
+    /// True if the machine is to go live here: that was asked for from outside.
+    pub fn leaves(&self) -> bool {
+        self.leave
+    }
+
+    /// The connection to the host, when the replay is over.
+    pub fn into_host(self) -> HostLoop {
+        self.host
     }
 
     /// What it came to; `None` before the end.
@@ -100,6 +167,25 @@ impl Replay {
             }
             self.recent.push_back(event);
         }
+    }
+
+    /// Takes the markers up to the machine's position, which no replay depends on, and compares them.
+    fn take_markers(&mut self, machine: &mut Machine) -> Result<(), SessionError> {
+        let here = machine.position();
+        while let Some(Ok(event)) = self.events.peek()
+            && event.body.is_marker()
+            && event.position <= here
+        {
+            let difference = match &mut self.checker {
+                Some(checker) => checker.compare(machine, event)?,
+                None => None,
+            };
+            self.next(machine);
+            if let Some(Difference { what, recorded, found }) = difference {
+                return Err(self.diverged(machine, what, recorded, found));
+            }
+        }
+        Ok(())
     }
 
     fn diverged(
@@ -147,11 +233,14 @@ impl Replay {
 
     /// Takes the events at the machine's position, up to a sleep or the end.
     fn take_events(&mut self, machine: &mut Machine) -> Result<Flow, SessionError> {
-        while let Some(body) = self.peek(machine)? {
+        loop {
+            self.take_markers(machine)?;
+            let Some(body) = self.peek(machine)? else { break };
             match body {
                 Body::TimeAdjust { .. } => return Ok(Flow::Continue),
                 Body::ConsoleInput { bytes } => machine.console_input(&bytes),
                 Body::Checkpoint { registers, full } => {
+                    machine.tell_state()?;
                     self.check_rolling(machine, registers)?;
                     if full.is_some() {
                         self.check_full(machine, full)?;
@@ -169,7 +258,11 @@ impl Replay {
                         return Err(self.diverged(machine, "a bookmark", name, self.bookmarks.join(", ")));
                     }
                 },
-                Body::Interrupt { .. } => {}
+                Body::Interrupt { .. }
+                | Body::State { .. }
+                | Body::Exit { .. }
+                | Body::DiskRequest { .. }
+                | Body::ConsoleOutput { .. } => {}
                 Body::End(end) => {
                     // The guest's own ends come out of the machine; this one came from outside.
                     return Ok(match end.cause {
@@ -194,7 +287,11 @@ impl Replay {
 
     fn stop_requested(&mut self) -> bool {
         while let Ok(event) = self.host.events.try_recv() {
-            self.stopped |= matches!(event, HostEvent::Stop(_));
+            match event {
+                HostEvent::Stop(_) => self.stopped = true,
+                HostEvent::GoLive => self.leave = true,
+                _ => {}
+            }
         }
         self.stopped
     }
@@ -208,12 +305,20 @@ impl Replay {
 impl Policy for Replay {
     fn at_sync_point(&mut self, machine: &mut Machine) -> Result<Flow, SessionError> {
         self.host.shared.exits.store(machine.exits(), Ordering::Relaxed);
+        self.host.shared.guest_time.store(machine.guest_time(), Ordering::Relaxed);
         self.host.shared.running.store(true, Ordering::Relaxed);
-        self.bookmarks = machine.take_bookmarks();
-        self.arrived = machine.guest_time();
         if self.stop_requested() {
             return Ok(self.interrupt(machine));
         }
+        if self.leave {
+            return Ok(Flow::Pause);
+        }
+        if self.work_limit.is_some_and(|limit| machine.work() >= limit) {
+            self.worked = true;
+            return Ok(Flow::Pause);
+        }
+        self.bookmarks = machine.take_bookmarks();
+        self.arrived = machine.guest_time();
         self.take_events(machine)
     }
 
@@ -221,9 +326,18 @@ impl Policy for Replay {
         if self.stop_requested() {
             return Ok(self.interrupt(machine));
         }
+        if self.leave {
+            return Ok(Flow::Pause);
+        }
+        self.slept = Some(machine.position());
+        let target = self.target;
+        let sleeps_through = |until| matches!(target, Target::Time(target) if target < until);
         if let Some(Body::TimeAdjust { nanoseconds }) = self.peek(machine)? {
             let until = self.arrived.saturating_add(nanoseconds);
             if deadline.is_none_or(|deadline| deadline > until) {
+                if sleeps_through(until) {
+                    return Ok(Flow::Pause);
+                }
                 self.next(machine);
                 machine.jump(until);
                 return self.take_events(machine);
@@ -232,8 +346,27 @@ impl Policy for Replay {
         let Some(deadline) = deadline else {
             return Ok(Flow::End(EndCause::HaltedForever));
         };
+        if sleeps_through(deadline) {
+            return Ok(Flow::Pause);
+        }
         machine.jump(deadline);
         Ok(Flow::Continue)
+    }
+
+    fn pause(&mut self, machine: &Machine) -> Option<Position> {
+        let here = machine.position();
+        let ahead = Position { steps: here.steps.saturating_add(1), ..here };
+        match self.target {
+            Target::End => None,
+            Target::Position(position) => Some(position),
+            Target::Time(time) if machine.guest_time() < time => {
+                let Progress { branches, steps } = machine.place_of(time)?;
+                Some(Position { branches, steps, ..here })
+            }
+            // Where it woke is behind its position's first moment: the next place will do.
+            Target::Time(_) if self.slept == Some(here) => Some(ahead),
+            Target::Time(_) => Some(here),
+        }
     }
 
     /// The place of the next event, if the guest comes there before its next exit.
@@ -247,6 +380,10 @@ impl Policy for Replay {
     fn kicked(&mut self, machine: &mut Machine) -> Result<Flow, SessionError> {
         // Where it stops is of no account, so with a counter it need not wait for a sync point.
         let stopped = machine.is_counted() && self.stop_requested();
+        if self.leave {
+            // Not where it is: an interrupt may just have been injected there.
+            self.target = machine.place_ahead().map_or(self.target, Target::Position);
+        }
         if stopped || self.host.shared.force_stop.load(Ordering::Relaxed) {
             return Ok(self.interrupt(machine));
         }
@@ -258,10 +395,15 @@ impl Policy for Replay {
         if self.outcome.is_some() {
             return Ok(());
         }
+        if place == Place::Position {
+            machine.tell_state()?;
+        }
+        machine.tell(|observer, at| observer.ending(at));
+        self.take_markers(machine)?;
         let end = match self.events.next() {
-            Some(Ok(event)) if matches!(event.body, Body::End(_)) && event.position == machine.position() => {
+            Some(Ok(Event { vcpu, position, body: Body::End(end) })) if position == machine.position() => {
+                let event = Event { vcpu, position, body: Body::End(end.clone()) };
                 machine.tell(|observer, at| observer.event(at, &event));
-                let Body::End(end) = event.body else { return Ok(()) };
                 end
             }
             Some(Ok(event)) => {

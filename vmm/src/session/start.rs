@@ -3,17 +3,22 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use scribe_log::header::{Engine as EngineName, Header, Host, Pace};
-use scribe_log::{EndCause, OpenError, Recording, Store, WriteError, Writer};
+use scribe_log::header::{Header, Host, Pace};
+use scribe_log::snapshots::SnapshotError;
+use scribe_log::{EndCause, OpenError, Store, WriteError, WriteOptions, Writer};
 
-use super::choice::{self, Wish};
-use super::config::{self, ConfigError, GuestConfig, Moved};
+use super::SessionError;
+use super::config::{self, ConfigError, GuestConfig};
 use super::console::Console;
+use super::drive::{Driver, Run};
 use super::files::DigestCache;
-use super::journal::{Journal, NoJournal, Recorder, Summary};
-use super::live::Live;
-use super::replay::{Outcome, Replay};
-use super::{SessionError, drive};
+use super::journal::{Journal, NoJournal, Noting, Recorder, Summary};
+use super::live::{Inputs, Live};
+use super::marks::Marks;
+pub use super::player::ReplayConfig;
+use super::player::{Player, Stay};
+use super::replay::{Outcome, Target as Goal};
+use super::snapshot::SnapError;
 use crate::host::events::{ConsoleSource, HostLoop, Watch};
 use crate::host::perturb::Perturbation;
 use crate::host::terminal::RawTerminal;
@@ -39,6 +44,12 @@ pub enum StartError {
     /// The image cannot be opened or locked, or the disk's changes not be committed.
     #[error(transparent)]
     Image(#[from] DiskError),
+    /// A snapshot cannot be taken or used.
+    #[error(transparent)]
+    Snapshot(#[from] SnapError),
+    /// A branch's recording has lost its first snapshot.
+    #[error("{}: a branch's recording without the snapshot that it starts from", .0.display())]
+    NoStart(PathBuf),
     /// The host's side failed.
     #[error("{what}: {reason}")]
     Host {
@@ -47,6 +58,19 @@ pub enum StartError {
         /// what the host said
         reason: String,
     },
+}
+
+impl From<SnapshotError> for StartError {
+    fn from(error: SnapshotError) -> Self {
+        Self::Snapshot(error.into())
+    }
+}
+
+impl StartError {
+    /// What cannot happen, and is an error rather than a panic if it does.
+    pub(super) fn internal(what: &str) -> Self {
+        Self::Host { what: "a mistake in scribe-vmm", reason: what.into() }
+    }
 }
 
 /// How a live machine is connected to the host.
@@ -144,7 +168,8 @@ pub fn run(
     prepare_process()?;
     let mut machine = config::assemble(&header, &files, &choice, scratch)?;
     choice.tell();
-    let (report, _) = live(&mut machine, NoJournal, connections, guest.pace, console)?;
+    let (marks, mut driver) = (Marks::default(), Driver::default());
+    let (report, _) = live(&mut machine, &mut driver, NoJournal, marks, connections, guest.pace, console)?;
     if let (true, Some(image), Some(disk)) = (commit, image, machine.into_disk()) {
         disk.commit(&image)?;
     }
@@ -160,6 +185,8 @@ pub struct Target<'a> {
     pub overwrite: bool,
     /// where it becomes the latest
     pub store: Option<&'a Store>,
+    /// how much is noted, and how
+    pub noting: Noting,
 }
 
 /// Records a guest into `target`.
@@ -175,25 +202,44 @@ pub fn record(
     console: &mut Console,
 ) -> Result<LiveReport, StartError> {
     let _image = guest.image.as_deref().map(|path| lock(path, false)).transpose()?;
-    let (header, files, choice) = config::describe(guest, cache, host)?;
+    let (mut header, files, choice) = config::describe(guest, cache, host)?;
     prepare_process()?;
+    header.level = target.noting.level;
     let scratch = existing_ancestor(target.directory);
     let mut machine = config::assemble(&header, &files, &choice, &scratch)?;
-    let writer = Writer::create(target.directory, &header, target.overwrite)?;
-    if let Some(Err(error)) = target.store.map(|store| store.set_latest(target.directory)) {
-        say!("it will not be found as the latest: {error}");
-    }
+    let recorder = recorder(target, &header, &mut machine)?;
     choice.tell();
-    let recorder = Recorder::new(writer, guest.digest_every);
-    let (mut report, recorder) = live(&mut machine, recorder, connections, guest.pace, console)?;
+    let mut driver = Driver::default();
+    let marks = Marks::new(&target.noting, &machine);
+    let (mut report, recorder) =
+        live(&mut machine, &mut driver, recorder, marks, connections, guest.pace, console)?;
     report.recorded = recorder.summary().cloned();
     report.bytes_hashed = machine.bytes_hashed();
     Ok(report)
 }
 
-fn live<J: Journal>(
+/// Creates the recording of `machine`, which is watched from here on.
+pub(super) fn recorder(
+    target: &Target,
+    header: &Header,
     machine: &mut Machine,
+) -> Result<Recorder, StartError> {
+    let options = WriteOptions { overwrite: target.overwrite, durable: target.noting.durable };
+    let writer = Writer::create_with(target.directory, header, options)?;
+    if let Some(Err(error)) = target.store.map(|store| store.set_latest(target.directory)) {
+        say!("it will not be found as the latest: {error}");
+    }
+    let mut recorder = Recorder::new(writer, header.digest_every, machine.exits());
+    recorder.watch(machine, header.level)?;
+    Ok(recorder)
+}
+
+/// Lets a machine live until it ends.
+pub(super) fn live<J: Journal>(
+    machine: &mut Machine,
+    driver: &mut Driver,
     journal: J,
+    marks: Marks,
     connections: Connections,
     pace: Pace,
     console: &mut Console,
@@ -207,9 +253,18 @@ fn live<J: Journal>(
     let _terminal = (connections.console == ConsoleSource::Terminal).then(RawTerminal::enter).flatten();
     let host = host_loop(watch)?;
     let perturbation = perturbation(connections.perturb);
-    let open = connections.console != ConsoleSource::None;
-    let mut policy = Live::new(journal, host, connections.input, open, pace, connections.guest_limit);
-    let cause = drive(machine, &mut policy, console)?;
+    let now = machine.guest_time();
+    let inputs = Inputs {
+        file: connections.input,
+        open: connections.console != ConsoleSource::None,
+        pace,
+        guest_limit: connections.guest_limit,
+        marks,
+    };
+    let mut policy = Live::new(journal, host, inputs, now);
+    let Run::Ended(cause) = driver.run(machine, &mut policy, console)? else {
+        return Err(StartError::internal("a live machine that paused"));
+    };
     let report = LiveReport {
         cause,
         exits: machine.exits(),
@@ -223,24 +278,7 @@ fn live<J: Journal>(
     Ok((report, policy.into_journal()))
 }
 
-/// What is replayed, and how.
-#[derive(Debug, Clone)]
-pub struct ReplayConfig<'a> {
-    /// the recording's directory
-    pub directory: &'a Path,
-    /// where its files lie now
-    pub moved: Moved,
-    /// what executes it
-    pub engine: Wish,
-    /// open results of the soft engine's processor, for a recording made on KVM
-    pub behaviour: Option<String>,
-    /// nothing is said on stderr
-    pub quiet: bool,
-    /// kicks at random intervals between these many microseconds
-    pub perturb: Option<(u64, u64)>,
-}
-
-/// Replays a recording.
+/// Replays a whole recording.
 ///
 /// # Errors
 /// One line that says what failed, or the divergence.
@@ -251,65 +289,28 @@ pub fn replay(
     scratch: &Path,
     console: &mut Console,
 ) -> Result<ReplayReport, StartError> {
-    let recording = Recording::open(config.directory)?;
-    let moved = &config.moved;
-    let mut header = recording.header().clone();
-    let recorded = header.image.as_ref().map(|image| image.path.as_path());
-    let image = moved.image.as_deref().or(recorded);
-    let _image = image.map(|path| lock(path, false)).transpose()?;
-    let (files, noted) = config::find_again(&mut header, moved, cache)?;
-    let choice = choice::for_recording(&config.engine, config.behaviour.as_deref(), &header, noted)?;
-    prepare_process()?;
-    let mut machine = config::assemble(&header, &files, &choice, scratch)?;
-    if !config.quiet {
-        choice.tell();
-    }
-    let host = host_loop(Watch {
-        console: ConsoleSource::None,
-        host_limit: None,
-        max_silence: None,
-        anywhere: machine.is_counted(),
-    })?;
-    let perturbation = perturbation(config.perturb);
-    let mut policy = Replay::new(recording.events(), recording.state(), host);
-    drive(&mut machine, &mut policy, console)
-        .map_err(|error| with_hosts(error, &header, host_facts, choice.engine))?;
-    let Some(outcome) = policy.outcome().cloned() else {
-        return Err(StartError::Host { what: "replay", reason: "it ended without an outcome".into() });
+    let mut player = Player::open(config, cache, host_facts, scratch, None)?;
+    let outcome = match player.run(Goal::End, console)? {
+        Stay::Ended(outcome) => outcome,
+        Stay::Paused | Stay::Leaving => Outcome::Interrupted(player.machine().position()),
     };
-    let kicks = perturbation.map_or(0, |p| p.kicks());
-    Ok(ReplayReport { header, outcome, exits: machine.exits(), checks: policy.checks(), kicks })
+    Ok(ReplayReport {
+        header: player.header().clone(),
+        outcome,
+        exits: player.machine().exits(),
+        checks: player.checks(),
+        kicks: player.kicks(),
+    })
 }
 
-/// Adds to a divergence how this host differs from the recording's.
-fn with_hosts(mut error: SessionError, header: &Header, here: &Host, engine: EngineName) -> SessionError {
-    let recorded = &header.host;
-    if let SessionError::Diverged(divergence) = &mut error {
-        let pairs = [
-            ("processor", &recorded.cpu_model, &here.cpu_model),
-            ("microcode", &recorded.microcode, &here.microcode),
-            ("host kernel", &recorded.kernel_release, &here.kernel_release),
-            ("KVM module", &recorded.kvm_module, &here.kvm_module),
-        ];
-        divergence.hosts = pairs
-            .iter()
-            .filter(|(_, then, now)| !then.is_empty() && then != now)
-            .map(|(what, then, now)| format!("{what}: recorded on {then:?}, replayed on {now:?}"))
-            .collect();
-        if engine != header.engine {
-            let (then, now) = (choice::name(header.engine), choice::name(engine));
-            divergence.hosts.push(format!("engine: recorded on {then}, replayed on {now}"));
-        }
-    }
-    error
-}
-
-fn host_loop(watch: Watch) -> Result<HostLoop, StartError> {
+/// The connection to the host, for the calling thread's machine.
+pub(super) fn host_loop(watch: Watch) -> Result<HostLoop, StartError> {
     HostLoop::start(watch, kick::Target::current())
         .map_err(|error| StartError::Host { what: "the host's event loop", reason: error.to_string() })
 }
 
-fn perturbation(range: Option<(u64, u64)>) -> Option<Perturbation> {
+/// Kicks for the calling thread.
+pub(super) fn perturbation(range: Option<(u64, u64)>) -> Option<Perturbation> {
     range.map(|(least, most)| Perturbation::start(kick::Target::current(), least, most))
 }
 

@@ -1,0 +1,151 @@
+//! The options that name a recording and say how to play it, which many subcommands share.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use scribe_log::Recording;
+use scribe_log::header::{Engine as EngineName, Host};
+
+use super::exit::{self, Failure};
+use super::guest::{self, EngineChoice};
+use super::parse;
+use crate::machine::disk::DiskError;
+use crate::session::choice::Wish;
+use crate::session::config::{ConfigError, Moved};
+use crate::session::files::DigestCache;
+use crate::session::place::Where;
+use crate::session::player::{Player, ReplayConfig};
+use crate::session::replay::Target;
+use crate::session::start::StartError;
+
+/// Which recording.
+#[derive(Debug, Args)]
+pub(super) struct RecordingArg {
+    /// The recording: a directory, or a name below the recordings' home [default: the latest]
+    #[arg(value_name = "DIR")]
+    recording: Option<PathBuf>,
+}
+
+impl RecordingArg {
+    /// Opens it.
+    pub(super) fn open(&self) -> Result<Recording, Failure> {
+        let directory = guest::store()?.resolve(self.recording.as_deref())?;
+        Recording::open(&directory).map_err(|error| Failure::new(exit::RECORDING, error))
+    }
+
+    /// As it was named.
+    pub(super) fn path(&self) -> Option<&Path> {
+        self.recording.as_deref()
+    }
+}
+
+/// How a recording is played.
+#[derive(Debug, Args)]
+pub(super) struct PlayArgs {
+    /// Where the recording's disk image lies now, if it was moved
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// Where the kernel given with --kernel lies now, if it was moved
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+    /// Where the initrd given with --initrd lies now, if it was moved
+    #[arg(long, value_name = "FILE")]
+    initrd: Option<PathBuf>,
+    /// What executes the guest; `auto` is the engine it was recorded on, if this host has it
+    #[arg(long, value_enum, default_value_t = EngineChoice::Auto)]
+    engine: EngineChoice,
+    /// For a recording made on kvm: what the soft CPU does where the manuals leave it open, `zen` or `tcg` [default: as
+    /// the processor it was recorded on]
+    #[arg(long, value_name = "NAME")]
+    behaviour: Option<String>,
+    /// Neither start from snapshots in the recording nor keep new ones there
+    #[arg(long)]
+    no_snapshots: bool,
+    /// For tests: kick the vCPU at random intervals of so many microseconds
+    #[arg(long, value_name = "MIN..MAX", hide = true, value_parser = parse::range)]
+    perturb: Option<(u64, u64)>,
+}
+
+/// Everything a [`Player`] is opened with.
+pub(super) struct Play {
+    moved: Moved,
+    engine: Wish,
+    behaviour: Option<String>,
+    snapshots: bool,
+    perturb: Option<(u64, u64)>,
+    host: Host,
+    cache: DigestCache,
+}
+
+impl PlayArgs {
+    /// The words that say where the recording's files are and how it is played: for a command that plays it again.
+    pub(super) fn words(&self) -> Vec<PathBuf> {
+        let files = [("--image", &self.image), ("--kernel", &self.kernel), ("--initrd", &self.initrd)];
+        let mut out = Vec::new();
+        for (option, file) in files {
+            out.extend(file.iter().flat_map(|file| [PathBuf::from(option), file.clone()]));
+        }
+        out.extend(self.behaviour.iter().flat_map(|name| ["--behaviour".into(), name.into()]));
+        out
+    }
+
+    /// With what there is to be known of this host for playing `recording`.
+    pub(super) fn prepare(self, recording: &Recording) -> Result<Play, Failure> {
+        let kvm_matters = recording.header().engine == EngineName::Kvm;
+        let (engine, host) = self.engine.wish(kvm_matters)?;
+        Ok(Play {
+            moved: Moved { image: self.image, kernel: self.kernel, initrd: self.initrd },
+            engine,
+            behaviour: self.behaviour,
+            snapshots: !self.no_snapshots,
+            perturb: self.perturb,
+            host,
+            cache: DigestCache::new(guest::store()?.home()),
+        })
+    }
+}
+
+impl Play {
+    /// Opens a player of `recording` that starts as near before `target` as it can; at the recording's start without one.
+    pub(super) fn player(
+        &self,
+        recording: &Recording,
+        quiet: bool,
+        target: Option<Target>,
+    ) -> Result<Player, Failure> {
+        let config = ReplayConfig {
+            directory: recording.dir(),
+            moved: self.moved.clone(),
+            engine: self.engine.clone(),
+            behaviour: self.behaviour.clone(),
+            quiet,
+            perturb: self.perturb,
+            snapshots: self.snapshots,
+        };
+        Player::open(&config, &self.cache, &self.host, &guest::scratch(), target).map_err(failure)
+    }
+}
+
+/// The place in `recording` that the user means.
+pub(super) fn target(place: &Where, recording: &Recording) -> Result<Target, Failure> {
+    Ok(place.resolve(recording)?)
+}
+
+/// In replay a file that is missing or is not what it was is the recording's trouble, whatever else it might be.
+pub(super) fn failure(error: StartError) -> Failure {
+    match error {
+        StartError::Config(
+            ConfigError::Read { .. }
+            | ConfigError::Kernel(_)
+            | ConfigError::Disk(DiskError::Open { .. } | DiskError::Size { .. })
+            | ConfigError::Memory(_)
+            | ConfigError::Boot(_)
+            | ConfigError::Changed { .. }
+            | ConfigError::Unsupported(_),
+        )
+        | StartError::Image(DiskError::Open { .. } | DiskError::Kind(_)) => {
+            Failure::new(exit::RECORDING, error)
+        }
+        other => Failure::from(other),
+    }
+}

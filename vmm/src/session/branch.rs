@@ -1,0 +1,66 @@
+//! Going live: a replayed machine takes its inputs from the host again, and may be recorded anew as a branch.
+
+use scribe_log::header::{Header, Pace, Parent, Start};
+use scribe_log::snapshots::{Origin, Snapshots};
+
+use super::console::Console;
+use super::journal::NoJournal;
+use super::marks::Marks;
+use super::player::{Departure, Player};
+use super::snapshot;
+use super::start::{Connections, LiveReport, StartError, Target, live as run_live, recorder};
+use crate::engine::soft;
+
+/// How a machine goes live.
+#[derive(Debug)]
+pub struct Branch<'a> {
+    /// what it takes from the host
+    pub connections: Connections,
+    /// whether idle time passes on the host too
+    pub pace: Pace,
+    /// fresh entropy for the guest
+    pub reseed: Option<[u8; 32]>,
+    /// what the guest's wall clock is moved to, seconds since 1970
+    pub wall_clock: Option<u64>,
+    /// where the branch is recorded, if it is
+    pub target: Option<Target<'a>>,
+}
+
+/// Lets the player's machine go live where it is, until it ends.
+///
+/// # Errors
+/// One line that says what failed. What was sealed of the branch by then stays.
+pub fn live(player: Player, branch: Branch, console: &mut Console) -> Result<LiveReport, StartError> {
+    let Departure { header: parent, recording, choice, mut machine, mut driver, host_facts, image: _image } =
+        player.depart();
+    driver.make_sync_point(&mut machine);
+    machine.drop_console_backlog();
+    let Branch { connections, pace, target, .. } = branch;
+    let Some(target) = target else {
+        let (marks, journal) = (Marks::default(), NoJournal);
+        return Ok(run_live(&mut machine, &mut driver, journal, marks, connections, pace, console)?.0);
+    };
+    let header = Header {
+        program: env!("CARGO_PKG_VERSION").into(),
+        engine: choice.engine,
+        behaviour: choice.behaviour.map(|behaviour| soft::name(behaviour).to_owned()),
+        pace,
+        host: host_facts,
+        level: target.noting.level,
+        parent: Some(Parent {
+            path: recording.dir().to_owned(),
+            header: recording.header().identity().map_err(scribe_log::WriteError::from)?,
+            at: machine.position(),
+        }),
+        start: Some(Start { position: machine.position(), guest_time: machine.guest_time() }),
+        ..parent
+    };
+    let recorder = recorder(&target, &header, &mut machine)?;
+    let mut snapshots = Snapshots::open(target.directory, recorder.header_crc())?;
+    snapshot::take(&mut snapshots, &machine, driver.phase(), Origin::Start)?;
+    let marks = Marks::new(&target.noting, &machine);
+    let (mut report, recorder) =
+        run_live(&mut machine, &mut driver, recorder, marks, connections, pace, console)?;
+    report.recorded = recorder.summary().cloned();
+    Ok(report)
+}

@@ -1,0 +1,354 @@
+//! A recording that is played: from power-on or from the nearest snapshot to wherever one wants to look, and on.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use scribe_log::header::{Engine as EngineName, Header, Host};
+use scribe_log::snapshots::{Origin, SnapshotInfo, Snapshots, superseded};
+use scribe_log::{Position, Recording, State};
+
+use super::choice::{self, Choice, Wish};
+use super::config::{self, Moved};
+use super::console::Console;
+use super::drive::{Driver, Phase, Run};
+use super::files::DigestCache;
+use super::replay::{Outcome, Replay, Target};
+use super::start::{StartError, host_loop, perturbation, prepare_process};
+use super::{SessionError, snapshot};
+use crate::host::events::{ConsoleSource, HostLoop, Shared, Watch};
+use crate::host::perturb::Perturbation;
+use crate::inspect::check::Checker;
+use crate::machine::Machine;
+use crate::machine::disk::lock;
+
+/// What the guest has to work (ns of guest time, sleep not counted) between two automatic snapshots: about a second of the
+/// soft engine.
+const AUTOMATIC_WORK: u64 = 250_000_000;
+
+/// What is replayed, and how.
+#[derive(Debug, Clone)]
+pub struct ReplayConfig<'a> {
+    /// the recording's directory
+    pub directory: &'a Path,
+    /// where its files lie now
+    pub moved: Moved,
+    /// what executes it
+    pub engine: Wish,
+    /// open results of the soft engine's processor, for a recording made on KVM
+    pub behaviour: Option<String>,
+    /// nothing is said on stderr
+    pub quiet: bool,
+    /// kicks at random intervals between these many microseconds
+    pub perturb: Option<(u64, u64)>,
+    /// snapshots are used and taken
+    pub snapshots: bool,
+}
+
+/// Where a run of the player came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stay {
+    /// to its target
+    Paused,
+    /// the machine is to go live here, as somebody asked from outside
+    Leaving,
+    /// to the end
+    Ended(Outcome),
+}
+
+/// A recording on a machine.
+pub struct Player {
+    recording: Recording,
+    /// the recording's, its files where they lie now
+    header: Header,
+    choice: Choice,
+    machine: Machine,
+    driver: Driver,
+    policy: Replay,
+    automatic: Option<Automatic>,
+    scratch: PathBuf,
+    host_facts: Host,
+    perturbation: Option<Perturbation>,
+    /// locked
+    _image: Option<File>,
+}
+
+/// What is left of a player whose machine goes live.
+pub struct Departure {
+    /// the recording's header, its files where they lie now
+    pub header: Header,
+    /// the recording
+    pub recording: Recording,
+    /// what executes the machine
+    pub choice: Choice,
+    /// the machine
+    pub machine: Machine,
+    /// its driver
+    pub driver: Driver,
+    /// what this host is
+    pub host_facts: Host,
+    /// keeps the image locked
+    pub image: Option<File>,
+}
+
+impl Player {
+    /// Puts the machine of a recording together: as it was at the snapshot that is nearest before `target`, or at power-on.
+    ///
+    /// # Errors
+    /// The recording or its files cannot be used, or this host cannot run them.
+    pub fn open(
+        config: &ReplayConfig,
+        cache: &DigestCache,
+        host_facts: &Host,
+        scratch: &Path,
+        target: Option<Target>,
+    ) -> Result<Self, StartError> {
+        let recording = Recording::open(config.directory)?;
+        let mut header = recording.header().clone();
+        let recorded = header.image.as_ref().map(|image| image.path.as_path());
+        let image = config.moved.image.as_deref().or(recorded);
+        let image = image.map(|path| lock(path, false)).transpose()?;
+        config::check_files(&mut header, &config.moved, cache)?;
+        let snapshots = Snapshots::open(config.directory, recording.header_crc())?;
+        let start = start(&recording, &snapshots, config, target)?;
+        let behaviour = config.behaviour.as_deref();
+        // A kernel that was recorded on KVM has the note.
+        let look = start.is_none() || (config.engine == Wish::Kvm && header.engine == EngineName::Soft);
+        let files = look.then(|| config::find_again(&header)).transpose()?;
+        let noted = files.as_ref().map_or(header.engine == EngineName::Kvm, |(_, noted)| *noted);
+        let choice = choice::for_recording(&config.engine, behaviour, &header, noted)?;
+        prepare_process()?;
+        let (mut machine, driver) = match (&start, &files) {
+            (Some(info), _) => snapshot::restore(&snapshots, info, &header, &choice, scratch)?,
+            (None, Some((files, _))) => {
+                (config::assemble(&header, files, &choice, scratch)?, Driver::default())
+            }
+            (None, None) => return Err(StartError::internal("a machine without files or snapshot")),
+        };
+        if !config.quiet {
+            choice.tell();
+        }
+        let host = replay_host(&machine)?;
+        let checker = Checker::attach(&mut machine, &header).map_err(SessionError::from)?;
+        let events = recording.events_from(machine.position())?;
+        let policy = Replay::new(events, recording.state(), host, &machine).check_markers(checker);
+        Ok(Self {
+            automatic: config.snapshots.then(|| Automatic::new(snapshots, &machine)),
+            recording,
+            header,
+            choice,
+            machine,
+            driver,
+            policy,
+            scratch: scratch.to_owned(),
+            host_facts: host_facts.clone(),
+            perturbation: perturbation(config.perturb),
+            _image: image,
+        })
+    }
+
+    /// Runs the machine to `target` or to the recording's end.
+    ///
+    /// # Errors
+    /// Failures of the host or of the recording, and divergences.
+    pub fn run(&mut self, target: Target, console: &mut Console) -> Result<Stay, StartError> {
+        self.policy.set_target(target);
+        loop {
+            self.policy.set_work_limit(self.automatic.as_ref().map(Automatic::next_work));
+            let run = self.driver.run(&mut self.machine, &mut self.policy, console);
+            let run =
+                run.map_err(|error| with_hosts(error, &self.header, &self.host_facts, self.choice.engine))?;
+            if let Run::Ended(_) = run {
+                let outcome = self.policy.outcome().cloned();
+                return outcome
+                    .map(Stay::Ended)
+                    .ok_or_else(|| StartError::internal("an end without an outcome"));
+            }
+            if self.policy.leaves() {
+                return Ok(Stay::Leaving);
+            }
+            let Some(automatic) = self.automatic.as_mut().filter(|_| self.policy.take_work_is_done()) else {
+                return Ok(Stay::Paused);
+            };
+            if let Err(error) = automatic.take(&self.machine, self.driver.phase()) {
+                // Nobody has asked for it: a full disk, a directory that is only to be read, another replay that writes.
+                tracing::debug!("no automatic snapshots: {error}");
+                self.automatic = None;
+            }
+        }
+    }
+
+    /// The machine.
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// The machine, to be watched.
+    pub fn machine_mut(&mut self) -> &mut Machine {
+        &mut self.machine
+    }
+
+    /// What comes next for the machine.
+    pub fn phase(&self) -> Phase {
+        self.driver.phase()
+    }
+
+    /// The recording's header, its files where they lie now.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The recording.
+    pub fn recording(&self) -> &Recording {
+        &self.recording
+    }
+
+    /// Digests compared so far.
+    pub fn checks(&self) -> u64 {
+        self.policy.checks()
+    }
+
+    /// Kicks sent by the perturbation.
+    pub fn kicks(&self) -> u64 {
+        self.perturbation.as_ref().map_or(0, Perturbation::kicks)
+    }
+
+    /// What another thread can watch of the machine's progress.
+    pub fn shared(&self) -> Arc<Shared> {
+        self.policy.shared()
+    }
+
+    /// Takes a snapshot where the machine is, into the recording's directory.
+    ///
+    /// # Errors
+    /// It cannot be taken or written.
+    pub fn take_snapshot(&mut self, origin: Origin) -> Result<SnapshotInfo, StartError> {
+        let mut snapshots = Snapshots::open(self.recording.dir(), self.recording.header_crc())?;
+        Ok(snapshot::take(&mut snapshots, &self.machine, self.driver.phase(), origin)?)
+    }
+
+    /// Where overlays go.
+    pub fn scratch(&self) -> &Path {
+        &self.scratch
+    }
+
+    /// Leaves the recording.
+    pub fn depart(self) -> Departure {
+        drop(self.policy.into_host()); // its thread has the signals
+        let Self { recording, header, choice, mut machine, driver, host_facts, _image: image, .. } = self;
+        machine.take_observer();
+        Departure { header, recording, choice, machine, driver, host_facts, image }
+    }
+}
+
+/// The connection of a replay to the host: signals, no console.
+fn replay_host(machine: &Machine) -> Result<HostLoop, StartError> {
+    host_loop(Watch {
+        console: ConsoleSource::None,
+        host_limit: None,
+        max_silence: None,
+        anywhere: machine.is_counted(),
+    })
+}
+
+/// The snapshot to start from; `None`: at power-on.
+fn start(
+    recording: &Recording,
+    snapshots: &Snapshots,
+    config: &ReplayConfig,
+    target: Option<Target>,
+) -> Result<Option<SnapshotInfo>, StartError> {
+    let first = match recording.header().start {
+        None => None,
+        Some(_) => match snapshots.list().iter().find(|info| info.origin == Origin::Start) {
+            Some(info) => Some(info.clone()),
+            None => return Err(StartError::NoStart(recording.dir().to_owned())),
+        },
+    };
+    let Some(target) = target.filter(|_| config.snapshots) else { return Ok(first) };
+    // What was sealed counts: a killed recorder may have taken a snapshot behind it.
+    let sealed = recording.sealed_end().map(|(position, _)| position);
+    let usable = |info: &&SnapshotInfo| {
+        sealed.is_some_and(|end| info.position <= end)
+            && (info.position.is_exit() || config.engine != Wish::Kvm)
+            && match target {
+                Target::End => true,
+                Target::Position(position) => info.position <= position,
+                Target::Time(time) => info.guest_time <= time,
+            }
+    };
+    Ok(snapshots.list().iter().filter(usable).max_by_key(|info| info.position).cloned().or(first))
+}
+
+/// Takes snapshots as the replay goes on, and drops those that others make superfluous.
+struct Automatic {
+    snapshots: Snapshots,
+    /// how many times [`AUTOMATIC_WORK`] the machine has worked
+    ordinal: u64,
+}
+
+impl Automatic {
+    fn new(snapshots: Snapshots, machine: &Machine) -> Self {
+        Self { snapshots, ordinal: machine.work() / AUTOMATIC_WORK }
+    }
+
+    /// The work at which the next is due.
+    fn next_work(&self) -> u64 {
+        self.ordinal.saturating_add(1).saturating_mul(AUTOMATIC_WORK)
+    }
+
+    fn take(&mut self, machine: &Machine, phase: Phase) -> Result<(), snapshot::SnapError> {
+        let ordinal = machine.work() / AUTOMATIC_WORK;
+        self.ordinal = ordinal;
+        let here = machine.position();
+        let known = |info: &SnapshotInfo| {
+            info.position == here
+                || matches!(info.origin, Origin::Automatic { ordinal: there } if there >= ordinal)
+        };
+        // Further ones are there from an earlier replay: this part of the run is covered.
+        if self.snapshots.list().iter().any(known) {
+            return Ok(());
+        }
+        snapshot::take(&mut self.snapshots, machine, phase, Origin::Automatic { ordinal })?;
+        let kept: Vec<(u64, Position)> = (self.snapshots.list().iter())
+            .filter_map(|info| match info.origin {
+                Origin::Automatic { ordinal } => Some((ordinal, info.position)),
+                _ => None,
+            })
+            .collect();
+        let ordinals: Vec<u64> = kept.iter().map(|(ordinal, _)| *ordinal).collect();
+        let gone = superseded(&ordinals, ordinal);
+        for (_, position) in kept.iter().filter(|(ordinal, _)| gone.contains(ordinal)) {
+            self.snapshots.remove(*position)?;
+        }
+        Ok(())
+    }
+}
+
+/// Adds to a divergence how this host differs from the recording's.
+fn with_hosts(mut error: SessionError, header: &Header, here: &Host, engine: EngineName) -> SessionError {
+    let recorded = &header.host;
+    if let SessionError::Diverged(divergence) = &mut error {
+        let pairs = [
+            ("processor", &recorded.cpu_model, &here.cpu_model),
+            ("microcode", &recorded.microcode, &here.microcode),
+            ("host kernel", &recorded.kernel_release, &here.kernel_release),
+            ("KVM module", &recorded.kvm_module, &here.kvm_module),
+        ];
+        divergence.hosts = pairs
+            .iter()
+            .filter(|(_, then, now)| !then.is_empty() && then != now)
+            .map(|(what, then, now)| format!("{what}: recorded on {then:?}, replayed on {now:?}"))
+            .collect();
+        if engine != header.engine {
+            let (then, now) = (choice::name(header.engine), choice::name(engine));
+            divergence.hosts.push(format!("engine: recorded on {then}, replayed on {now}"));
+        }
+    }
+    error
+}
+
+/// True if the recording goes on behind `position`, as far as can be told.
+pub fn is_within(recording: &Recording, position: Position) -> bool {
+    recording.state() == State::Running || recording.sealed_end().is_none_or(|(end, _)| position <= end)
+}

@@ -1,0 +1,163 @@
+//! Snapshots of a machine under a driver: into a recording's directory and back.
+
+use std::io;
+
+use scribe_log::header::Header;
+use scribe_log::snapshots::{
+    NewSnapshot, Origin, PageMap, PageSink, PageSource, RAM, SnapshotError, SnapshotInfo, Snapshots, Visit,
+};
+
+use super::choice::Choice;
+use super::config::{self, ConfigError};
+use super::drive::{Driver, Phase};
+use crate::machine::disk::Disk;
+use crate::machine::memory::{GuestRam, PAGE_SIZE};
+use crate::machine::state::{StateError, part};
+use crate::machine::{Machine, MachineError};
+
+/// Space of pages: clusters of the first disk that differ from its image.
+const DISK: u32 = 1;
+/// Bytes of RAM that are handed on at a time.
+const RUN_BYTES: usize = 1 << 20;
+
+const DRIVER: &str = "driver";
+const DRIVER_VERSION: u16 = 1;
+
+/// Why a snapshot cannot be taken or used.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapError {
+    /// Its files.
+    #[error(transparent)]
+    Files(#[from] SnapshotError),
+    /// The machine cannot be saved.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// What was saved does not fit this machine.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// There is no machine to put it into.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+}
+
+/// Takes a snapshot of `machine`, which `driver` has paused.
+///
+/// # Errors
+/// The machine cannot be saved, or the snapshot not be written.
+pub fn take(
+    snapshots: &mut Snapshots,
+    machine: &Machine,
+    phase: Phase,
+    origin: Origin,
+) -> Result<SnapshotInfo, SnapError> {
+    let mut parts = machine.save()?;
+    parts.push(part(DRIVER, DRIVER_VERSION, &phase).map_err(MachineError::from)?);
+    let new = NewSnapshot { position: machine.position(), guest_time: machine.guest_time(), origin, parts };
+    Ok(snapshots.add(&new, &mut Pages(machine))?)
+}
+
+/// The machine that `header` describes as it was at a snapshot, with a driver that goes on there.
+///
+/// # Errors
+/// The snapshot is damaged or does not fit, or the host cannot run the machine.
+pub fn restore(
+    snapshots: &Snapshots,
+    info: &SnapshotInfo,
+    header: &Header,
+    choice: &Choice,
+    scratch: &std::path::Path,
+) -> Result<(Machine, Driver), SnapError> {
+    let ram = GuestRam::new(header.memory).map_err(ConfigError::from)?;
+    let mut disk = config::disk(header, scratch)?;
+    let mut sink = Contents { ram: &ram, disk: disk.as_mut() };
+    let mut parts = snapshots.load(info, &mut sink)?;
+    let phase = match parts.iter().position(|part| part.kind == DRIVER) {
+        Some(index) => {
+            let own = parts.swap_remove(index);
+            crate::machine::state::Parts::new(vec![own]).take(DRIVER, DRIVER_VERSION)?
+        }
+        None => return Err(StateError::Missing { kind: DRIVER.into() }.into()),
+    };
+    let mut machine = config::build(header, choice, ram, disk, None)?;
+    machine.restore(parts)?;
+    if (machine.position(), machine.guest_time()) != (info.position, info.guest_time) {
+        let reason = "its position is not that of its snapshot".into();
+        return Err(StateError::Malformed { kind: "machine".into(), reason }.into());
+    }
+    Ok((machine, Driver::at(phase)))
+}
+
+impl PageSink for Contents<'_> {
+    fn begin(&mut self, pages: &PageMap) -> io::Result<()> {
+        let room = |space: u32, page: u64| match (space, &self.disk) {
+            (RAM, _) => self.ram.has_frame(page),
+            (DISK, Some(disk)) => disk.has_cluster(page),
+            _ => false,
+        };
+        let outside = |space: &u32| {
+            pages.runs(*space).iter().any(|run| !room(*space, run.start) || !room(*space, run.end - 1))
+        };
+        match pages.spaces().find(outside) {
+            Some(space) => {
+                Err(io::Error::other(format!("its pages of space {space} are not this machine's")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn write(&mut self, space: u32, first: u64, bytes: &[u8]) -> io::Result<()> {
+        let outside = || io::Error::other(format!("pages of space {space} from {first} on have no place"));
+        match (space, &mut self.disk) {
+            (RAM, _) => {
+                let address = first.checked_mul(PAGE_SIZE).ok_or_else(outside)?;
+                self.ram.write(address, bytes).map_err(io::Error::other)
+            }
+            (DISK, Some(disk)) => disk.write_clusters(first, bytes),
+            _ => Err(outside()),
+        }
+    }
+}
+
+/// What of a machine is pages.
+struct Pages<'a>(&'a Machine);
+
+impl PageSource for Pages<'_> {
+    fn spaces(&self) -> Vec<u32> {
+        let disk = self.0.disk().map(|_| DISK);
+        [RAM].into_iter().chain(disk).collect()
+    }
+
+    fn pages(&mut self, space: u32, visit: &mut Visit<'_>) -> io::Result<()> {
+        match (space, self.0.disk()) {
+            (RAM, _) => self.ram(visit),
+            (DISK, Some(disk)) => {
+                disk.written().try_for_each(|cluster| visit(cluster, &disk.read_cluster(cluster)?))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Pages<'_> {
+    fn ram(&self, visit: &mut Visit<'_>) -> io::Result<()> {
+        let ram = self.0.ram();
+        let mut buffer = vec![0; RUN_BYTES];
+        for region in ram.regions() {
+            let ends = region.start.saturating_add(region.size);
+            let mut address = region.start;
+            while address < ends {
+                let length = usize::try_from(ends - address).unwrap_or(RUN_BYTES).min(RUN_BYTES);
+                ram.read(address, &mut buffer[..length]).map_err(io::Error::other)?;
+                visit(address / PAGE_SIZE, &buffer[..length])?;
+                address += length as u64;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where pages go in a machine that is being put together.
+struct Contents<'a> {
+    ram: &'a GuestRam,
+    disk: Option<&'a mut Disk>,
+}
