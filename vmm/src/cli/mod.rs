@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand. Names, options and exit codes are a contract (docs/interface.md).
 
+mod diff;
 pub mod doctor;
 mod exit;
 mod guest;
@@ -39,6 +40,7 @@ enum Command {
     Live(live::LiveCommand),
     Info(info::InfoArgs),
     Log(log::LogArgs),
+    Diff(diff::DiffArgs),
     Doctor(doctor::DoctorArgs),
 }
 
@@ -67,7 +69,8 @@ pub fn main() -> ExitCode {
         Command::Replay(args) => replay::run(args),
         Command::Live(args) => live::run(args),
         Command::Info(args) => info::run(&args),
-        Command::Log(args) => log::run(&args),
+        Command::Log(args) => log::run(args),
+        Command::Diff(args) => diff::run(&args),
         Command::Doctor(args) => {
             let selftest = |report: &_| selftest::run(&args.image, report);
             doctor::run(&args, Some(&selftest)).map_err(Failure::from)
