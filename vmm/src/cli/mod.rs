@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand. Names, options and exit codes are a contract (docs/interface.md).
 
+mod diff;
 pub mod doctor;
 mod exit;
 mod generate;
@@ -42,6 +43,7 @@ enum Command {
     Info(info::InfoArgs),
     Log(log::LogArgs),
     Timeline(timeline::TimelineArgs),
+    Diff(diff::DiffArgs),
     Doctor(doctor::DoctorArgs),
     Man(generate::ManArgs),
     Completions(generate::CompletionsArgs),
@@ -76,6 +78,8 @@ pub fn main() -> ExitCode {
         Command::Man(args) => generate::man(&args),
         Command::Completions(args) => Ok(generate::completions(&args)),
         Command::Timeline(args) => timeline::run(args),
+        Command::Log(args) => log::run(args),
+        Command::Diff(args) => diff::run(&args),
         Command::Doctor(args) => {
             let selftest = |report: &_| selftest::run(&args.image, report);
             doctor::run(&args, Some(&selftest)).map_err(Failure::from)
