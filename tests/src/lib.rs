@@ -3,6 +3,7 @@
 
 pub mod bench;
 pub mod browser;
+pub mod course;
 pub mod engines;
 pub mod fuzz;
 pub mod guests;
