@@ -363,6 +363,14 @@ fn a_browser_shows_the_dark_page_and_prints() {
         let picture = seen(&mut browser, "dark");
         is_drawn(&mut browser, &picture);
         assert!(picture.pixel(2, 2).iter().all(|channel| *channel < 60), "dark");
+        // Paper is light.
+        browser.evaluate("dispatchEvent(new Event('beforeprint'))");
+        let paper = Picture::decode(&browser.screenshot());
+        assert!(paper.pixel(2, 2).iter().all(|channel| *channel > 200), "{:?}", paper.pixel(2, 2));
+        is_drawn(&mut browser, &paper);
+        browser.evaluate("dispatchEvent(new Event('afterprint'))");
+        let dark = Picture::decode(&browser.screenshot());
+        assert_eq!(dark.pixel(2, 2), picture.pixel(2, 2));
         let pdf = browser.call("Page.printToPDF", json!({ "landscape": true }));
         assert!(pdf["data"].as_str().unwrap().len() > 10_000);
         browser.was_quiet();
@@ -425,7 +433,7 @@ fn a_page_that_cannot_be_made_is_one_clear_line() {
     call(&["a"]).ends_with(2).says("--output");
     let image = lab.path("image");
     std::fs::copy(scribe_tests::lab::image(), &image).unwrap();
-    std::fs::File::options().append(true).open(&image).unwrap().set_len(60 << 20).unwrap();
+    File::options().append(true).open(&image).unwrap().set_len(60 << 20).unwrap();
     call(&["a", "-o", "page.html", "--image", text(&image)]).ends_with(4).says_one_line();
     let left: Vec<_> =
         std::fs::read_dir(lab.path("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
