@@ -74,7 +74,7 @@ pub fn main() -> ExitCode {
         Command::Replay(args) => replay::run(args),
         Command::Live(args) => live::run(args),
         Command::Info(args) => info::run(&args),
-        Command::Log(args) => log::run(&args),
+        Command::Log(args) => log::run(args),
         Command::Man(args) => generate::man(&args),
         Command::Completions(args) => Ok(generate::completions(&args)),
         Command::Timeline(args) => timeline::run(args),
