@@ -78,7 +78,6 @@ pub fn main() -> ExitCode {
         Command::Man(args) => generate::man(&args),
         Command::Completions(args) => Ok(generate::completions(&args)),
         Command::Timeline(args) => timeline::run(args),
-        Command::Log(args) => log::run(args),
         Command::Diff(args) => diff::run(&args),
         Command::Doctor(args) => {
             let selftest = |report: &_| selftest::run(&args.image, report);
