@@ -8,6 +8,7 @@
 //! * [`session`]: record, replay, run: the only place that knows which of them is happening
 //! * [`host`]: the host's clock, signals, terminal and event loop
 //! * [`inspect`]: what happened, decoded: the log and its comparison
+//! * [`timeline`]: a recording as a picture
 //! * [`cli`]: the program's subcommands
 
 /// Writes one of our lines to stderr, as `println!` would format it.
@@ -21,3 +22,4 @@ pub mod host;
 pub mod inspect;
 pub mod machine;
 pub mod session;
+pub mod timeline;

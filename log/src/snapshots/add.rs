@@ -12,11 +12,10 @@ use super::error::SnapshotError;
 use super::lock::{self, Lock};
 use super::pack::{self, Index, Pack};
 use super::pages::PageSource;
-use super::store::Storing;
+use super::store::store;
 use super::{MAX_KIND, MAX_PARTS, MAX_PARTS_BYTES, NewSnapshot, Origin, SnapshotInfo, Snapshots};
-use super::{file, thin};
+use super::{file, identity, is_kept};
 use crate::position::Position;
-use crate::{HEADER_FILE, header};
 
 impl Snapshots {
     /// Adds a snapshot. One that is there at the same position is replaced; the new one has the origin of the two that
@@ -40,13 +39,10 @@ impl Snapshots {
         }
         let origin = there.map_or(new.origin, |there| stronger(there.origin, new.origin));
         let (pack, mut index) = self.newest_pack()?;
-        let body = Storing::new(&pack, &mut index).and_then(|mut storing| {
-            storing.take(source)?;
-            storing.finish(new.parts.clone())
-        });
         let generation = index.generation;
+        let body = store(&pack, &mut index, new.parts.clone(), |storing| storing.take(source))?;
         self.index = Some(index);
-        self.write(new.position, new.guest_time, origin, &pack, generation, &body?)
+        self.write(new.position, new.guest_time, origin, &pack, generation, &body)
     }
 
     /// Removes the snapshot at `position`; false if there is none. The pages that only it needs stay until
@@ -98,10 +94,11 @@ impl Snapshots {
         Ok(paths.len())
     }
 
-    /// Removes the automatic snapshots that are not kept once there is one with the highest ordinal; gives how many.
+    /// Removes the automatic snapshots that are not kept once there is one with the highest ordinal ([`is_kept`]); gives
+    /// how many. Compacts if more than half of the pages are of no use then.
     ///
     /// # Errors
-    /// One cannot be removed.
+    /// One cannot be removed, or compacting fails: [`Snapshots::compact`].
     pub fn thin(&mut self) -> Result<usize, SnapshotError> {
         let ordinal = |info: &SnapshotInfo| match info.origin {
             Origin::Automatic { ordinal } => Some(ordinal),
@@ -110,13 +107,16 @@ impl Snapshots {
         let _lock = self.begin()?;
         let Some(newest) = self.list().iter().filter_map(ordinal).max() else { return Ok(0) };
         let superseded =
-            |info: &&SnapshotInfo| ordinal(info).is_some_and(|ordinal| !thin::is_kept(ordinal, newest));
+            |info: &&SnapshotInfo| ordinal(info).is_some_and(|ordinal| !is_kept(ordinal, newest));
         let paths: Vec<_> =
             self.list().iter().filter(superseded).map(|info| self.path(info.position)).collect();
         for path in &paths {
             self.unlink(path)?;
         }
-        self.refresh()?;
+        if !paths.is_empty() {
+            self.refresh()?;
+            self.compact_if_worth_it()?;
+        }
         Ok(paths.len())
     }
 
@@ -124,14 +124,7 @@ impl Snapshots {
     pub(super) fn begin(&mut self) -> Result<Lock, SnapshotError> {
         let lock = lock::acquire(&self.dir)?;
         // The directory may hold another recording by now.
-        let path = self.recording.join(HEADER_FILE);
-        match header::read(&path) {
-            Ok(file) if file.crc == self.header_crc => {}
-            Ok(_) => return Err(SnapshotError::OtherRecording { path }),
-            Err(error) => {
-                return Err(SnapshotError::corrupt(&path, 0, format!("its snapshots need it: {error}")));
-            }
-        }
+        identity::of(&self.recording, |file| identity::identity(file) == Some(self.identity))?;
         self.refresh()?;
         for path in &self.listing.temporary {
             let _ = fs::remove_file(path);
@@ -189,7 +182,7 @@ impl Snapshots {
         generation: u32,
         body: &Body,
     ) -> Result<SnapshotInfo, SnapshotError> {
-        let (bytes, head) = file::encode(self.header_crc, position, guest_time, origin, generation, body)?;
+        let (bytes, head) = file::encode(&self.identity, position, guest_time, origin, generation, body)?;
         let path = self.path(position);
         let temporary = self.dir.join(file::name(position) + file::TEMPORARY);
         if self.durable {

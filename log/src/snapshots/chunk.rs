@@ -1,6 +1,7 @@
 //! Chunks: a few pages, compressed together, with the digest of each, at a place in a pack.
 
-use zerocopy::little_endian::U32;
+use twox_hash::XxHash3_128;
+use zerocopy::little_endian::{U32, U128};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::pages::PAGE_BYTES;
@@ -24,7 +25,7 @@ const CHECKED_BYTES: usize = HEADER_BYTES - 4;
 
 // Frozen: snapshots exist.
 const _: () = assert!(matches!(&MAGIC, b"SCRCHNK1"));
-const _: () = assert!(HEADER_BYTES == 56 && DIGEST_BYTES == 32 && MAX_PAGES == 256);
+const _: () = assert!(HEADER_BYTES == 40 && DIGEST_BYTES == 32 && MAX_PAGES == 256);
 const _: () = assert!(CODEC_RAW == 0 && CODEC_ZSTD == 1);
 
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -35,15 +36,15 @@ struct RawHeader {
     stored_length: U32,
     codec: u8,
     zero: [u8; 3],
-    stored_digest: Digest,
+    stored_hash: U128,
     crc: U32,
 }
 
 const _: () = assert!(std::mem::offset_of!(RawHeader, pages) == 8);
 const _: () = assert!(std::mem::offset_of!(RawHeader, stored_length) == 12);
 const _: () = assert!(std::mem::offset_of!(RawHeader, codec) == 16);
-const _: () = assert!(std::mem::offset_of!(RawHeader, stored_digest) == 20);
-const _: () = assert!(std::mem::offset_of!(RawHeader, crc) == 52);
+const _: () = assert!(std::mem::offset_of!(RawHeader, stored_hash) == 20);
+const _: () = assert!(std::mem::offset_of!(RawHeader, crc) == 36);
 
 /// What is wrong with a chunk, as a phrase.
 pub(super) type Fault = &'static str;
@@ -55,7 +56,7 @@ pub(super) struct Head {
     pub(super) digests: Vec<Digest>,
     /// Bytes of the whole chunk in the pack.
     pub(super) length: u32,
-    /// Names the chunk: digest of the header and the table, which hold the digest of everything else.
+    /// Names the chunk: digest of the header and the table, which hold the digests of the pages.
     pub(super) id: Digest,
 }
 
@@ -127,7 +128,7 @@ impl Codec {
             stored_length: u32::try_from(stored.len()).map_err(too_large)?.into(),
             codec,
             zero: [0; 3],
-            stored_digest: *blake3::hash(stored).as_bytes(),
+            stored_hash: XxHash3_128::oneshot(stored).into(),
             crc: 0.into(),
         };
         let mut crc = crc32fast::Hasher::new();
@@ -175,8 +176,8 @@ fn parse<'a>(record: &'a [u8], id: &Digest) -> Result<(&'a RawHeader, &'a [u8]),
     if record.len() != head.length as usize {
         return Err("the chunk has another length than the one that was stored");
     }
-    if blake3::hash(stored).as_bytes() != &header.stored_digest {
-        return Err("the chunk has a wrong digest");
+    if XxHash3_128::oneshot(stored) != header.stored_hash.get() {
+        return Err("the chunk has a wrong checksum");
     }
     Ok((header, stored))
 }

@@ -9,7 +9,7 @@ use super::error::SnapshotError;
 use super::load::{Unpacker, pieces};
 use super::pack::{self, Index, Pack, Place};
 use super::pages::PAGE_BYTES;
-use super::store::Storing;
+use super::store::{Storing, store};
 use super::{Snapshots, Usage};
 
 impl Snapshots {
@@ -43,18 +43,33 @@ impl Snapshots {
     /// A snapshot is damaged, or cannot be written. All snapshots can be used after that as before.
     pub fn compact(&mut self) -> Result<u64, SnapshotError> {
         let _lock = self.begin()?;
+        self.compact_locked()
+    }
+
+    /// As [`Snapshots::compact`], if that halves the packs at least. The caller holds the lock.
+    pub(super) fn compact_if_worth_it(&mut self) -> Result<(), SnapshotError> {
+        let usage = self.usage()?;
+        if usage.unused > usage.packs / 2 {
+            self.compact_locked()?;
+        }
+        Ok(())
+    }
+
+    fn compact_locked(&mut self) -> Result<u64, SnapshotError> {
         // The packs it needs are not known.
         if let Some(error) = self.listing.damaged.pop() {
             return Err(error);
         }
-        let before = self.bytes()?;
-        let generation = match self.listing.packs.last() {
-            None => return Ok(0),
-            Some(last) => last.checked_add(1).ok_or_else(|| SnapshotError::TooLarge {
-                what: "4294967296 packs".to_owned(),
-                limit: u32::MAX.into(),
-            })?,
-        };
+        let usage = self.usage()?;
+        let Some(last) = self.listing.packs.last() else { return Ok(0) };
+        if usage.unused == 0 && self.listing.packs.len() == 1 {
+            return Ok(0);
+        }
+        let before = usage.snapshots + usage.packs;
+        let generation = last.checked_add(1).ok_or_else(|| SnapshotError::TooLarge {
+            what: "4294967296 packs".to_owned(),
+            limit: u32::MAX.into(),
+        })?;
         let old = self.listing.packs.clone();
         self.index = None;
         let pack = Pack::create(&self.dir, generation)?;
@@ -72,18 +87,17 @@ impl Snapshots {
         }
         self.index = Some(index);
         self.refresh()?;
-        Ok(before.saturating_sub(self.bytes()?))
-    }
-
-    fn bytes(&self) -> Result<u64, SnapshotError> {
         let usage = self.usage()?;
-        Ok(usage.snapshots + usage.packs)
+        Ok(before.saturating_sub(usage.snapshots + usage.packs))
     }
 }
 
 /// Stores the pages of the snapshot `body`, which are in the pack `from`, in the pack `to`.
 fn copy(from: &Pack, body: &Body, to: &Pack, index: &mut Index) -> Result<Body, SnapshotError> {
-    let mut storing = Storing::new(to, index)?;
+    store(to, index, body.parts.clone(), |storing| copy_pages(from, body, storing))
+}
+
+fn copy_pages(from: &Pack, body: &Body, storing: &mut Storing<'_>) -> Result<(), SnapshotError> {
     let mut unpacker = Unpacker::new(from);
     let mut raw = Vec::new();
     // New places of the pages, by space and number, which is the order they are wanted in.
@@ -113,5 +127,5 @@ fn copy(from: &Pack, body: &Body, to: &Pack, index: &mut Index) -> Result<Body, 
     for ((space, page), place) in places {
         storing.push(space, page, place)?;
     }
-    storing.finish(body.parts.clone())
+    Ok(())
 }

@@ -1,8 +1,10 @@
 //! Why a snapshot cannot be taken, found or put back.
 
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use crate::error::OpenError;
 use crate::position::Position;
 
 /// Why snapshots cannot be read or written. Every message is one line.
@@ -48,12 +50,21 @@ pub enum SnapshotError {
         /// The newest that can be read.
         supported: u32,
     },
-    /// It was copied here from another recording, or the recording was replaced.
+    /// It was copied here from another recording.
     #[error("{}: belongs to another recording; remove it", path.display())]
     OtherRecording {
         /// The file.
         path: PathBuf,
     },
+    /// The recording was replaced.
+    #[error("{}: there is another recording by now", dir.display())]
+    Replaced {
+        /// The recording's directory.
+        dir: PathBuf,
+    },
+    /// The recording's header cannot be read, so its snapshots cannot be told from others.
+    #[error("cannot tell which recording the snapshots belong to")]
+    Recording(#[source] Box<OpenError>),
     /// Bytes are missing or have changed.
     #[error("{}: corrupt at byte {offset}: {what}", file.display())]
     Corrupt {
@@ -117,5 +128,21 @@ impl SnapshotError {
             }
             _ => SnapshotError::Io { action, path: path.to_owned(), source },
         }
+    }
+}
+
+/// Opens the file `path` of the directory `dir`. `None`: there is none. What is no file is not opened: a pipe would make
+/// this process wait.
+pub(super) fn open(path: &Path, dir: &Path, write: bool) -> Result<Option<File>, SnapshotError> {
+    let opened = fs::metadata(path).and_then(|metadata| match metadata.is_file() {
+        true => OpenOptions::new().read(true).write(write).open(path).map(Some),
+        false => Ok(None),
+    });
+    match opened {
+        Ok(Some(file)) => Ok(Some(file)),
+        Ok(None) => Err(SnapshotError::corrupt(path, 0, "it is not a file")),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) if write => Err(SnapshotError::writing("open", path, dir)(error)),
+        Err(error) => Err(SnapshotError::io("open", path)(error)),
     }
 }

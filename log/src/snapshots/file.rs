@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::body::Body;
 use super::chunk::Digest;
-use super::error::SnapshotError;
+use super::error::{self, SnapshotError};
 use super::{Origin, SnapshotInfo};
 use crate::position::Position;
 
@@ -29,7 +29,7 @@ pub(super) const TEMPORARY: &str = ".new";
 
 // Frozen: snapshots exist.
 const _: () = assert!(matches!(&MAGIC, b"SCRSNAP1"));
-const _: () = assert!(VERSION == 1 && HEAD_BYTES == 124 && MAX_BODY == 268_435_456);
+const _: () = assert!(VERSION == 1 && HEAD_BYTES == 152 && MAX_BODY == 268_435_456);
 const _: () = assert!(CODEC_RAW == 0 && CODEC_ZSTD == 1);
 
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -37,7 +37,7 @@ const _: () = assert!(CODEC_RAW == 0 && CODEC_ZSTD == 1);
 struct RawHead {
     magic: [u8; 8],
     version: U32,
-    recording: U32,
+    generation: U32,
     exit: U64,
     branches: U64,
     steps: U64,
@@ -45,18 +45,18 @@ struct RawHead {
     ordinal: U64,
     pages: U64,
     pack_end: U64,
-    generation: U32,
     raw_length: U32,
     stored_length: U32,
     origin: u8,
     codec: u8,
     zero: [u8; 2],
+    recording: Digest,
     stored_digest: Digest,
     crc: U32,
 }
 
 const _: () = assert!(std::mem::offset_of!(RawHead, version) == 8);
-const _: () = assert!(std::mem::offset_of!(RawHead, recording) == 12);
+const _: () = assert!(std::mem::offset_of!(RawHead, generation) == 12);
 const _: () = assert!(std::mem::offset_of!(RawHead, exit) == 16);
 const _: () = assert!(std::mem::offset_of!(RawHead, branches) == 24);
 const _: () = assert!(std::mem::offset_of!(RawHead, steps) == 32);
@@ -64,14 +64,14 @@ const _: () = assert!(std::mem::offset_of!(RawHead, guest_time) == 40);
 const _: () = assert!(std::mem::offset_of!(RawHead, ordinal) == 48);
 const _: () = assert!(std::mem::offset_of!(RawHead, pages) == 56);
 const _: () = assert!(std::mem::offset_of!(RawHead, pack_end) == 64);
-const _: () = assert!(std::mem::offset_of!(RawHead, generation) == 72);
-const _: () = assert!(std::mem::offset_of!(RawHead, raw_length) == 76);
-const _: () = assert!(std::mem::offset_of!(RawHead, stored_length) == 80);
-const _: () = assert!(std::mem::offset_of!(RawHead, origin) == 84);
-const _: () = assert!(std::mem::offset_of!(RawHead, codec) == 85);
-const _: () = assert!(std::mem::offset_of!(RawHead, zero) == 86);
-const _: () = assert!(std::mem::offset_of!(RawHead, stored_digest) == 88);
-const _: () = assert!(std::mem::offset_of!(RawHead, crc) == 120);
+const _: () = assert!(std::mem::offset_of!(RawHead, raw_length) == 72);
+const _: () = assert!(std::mem::offset_of!(RawHead, stored_length) == 76);
+const _: () = assert!(std::mem::offset_of!(RawHead, origin) == 80);
+const _: () = assert!(std::mem::offset_of!(RawHead, codec) == 81);
+const _: () = assert!(std::mem::offset_of!(RawHead, zero) == 82);
+const _: () = assert!(std::mem::offset_of!(RawHead, recording) == 84);
+const _: () = assert!(std::mem::offset_of!(RawHead, stored_digest) == 116);
+const _: () = assert!(std::mem::offset_of!(RawHead, crc) == 148);
 
 /// What a snapshot file's head says, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,7 +99,7 @@ pub(super) fn position(text: &str) -> Option<Position> {
 
 /// The bytes of a snapshot file, and its head.
 pub(super) fn encode(
-    recording: u32,
+    recording: &Digest,
     position: Position,
     guest_time: u64,
     origin: Origin,
@@ -123,7 +123,7 @@ pub(super) fn encode(
     let mut head = RawHead {
         magic: MAGIC,
         version: VERSION.into(),
-        recording: recording.into(),
+        generation: generation.into(),
         exit: position.exit.into(),
         branches: position.branches.into(),
         steps: position.steps.into(),
@@ -131,12 +131,12 @@ pub(super) fn encode(
         ordinal: ordinal.into(),
         pages: body.pages().into(),
         pack_end: body.pack_end().into(),
-        generation: generation.into(),
         raw_length: raw_length.into(),
         stored_length: u32::try_from(stored.len()).map_err(|_| too_large())?.into(),
         origin: origin_code,
         codec,
         zero: [0; 2],
+        recording: *recording,
         stored_digest: *blake3::hash(stored).as_bytes(),
         crc: 0.into(),
     };
@@ -156,22 +156,16 @@ pub(super) struct SnapshotFile<'a> {
 }
 
 impl<'a> SnapshotFile<'a> {
-    /// Opens the file `path`, which must be the snapshot at `position` of the recording with header checksum
-    /// `recording`. `None`: there is no such file.
+    /// Opens the file `path`, which must be the snapshot at `position` of the recording with identity `recording`. `None`: there is no such file.
     pub(super) fn open(
         path: &'a Path,
+        dir: &Path,
         position: Position,
-        recording: u32,
+        recording: &Digest,
     ) -> Result<Option<SnapshotFile<'a>>, SnapshotError> {
         let corrupt = |offset, what: &str| Err(SnapshotError::corrupt(path, offset, what));
-        let mut file = match File::open(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            other => other.map_err(SnapshotError::io("open", path))?,
-        };
-        let metadata = file.metadata().map_err(SnapshotError::io("read", path))?;
-        if !metadata.is_file() {
-            return corrupt(0, "it is not a file");
-        }
+        let Some(mut file) = error::open(path, dir, false)? else { return Ok(None) };
+        let length = file.metadata().map_err(SnapshotError::io("read", path))?.len();
         let mut bytes = [0; HEAD_BYTES];
         match file.read_exact(&mut bytes) {
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
@@ -190,21 +184,21 @@ impl<'a> SnapshotFile<'a> {
         if found == 0 || crc32fast::hash(&bytes[..CHECKED_BYTES]) != raw.crc.get() {
             return corrupt(0, "the snapshot's head has a wrong checksum");
         }
-        if raw.recording.get() != recording {
+        if raw.recording != *recording {
             return Err(SnapshotError::OtherRecording { path: path.to_owned() });
         }
         let Some(origin) = Origin::decode(raw.origin, raw.ordinal.get()) else {
-            return corrupt(84, "the snapshot's origin is unknown: made by a newer scribe-vmm");
+            return corrupt(80, "the snapshot's origin is unknown: made by a newer scribe-vmm");
         };
         if raw.zero != [0; 2] || raw.codec > CODEC_ZSTD {
-            return corrupt(85, "the snapshot is packed in an unknown way: made by a newer scribe-vmm");
+            return corrupt(81, "the snapshot is packed in an unknown way: made by a newer scribe-vmm");
         }
         let (raw_length, stored) = (raw.raw_length.get(), raw.stored_length.get());
         let fits = if raw.codec == CODEC_RAW { stored == raw_length } else { stored < raw_length };
         if !fits || raw_length as usize > MAX_BODY {
-            return corrupt(76, "the snapshot's lengths are impossible");
+            return corrupt(72, "the snapshot's lengths are impossible");
         }
-        if metadata.len() != HEAD_BYTES as u64 + u64::from(stored) {
+        if length != HEAD_BYTES as u64 + u64::from(stored) {
             return corrupt(HEAD_BYTES as u64, "the snapshot is cut short, or something follows it");
         }
         let there = Position { exit: raw.exit.get(), branches: raw.branches.get(), steps: raw.steps.get() };
@@ -215,7 +209,7 @@ impl<'a> SnapshotFile<'a> {
             position,
             guest_time: raw.guest_time.get(),
             origin,
-            bytes: metadata.len(),
+            bytes: length,
             pages: raw.pages.get(),
         };
         let head = Head { info, generation: raw.generation.get(), pack_end: raw.pack_end.get() };
@@ -243,5 +237,26 @@ impl<'a> SnapshotFile<'a> {
             return Err(corrupt("the snapshot's head and body do not go together"));
         }
         Ok(body)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_positions() {
+        for (at, text) in [
+            (Position::exit(7), "exit-7"),
+            (Position { exit: 7, branches: 3, steps: 0 }, "exit-7-3"),
+            (Position { exit: u64::MAX, branches: 0, steps: 9 }, "exit-18446744073709551615-0-9"),
+        ] {
+            assert_eq!((name(at).as_str(), position(text)), (text, Some(at)));
+        }
+        for text in
+            ["exit-", "exit-07", "exit-7-0", "exit-7-3-0", "exit-7-3-1-1", "exit-7.new", "exit:7", "exit-+7"]
+        {
+            assert_eq!(position(text), None, "{text}");
+        }
     }
 }

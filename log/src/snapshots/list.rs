@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::SnapshotInfo;
+use super::chunk::Digest;
 use super::error::SnapshotError;
 use super::file::{self, Head, SnapshotFile};
 use super::pack;
@@ -26,7 +27,7 @@ pub(super) struct Listing {
 }
 
 /// Reads the directory `dir`; without one there are no snapshots.
-pub(super) fn read(dir: &Path, recording: u32) -> Result<Listing, SnapshotError> {
+pub(super) fn read(dir: &Path, recording: &Digest) -> Result<Listing, SnapshotError> {
     let mut listing = Listing::default();
     let failed = || SnapshotError::io("read", dir);
     let entries = match fs::read_dir(dir) {
@@ -44,7 +45,7 @@ pub(super) fn read(dir: &Path, recording: u32) -> Result<Listing, SnapshotError>
             listing.temporary.push(entry.path());
         } else if let Some(position) = file::position(name) {
             let path = entry.path();
-            match SnapshotFile::open(&path, position, recording) {
+            match SnapshotFile::open(&path, dir, position, recording) {
                 Ok(Some(file)) => heads.push(file.head),
                 // Removed since the directory was read.
                 Ok(None) => {}

@@ -22,8 +22,8 @@ impl Snapshots {
     /// Puts the pages of a snapshot into `sink`, and gives its parts. All that is read is checked first.
     ///
     /// # Errors
-    /// Nothing was written to the sink if it is the snapshot's own file that is damaged or gone. If it is the pack, some
-    /// pages may have been: what they are in is no state of the machine then.
+    /// Nothing was written to the sink if a file is gone or cut short, or if the snapshot's own file is damaged. If it is
+    /// the pack, some pages may have been: what they are in is no state of the machine then.
     pub fn load(&self, info: &SnapshotInfo, sink: &mut dyn PageSink) -> Result<Vec<Part>, SnapshotError> {
         let (body, pack) = self.contents(info)?;
         sink.begin(&body.map()).map_err(SnapshotError::Sink)?;
@@ -46,7 +46,7 @@ impl Snapshots {
         let path = self.path(info.position);
         let mut compacted = false;
         loop {
-            let Some(mut file) = SnapshotFile::open(&path, info.position, self.header_crc)? else {
+            let Some(mut file) = SnapshotFile::open(&path, &self.dir, info.position, &self.identity)? else {
                 return Err(SnapshotError::Missing { dir: self.dir.clone(), position: info.position });
             };
             let body = file.body()?;
@@ -55,6 +55,10 @@ impl Snapshots {
             }
             let generation = file.head.generation;
             if let Some(pack) = Pack::open(&self.dir, generation, false)? {
+                let length = pack.length()?;
+                if length < file.head.pack_end {
+                    return Err(SnapshotError::corrupt(&pack.path, length, "the pack is cut short"));
+                }
                 return Ok((body, Some(pack)));
             }
             // Another process has compacted since the file was opened, and the file is another now; or the pack is gone.

@@ -13,6 +13,7 @@ mod chunk;
 mod compact;
 mod error;
 mod file;
+mod identity;
 mod list;
 mod load;
 mod lock;
@@ -25,6 +26,7 @@ mod verify;
 use std::path::{Path, PathBuf};
 
 use crate::position::Position;
+use chunk::Digest;
 use list::Listing;
 use pack::Index;
 
@@ -136,26 +138,26 @@ pub struct Usage {
 pub struct Snapshots {
     recording: PathBuf,
     dir: PathBuf,
-    header_crc: u32,
+    identity: Digest,
     listing: Listing,
     index: Option<Index>,
     durable: bool,
 }
 
 impl Snapshots {
-    /// Looks what snapshots the recording in directory `recording` has. `header_crc` is the checksum in its header: that
-    /// of every snapshot that belongs to it.
+    /// Looks what snapshots the recording in directory `recording` has, whose header has the checksum `header_crc`.
     ///
     /// Reads the head of each snapshot. One that is damaged does not make the others unusable: it is in
     /// [`Snapshots::damaged`].
     ///
     /// # Errors
-    /// The directory is there and cannot be read.
+    /// There is another recording by now, or the directory of the snapshots is there and cannot be read.
     pub fn open(recording: &Path, header_crc: u32) -> Result<Snapshots, SnapshotError> {
+        let identity = identity::of(recording, |file| file.crc == header_crc)?;
         let dir = recording.join(SNAPSHOTS_DIR);
-        let listing = list::read(&dir, header_crc)?;
+        let listing = list::read(&dir, &identity)?;
         let recording = recording.to_owned();
-        Ok(Snapshots { recording, dir, header_crc, listing, index: None, durable: false })
+        Ok(Snapshots { recording, dir, identity, listing, index: None, durable: false })
     }
 
     /// Whether what is added is to survive a loss of the host's power, at the price of waiting for its disk. Without it,
@@ -169,7 +171,7 @@ impl Snapshots {
     /// # Errors
     /// The directory is there and cannot be read.
     pub fn refresh(&mut self) -> Result<(), SnapshotError> {
-        self.listing = list::read(&self.dir, self.header_crc)?;
+        self.listing = list::read(&self.dir, &self.identity)?;
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::chunk::{self, Codec, DIGEST_BYTES, Digest, HEADER_BYTES, MAX_RECORD};
-use super::error::SnapshotError;
+use super::error::{self, SnapshotError};
 use super::pages::PAGE_BYTES;
 
 const MAGIC: [u8; 8] = *b"SCRPAGES";
@@ -80,11 +80,7 @@ impl Pack {
     /// Opens the pack `generation` and checks its head. `None`: there is none.
     pub(super) fn open(dir: &Path, generation: u32, write: bool) -> Result<Option<Pack>, SnapshotError> {
         let path = path(dir, generation);
-        let file = match OpenOptions::new().read(true).write(write).open(&path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) if write => return Err(SnapshotError::writing("open", &path, dir)(error)),
-            other => other.map_err(SnapshotError::io("open", &path))?,
-        };
+        let Some(file) = error::open(&path, dir, write)? else { return Ok(None) };
         let mut head = RawHead::new_zeroed();
         match file.read_exact_at(head.as_mut_bytes(), 0) {
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
@@ -127,6 +123,27 @@ impl Pack {
 
     pub(super) fn length(&self) -> Result<u64, SnapshotError> {
         Ok(self.file.metadata().map_err(SnapshotError::io("read", &self.path))?.len())
+    }
+
+    /// Writes a chunk at `offset`, where the pack ends. If that fails it ends there still.
+    pub(super) fn append(
+        &self,
+        offset: u64,
+        codec: &mut Codec,
+        raw: &[u8],
+        digests: &[Digest],
+    ) -> Result<ChunkRef, SnapshotError> {
+        let failed = || SnapshotError::io("write", &self.path);
+        let too_large = |_| failed()(io::Error::other("a chunk is too large"));
+        let (record, id) = codec.encode(raw, digests).map_err(failed())?;
+        if let Err(error) = self.file.write_all_at(&record, offset) {
+            // Only tidies up: the next writer cuts off half a chunk.
+            let _ = self.file.set_len(offset);
+            return Err(failed()(error));
+        }
+        let length = u32::try_from(record.len()).map_err(too_large)?;
+        let pages = u32::try_from(digests.len()).map_err(too_large)?;
+        Ok(ChunkRef { offset, length, pages, id })
     }
 
     /// Reads the bytes of a chunk, unchecked, into `record`.
@@ -194,21 +211,16 @@ impl Index {
         self.pages.get(digest).copied()
     }
 
-    /// Adds the chunk that starts at the end.
-    pub(super) fn push(
-        &mut self,
-        length: u32,
-        id: Digest,
-        digests: &[Digest],
-        checked: bool,
-    ) -> io::Result<()> {
-        let chunk = u32::try_from(self.chunks.len()).map_err(|_| io::Error::other("too many chunks"))?;
-        let pages = u32::try_from(digests.len()).map_err(|_| io::Error::other("too many pages"))?;
+    /// Says where pages will be: those of the chunk with number `chunk`.
+    pub(super) fn announce(&mut self, chunk: u32, digests: &[Digest]) {
         self.pages.extend((0..).zip(digests).map(|(slot, digest)| (*digest, Place { chunk, slot })));
-        self.chunks.push(ChunkRef { offset: self.end, length, pages, id });
+    }
+
+    /// Adds the chunk that starts at the end.
+    pub(super) fn push(&mut self, chunk: ChunkRef, checked: bool) {
+        self.end = chunk.end();
+        self.chunks.push(chunk);
         self.checked.push(checked);
-        self.end += u64::from(length);
-        Ok(())
     }
 
     /// Reads the headers of all chunks behind the end; gives what is wrong with the bytes behind the last whole one, if
@@ -237,30 +249,16 @@ impl Index {
                 Ok(head) => head,
                 Err(what) => return Ok(Some(what)),
             };
-            self.push(head.length, head.id, &head.digests, false).map_err(failed())?;
+            let number = u32::try_from(self.chunks.len());
+            let number = number.map_err(|_| failed()(io::Error::other("it has too many chunks")))?;
+            self.announce(number, &head.digests);
+            // A chunk has at most 256 pages.
+            let pages = u32::try_from(head.digests.len()).unwrap_or(u32::MAX);
+            let chunk = ChunkRef { offset: self.end, length: head.length, pages, id: head.id };
+            self.push(chunk, false);
         }
         Ok(None)
     }
-
-    /// Writes a chunk at the end of the pack. If that fails the pack ends where it ended before.
-    pub(super) fn append(
-        &mut self,
-        pack: &Pack,
-        codec: &mut Codec,
-        raw: &[u8],
-        digests: &[Digest],
-    ) -> Result<(), SnapshotError> {
-        let failed = || SnapshotError::io("write", &pack.path);
-        let (record, id) = codec.encode(raw, digests).map_err(failed())?;
-        let length =
-            u32::try_from(record.len()).map_err(|_| failed()(io::Error::other("a chunk is too large")))?;
-        if let Err(error) = pack.file.write_all_at(&record, self.end) {
-            // Only tidies up: the next writer cuts off half a chunk.
-            let _ = pack.file.set_len(self.end);
-            return Err(failed()(error));
-        }
-        self.push(length, id, digests, true).map_err(failed())
-    }
 }
 
-const _: () = assert!(MAX_RECORD == 56 + 256 * (DIGEST_BYTES + 4096));
+const _: () = assert!(MAX_RECORD == 40 + 256 * (DIGEST_BYTES + 4096));

@@ -16,7 +16,7 @@ impl Snapshots {
     pub fn verify(&self) -> Vec<SnapshotError> {
         let mut found = Vec::new();
         // The listing's errors cannot be copied: they are looked for again.
-        let listing = match super::list::read(&self.dir, self.header_crc) {
+        let listing = match super::list::read(&self.dir, &self.identity) {
             Ok(listing) => listing,
             Err(error) => return vec![error],
         };
@@ -59,8 +59,14 @@ impl Snapshots {
 /// Reads the chunks `needed`, and all others that are whole.
 fn verify_pack(pack: &Pack, needed: BTreeMap<u64, ChunkRef>, found: &mut Vec<SnapshotError>) {
     let mut index = super::pack::Index::new(0);
-    if let Err(error) = index.scan(pack) {
-        found.push(error);
+    let needed_end = needed.values().map(ChunkRef::end).max().unwrap_or(0);
+    match index.scan(pack) {
+        // Behind all that is needed it is what a killed writer left.
+        Ok(Some(what)) if index.end < needed_end && !needed.contains_key(&index.end) => {
+            found.push(SnapshotError::corrupt(&pack.path, index.end, what));
+        }
+        Ok(_) => {}
+        Err(error) => found.push(error),
     }
     let mut all: BTreeMap<u64, ChunkRef> = index.chunks.iter().map(|chunk| (chunk.offset, *chunk)).collect();
     // Where the two differ the snapshots are right.

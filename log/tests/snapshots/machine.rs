@@ -6,8 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use scribe_log::snapshots::{
-    NewSnapshot, Origin, PAGE_BYTES, PageMap, PageSink, PageSource, Part, RAM, SnapshotError, Snapshots,
-    Visit,
+    NewSnapshot, Origin, PAGE_BYTES, PageMap, PageSink, PageSource, Part, RAM, SnapshotError, SnapshotInfo,
+    Snapshots, Visit,
 };
 use tempfile::TempDir;
 
@@ -49,16 +49,17 @@ impl Machine {
     pub(crate) fn busy(seed: u64) -> Machine {
         let mut machine = Machine::default();
         for frame in (0..FRAMES).filter(|frame| frame / 8 % 2 == 0) {
-            machine.ram.insert(frame, page(seed << 32 | frame + 1));
+            machine.ram.insert(frame, page((seed << 32) + frame + 1));
         }
-        (3..9)
-            .for_each(|cluster| drop(machine.disk.insert(cluster, page(seed << 32 | 0x1000_0000 | cluster))));
+        (3..9).for_each(|cluster| {
+            drop(machine.disk.insert(cluster, page((seed << 32) + 0x1000_0000 + cluster)))
+        });
         machine
     }
 
     /// A few pages: its files are small.
     pub(crate) fn small(seed: u64) -> Machine {
-        let ram = [0, 1, 2, 9].map(|frame| (frame, page(seed << 32 | frame + 1)));
+        let ram = [0, 1, 2, 9].map(|frame| (frame, page((seed << 32) + frame + 1)));
         let disk = [(5, page(0)), (6, page(seed))];
         Machine { ram: ram.into(), disk: disk.into(), expected: PageMap::default() }
     }
@@ -125,9 +126,23 @@ impl Place {
         open(self.dir.path())
     }
 
+    /// Names of the files of its snapshots.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.path("")).unwrap();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join("snapshots").join(name)
     }
+}
+
+/// Adds a snapshot of `machine` at `exit`.
+pub(crate) fn add(snapshots: &mut Snapshots, exit: u64, origin: Origin, machine: &Machine) -> SnapshotInfo {
+    snapshots.add(&machine.at(exit, origin), &mut machine.clone()).unwrap()
 }
 
 /// The snapshots of the recording in `dir`.

@@ -3,6 +3,7 @@
 mod diff;
 pub mod doctor;
 mod exit;
+mod generate;
 mod guest;
 mod info;
 mod live;
@@ -14,6 +15,7 @@ mod recorded;
 mod replay;
 mod run;
 mod selftest;
+mod timeline;
 
 use std::process::ExitCode;
 
@@ -41,7 +43,10 @@ enum Command {
     Info(info::InfoArgs),
     Log(log::LogArgs),
     Diff(diff::DiffArgs),
+    Timeline(timeline::TimelineArgs),
     Doctor(doctor::DoctorArgs),
+    Man(generate::ManArgs),
+    Completions(generate::CompletionsArgs),
 }
 
 /// Parses the command line, does what it says, and reports on stderr.
@@ -69,8 +74,11 @@ pub fn main() -> ExitCode {
         Command::Replay(args) => replay::run(args),
         Command::Live(args) => live::run(args),
         Command::Info(args) => info::run(&args),
-        Command::Log(args) => log::run(args),
         Command::Diff(args) => diff::run(&args),
+        Command::Log(args) => log::run(args),
+        Command::Man(args) => generate::man(&args),
+        Command::Completions(args) => Ok(generate::completions(&args)),
+        Command::Timeline(args) => timeline::run(args),
         Command::Doctor(args) => {
             let selftest = |report: &_| selftest::run(&args.image, report);
             doctor::run(&args, Some(&selftest)).map_err(Failure::from)

@@ -29,7 +29,7 @@ use crate::engine::{Answer, Engine, EngineError, Exit, Fault, Progress, Stop};
 use bus::{Devices, Request};
 use digest::{RamDigest, Rolling};
 use memory::{GuestRam, MemoryError, PAGE_SIZE};
-use observe::{Moment, Observer};
+use observe::{Both, Moment, Observer};
 use time::GuestClock;
 use trace::Trace;
 
@@ -75,6 +75,10 @@ pub struct Machine {
     written: BTreeSet<u64>,
     rolling: Rolling,
     ram_digest: RamDigest,
+    /// nothing has happened since the last digest of RAM
+    fresh: bool,
+    /// all pages written since the last digest of RAM are known
+    tracked: bool,
     /// HLT was executed and no interrupt has been injected since
     halted: bool,
     /// frame of the clock page, and the time last stored there
@@ -116,6 +120,8 @@ impl Machine {
             written: BTreeSet::new(),
             rolling: Rolling::default(),
             ram_digest: RamDigest::default(),
+            fresh: false,
+            tracked: false,
             halted: false,
             clock_page: None,
             ending: None,
@@ -128,13 +134,16 @@ impl Machine {
         })
     }
 
-    /// From now on `observer` is told what happens. It replaces another one.
+    /// From now on `observer` is told what happens, after those that are told already.
     pub fn observe(&mut self, observer: Box<dyn Observer>) {
         self.devices.watch();
-        self.observer = Some(observer);
+        self.observer = Some(match self.observer.take() {
+            Some(first) => Box::new(Both(first, observer)),
+            None => observer,
+        });
     }
 
-    /// The observer back, if there is one: nobody is told any more.
+    /// The observers back, as one, if there are any: nobody is told any more.
     pub fn take_observer(&mut self) -> Option<Box<dyn Observer>> {
         self.observer.take()
     }
@@ -233,6 +242,11 @@ impl Machine {
         self.devices.uart.offer(bytes, self.clock.now());
     }
 
+    /// What was offered to the serial port and has not reached it is not coming any more.
+    pub fn drop_console_backlog(&mut self) {
+        self.devices.uart.drop_backlog(self.clock.now());
+    }
+
     /// The next guest time at which a device does something by itself that can wake a halted vCPU.
     pub fn next_wake(&self) -> Option<u64> {
         self.devices.next_wake()
@@ -300,6 +314,7 @@ impl Machine {
         let until = [timer, until].into_iter().flatten().min().filter(|_| self.counted);
         let pause = pause.filter(|_| self.engine.counts());
         let stop = [until, pause].into_iter().flatten().min();
+        self.fresh = false;
         self.engine.set_clock(self.clock.at_exit(), self.clock.constants().ns_per_branch);
         loop {
             match self.engine.run(stop)? {
@@ -398,7 +413,7 @@ impl Machine {
     }
 
     fn update_ram_digest(&mut self) -> Result<(), MachineError> {
-        if self.ram_digest.is_started() {
+        if self.ram_digest.is_started() && self.tracked {
             self.written.extend(self.engine.take_dirty_pages()?);
             self.written.extend(self.ram.take_written_frames());
             self.ram_digest.update(&self.ram, std::mem::take(&mut self.written));
@@ -407,6 +422,7 @@ impl Machine {
             self.written.clear();
             self.ram_digest.full(&self.ram);
         }
+        self.fresh = true;
         Ok(())
     }
 
@@ -432,7 +448,12 @@ impl Machine {
     /// # Errors
     /// Failures of the host.
     pub fn track_dirty_pages(&mut self) -> Result<(), MachineError> {
-        Ok(self.engine.track_dirty_pages()?)
+        if !self.tracked {
+            self.engine.track_dirty_pages()?;
+            // What was written since the last digest, if anything, nobody has seen: only a new one can be built upon.
+            self.tracked = self.fresh;
+        }
+        Ok(())
     }
 
     /// Guest RAM.

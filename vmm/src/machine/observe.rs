@@ -7,7 +7,7 @@ use crate::engine::cpu::CpuState;
 use crate::engine::{Answer, Exit, Progress};
 
 /// Where and when something happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Moment {
     /// the sync point, or the exit being served
     pub position: Position,

@@ -34,6 +34,7 @@ pub fn live(player: Player, branch: Branch, console: &mut Console) -> Result<Liv
     let Departure { header: parent, recording, choice, mut machine, mut driver, host_facts, image: _image } =
         player.depart();
     driver.make_sync_point(&mut machine);
+    machine.drop_console_backlog();
     let Branch { connections, pace, target, .. } = branch;
     let Some(target) = target else {
         let (marks, journal) = (Marks::default(), NoJournal);
