@@ -208,7 +208,12 @@ impl Drop for Ends<'_> {
 }
 
 fn compare(what: &str, seed: u64, end: &End, expected: &End) {
-    assert!(end.place == expected.place, "{what}, seed {seed}: at {:?} and not {:?}", end.place, expected.place);
+    assert!(
+        end.place == expected.place,
+        "{what}, seed {seed}: at {:?} and not {:?}",
+        end.place,
+        expected.place
+    );
     let differs = end.happened.iter().zip(&expected.happened).find(|(one, other)| one != other);
     assert!(differs.is_none(), "{what}, seed {seed}: {differs:?}");
     assert!(end.happened.len() == expected.happened.len(), "{what}, seed {seed}: more has happened");

@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand. Names, options and exit codes are a contract (docs/interface.md).
 
+mod diff;
 pub mod doctor;
 mod exit;
 mod generate;
@@ -42,6 +43,7 @@ enum Command {
     Info(info::InfoArgs),
     Log(log::LogArgs),
     Timeline(timeline::TimelineArgs),
+    Diff(diff::DiffArgs),
     Doctor(doctor::DoctorArgs),
     Man(generate::ManArgs),
     Completions(generate::CompletionsArgs),
@@ -72,10 +74,11 @@ pub fn main() -> ExitCode {
         Command::Replay(args) => replay::run(args),
         Command::Live(args) => live::run(args),
         Command::Info(args) => info::run(&args),
-        Command::Log(args) => log::run(&args),
+        Command::Log(args) => log::run(args),
         Command::Man(args) => generate::man(&args),
         Command::Completions(args) => Ok(generate::completions(&args)),
         Command::Timeline(args) => timeline::run(args),
+        Command::Diff(args) => diff::run(&args),
         Command::Doctor(args) => {
             let selftest = |report: &_| selftest::run(&args.image, report);
             doctor::run(&args, Some(&selftest)).map_err(Failure::from)
