@@ -74,12 +74,11 @@ pub fn main() -> ExitCode {
         Command::Replay(args) => replay::run(args),
         Command::Live(args) => live::run(args),
         Command::Info(args) => info::run(&args),
-        Command::Log(args) => log::run(&args),
+        Command::Diff(args) => diff::run(&args),
+        Command::Log(args) => log::run(args),
         Command::Man(args) => generate::man(&args),
         Command::Completions(args) => Ok(generate::completions(&args)),
         Command::Timeline(args) => timeline::run(args),
-        Command::Log(args) => log::run(args),
-        Command::Diff(args) => diff::run(&args),
         Command::Doctor(args) => {
             let selftest = |report: &_| selftest::run(&args.image, report);
             doctor::run(&args, Some(&selftest)).map_err(Failure::from)

@@ -29,7 +29,7 @@ use crate::engine::{Answer, Engine, EngineError, Exit, Fault, Progress, Stop};
 use bus::{Devices, Request};
 use digest::{RamDigest, Rolling};
 use memory::{GuestRam, MemoryError, PAGE_SIZE};
-use observe::{Moment, Observer};
+use observe::{Both, Moment, Observer};
 use time::GuestClock;
 use trace::Trace;
 
@@ -134,13 +134,16 @@ impl Machine {
         })
     }
 
-    /// From now on `observer` is told what happens. It replaces another one.
+    /// From now on `observer` is told what happens, after those that are told already.
     pub fn observe(&mut self, observer: Box<dyn Observer>) {
         self.devices.watch();
-        self.observer = Some(observer);
+        self.observer = Some(match self.observer.take() {
+            Some(first) => Box::new(Both(first, observer)),
+            None => observer,
+        });
     }
 
-    /// The observer back, if there is one: nobody is told any more.
+    /// The observers back, as one, if there are any: nobody is told any more.
     pub fn take_observer(&mut self) -> Option<Box<dyn Observer>> {
         self.observer.take()
     }

@@ -326,7 +326,7 @@ fn unusable(recording: &Recording, info: &SnapshotInfo, source: SnapError) -> St
         _ => "--no-snapshots replays without it, `scribe-vmm snapshot rm` removes it",
     };
     let recording = recording.dir().display().to_string();
-    StartError::BadSnapshot { recording, position: info.position, instead, source }
+    StartError::BadSnapshot { recording, position: info.position, instead, source: Box::new(source) }
 }
 
 /// Takes snapshots as the replay goes on, and drops those that others make superfluous.
