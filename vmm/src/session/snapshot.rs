@@ -4,7 +4,8 @@ use std::io;
 
 use scribe_log::header::Header;
 use scribe_log::snapshots::{
-    NewSnapshot, Origin, PageMap, PageSink, PageSource, Part, RAM, SnapshotError, SnapshotInfo, Snapshots, Visit,
+    NewSnapshot, Origin, PageMap, PageSink, PageSource, Part, RAM, SnapshotError, SnapshotInfo, Snapshots,
+    Visit,
 };
 
 use super::choice::Choice;
