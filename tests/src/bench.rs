@@ -18,6 +18,7 @@ use scribe_vmm::session::start::{
 };
 
 use crate::engines;
+use crate::places::Theatre;
 use crate::tiny::{self, Emitted};
 
 /// Kicks at intervals of so many microseconds.
@@ -76,10 +77,20 @@ impl Bench {
 
     /// Records into `name`.
     pub fn record(&self, name: &str, guest: &GuestConfig, connections: Connections) -> Recorded {
+        self.record_noting(name, guest, connections, Noting::default())
+    }
+
+    /// Records into `name`, and notes more.
+    pub fn record_noting(
+        &self,
+        name: &str,
+        guest: &GuestConfig,
+        connections: Connections,
+        noting: Noting,
+    ) -> Recorded {
         let (mut console, output) = console();
         let directory = self.path(name);
-        let target =
-            Target { directory: &directory, overwrite: false, store: None, noting: Noting::default() };
+        let target = Target { directory: &directory, overwrite: false, store: None, noting };
         let host = made_up_host();
         let report = start::record(guest, &self.cache, host, connections, &target, &mut console).unwrap();
         Recorded { report, output: output.take() }
@@ -140,6 +151,12 @@ impl Bench {
             kicks += replayed.report.kicks;
         }
         kicks
+    }
+
+    /// Recording `name`, to be played in this process.
+    pub fn theatre(&self, name: &str) -> Theatre {
+        let cache = DigestCache::new(self.dir.path());
+        Theatre::at(self.path(name), self.path(""), engines::current().wish(), cache)
     }
 
     /// The recording's files, header and events.
