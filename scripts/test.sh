@@ -13,6 +13,9 @@ mkdir -p target/tests
 say "unit, property and golden tests, guests on the soft engine, tiny guests on /dev/kvm"
 cargo test --workspace --locked
 
+say "recordings of whole machines, played in the tests' own processes"
+cargo test --release --locked --package scribe-tests --test 'recordings_*'
+
 say "the images are reproducible"
 for image in demo check debian-initrd; do "images/build-$image.sh" --check; done
 
