@@ -100,7 +100,7 @@ fn printed(sight: &Sight) -> String {
 }
 
 #[test]
-#[cfg_attr(debug_assertions, ignore = "whole machines in this process: cargo test --release")]
+#[cfg_attr(debug_assertions, ignore = "optimised only: scripts/test.sh")]
 fn what_a_killed_recorder_sealed_replays() {
     const NAME: &str = "what_a_killed_recorder_sealed_replays";
     let Some(lab) = Lab::on_soft(NAME) else { return };
@@ -179,6 +179,7 @@ fn read(directory: &Path) -> (Vec<Event>, Vec<String>) {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "optimised only: scripts/test.sh")]
 fn a_killed_recording_can_be_cut_anywhere() {
     let Some(lab) = Lab::on_soft("a_killed_recording_can_be_cut_anywhere") else { return };
     killed_shell(&lab);
@@ -205,6 +206,7 @@ fn a_killed_recording_can_be_cut_anywhere() {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "optimised only: scripts/test.sh")]
 fn a_recorder_can_be_killed_anywhere_while_it_closes() {
     let Some(lab) = Lab::on_soft("a_recorder_can_be_killed_anywhere_while_it_closes") else { return };
     lab.record("whole", &[&["--bookmark-every", "20ms"], &GUEST[..]].concat());
@@ -224,6 +226,7 @@ fn a_recorder_can_be_killed_anywhere_while_it_closes() {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "optimised only: scripts/test.sh")]
 fn a_file_that_may_not_grow_ends_the_recording_with_what_there_is() {
     let Some(lab) = Lab::on_soft("a_file_that_may_not_grow_ends_the_recording") else { return };
     let program = in_checkout("target/release/scribe-vmm");

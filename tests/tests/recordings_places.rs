@@ -1,6 +1,4 @@
 //! Places in a recording of a whole machine: the machine that is there is the same however one comes there.
-//!
-//! In this process, so without optimisation it would take minutes.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests, also outside of test functions")]
 
 use scribe_log::Position;
@@ -20,7 +18,7 @@ fn at_times_kicked(way: Way, number: usize) -> Way {
 }
 
 #[test]
-#[cfg_attr(debug_assertions, ignore = "whole machines in this process: cargo test --release")]
+#[cfg_attr(debug_assertions, ignore = "optimised only: scripts/test.sh")]
 fn a_place_is_the_same_however_one_comes_there() {
     const NAME: &str = "a_place_is_the_same_however_one_comes_there";
     let Some(lab) = Lab::on_soft(NAME) else { return };
@@ -85,7 +83,7 @@ fn continue_from_each(lab: &Lab, name: &str) -> usize {
 }
 
 #[test]
-#[cfg_attr(debug_assertions, ignore = "whole machines in this process: cargo test --release")]
+#[cfg_attr(debug_assertions, ignore = "optimised only: scripts/test.sh")]
 fn each_snapshot_leads_to_the_end() {
     let Some(lab) = Lab::on_soft("each_snapshot_leads_to_the_end") else { return };
     let mut found = Vec::new();
@@ -106,7 +104,7 @@ fn each_snapshot_leads_to_the_end() {
 }
 
 #[test]
-#[cfg_attr(debug_assertions, ignore = "whole machines in this process: cargo test --release")]
+#[cfg_attr(debug_assertions, ignore = "optimised only: scripts/test.sh")]
 fn exits_are_the_same_on_kvm_however_one_comes_there() {
     const NAME: &str = "exits_are_the_same_on_kvm_however_one_comes_there";
     let Some(lab) = Lab::enter(NAME) else { return };

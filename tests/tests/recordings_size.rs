@@ -14,6 +14,7 @@ const RESTORED_MS: f64 = 50.0;
 const TIMES: usize = 7;
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "optimised only: scripts/test.sh")]
 fn the_demos_header_and_events_are_small() {
     let Some(lab) = Lab::on_soft("the_demos_header_and_events_are_small") else { return };
     lab.record("demo", &["--pace", "max", "--", "/bin/demo"]);
