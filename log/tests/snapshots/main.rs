@@ -4,5 +4,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod damage;
+mod killed;
 mod life;
 mod machine;
+mod shared;
