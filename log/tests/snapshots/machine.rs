@@ -19,7 +19,7 @@ pub(crate) const DISK: u32 = 1;
 pub(crate) const FRAMES: u64 = 512;
 
 /// Pages by number. In RAM there are only those that are not zero.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub(crate) struct Machine {
     pub(crate) ram: BTreeMap<u64, Vec<u8>>,
     pub(crate) disk: BTreeMap<u64, Vec<u8>>,

@@ -5,6 +5,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod damage;
+mod forged;
+mod golden;
 mod killed;
 mod life;
 mod machine;
