@@ -297,7 +297,7 @@ impl Cache {
         self.free.push(number);
     }
 
-    fn clear(&mut self, cpu: &mut Cpu) {
+    pub(crate) fn clear(&mut self, cpu: &mut Cpu) {
         self.generation += 1;
         self.blocks.clear();
         self.free.clear();

@@ -10,6 +10,8 @@
 mod access;
 mod block;
 mod cpu;
+#[cfg(test)]
+mod exact;
 mod flags;
 #[cfg(test)]
 mod found;
@@ -158,6 +160,12 @@ impl SoftCpu {
         for &frame in frames {
             self.cache.page_overwritten(&mut self.cpu, frame);
         }
+    }
+
+    /// Empties the cache of blocks, as happens when it is full.
+    #[cfg(test)]
+    pub(crate) fn forget_code(&mut self) {
+        self.cache.clear(&mut self.cpu);
     }
 
     /// Instructions retired since the processor was made, each iteration of REP counted.

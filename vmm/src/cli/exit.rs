@@ -89,6 +89,8 @@ impl From<StartError> for Failure {
         let code = match &error {
             StartError::Open(_) | StartError::Session(SessionError::Read(_)) => RECORDING,
             StartError::Session(SessionError::Diverged(_)) => DIVERGED,
+            StartError::BadSnapshot { .. } | StartError::NoStart(_) => RECORDING,
+            StartError::Snapshot(error) if error.is_damage() => RECORDING,
             StartError::Config(ConfigError::Changed { .. }) => RECORDING,
             StartError::Config(
                 ConfigError::KernelWithoutNote(_) | ConfigError::Engine(EngineError::Unsuitable(_)),

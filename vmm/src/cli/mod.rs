@@ -1,7 +1,9 @@
 //! The command line: one file per subcommand. Names, options and exit codes are a contract (docs/interface.md).
 
+mod diff;
 pub mod doctor;
 mod exit;
+mod generate;
 mod guest;
 mod info;
 mod live;
@@ -13,6 +15,7 @@ mod recorded;
 mod replay;
 mod run;
 mod selftest;
+mod timeline;
 
 use std::process::ExitCode;
 
@@ -39,7 +42,11 @@ enum Command {
     Live(live::LiveCommand),
     Info(info::InfoArgs),
     Log(log::LogArgs),
+    Timeline(timeline::TimelineArgs),
+    Diff(diff::DiffArgs),
     Doctor(doctor::DoctorArgs),
+    Man(generate::ManArgs),
+    Completions(generate::CompletionsArgs),
 }
 
 /// Parses the command line, does what it says, and reports on stderr.
@@ -67,7 +74,11 @@ pub fn main() -> ExitCode {
         Command::Replay(args) => replay::run(args),
         Command::Live(args) => live::run(args),
         Command::Info(args) => info::run(&args),
-        Command::Log(args) => log::run(&args),
+        Command::Diff(args) => diff::run(&args),
+        Command::Log(args) => log::run(args),
+        Command::Man(args) => generate::man(&args),
+        Command::Completions(args) => Ok(generate::completions(&args)),
+        Command::Timeline(args) => timeline::run(args),
         Command::Doctor(args) => {
             let selftest = |report: &_| selftest::run(&args.image, report);
             doctor::run(&args, Some(&selftest)).map_err(Failure::from)

@@ -34,6 +34,7 @@ pub fn live(player: Player, branch: Branch, console: &mut Console) -> Result<Liv
     let Departure { header: parent, recording, choice, mut machine, mut driver, host_facts, image: _image } =
         player.depart();
     driver.make_sync_point(&mut machine);
+    machine.drop_console_backlog();
     let Branch { connections, pace, target, .. } = branch;
     let Some(target) = target else {
         let (marks, journal) = (Marks::default(), NoJournal);
@@ -54,7 +55,7 @@ pub fn live(player: Player, branch: Branch, console: &mut Console) -> Result<Liv
         start: Some(Start { position: machine.position(), guest_time: machine.guest_time() }),
         ..parent
     };
-    let recorder = recorder(&target, &header, &machine)?;
+    let recorder = recorder(&target, &header, &mut machine)?;
     let mut snapshots = Snapshots::open(target.directory, recorder.header_crc())?;
     snapshot::take(&mut snapshots, &machine, driver.phase(), Origin::Start)?;
     let marks = Marks::new(&target.noting, &machine);

@@ -1,6 +1,8 @@
 //! What is written down while the machine is live: nothing (`run`), or a recording (`record`).
 
+use std::cell::RefCell;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use scribe_log::header::Level;
 use scribe_log::snapshots::{Origin, Snapshots};
@@ -9,7 +11,13 @@ use scribe_log::{Body, Bookmark, End, EndCause, Event, Position, Sizes, Writer};
 use super::drive::Phase;
 use super::snapshot::{self, SnapError};
 use super::{Place, SessionError};
+use crate::inspect::check;
+use crate::inspect::markers::Markers;
 use crate::machine::Machine;
+use crate::machine::observe::Moment;
+
+/// Bytes of events after which a segment is sealed, so that no more than a few of them are in memory.
+const SEAL_BYTES: usize = 4 << 20;
 
 /// Exits between two stored values of the rolling digest.
 pub const CHECKPOINT_EVERY: u64 = 1024;
@@ -127,6 +135,8 @@ pub struct Recorder {
     snapshots: Option<Snapshots>,
     directory: PathBuf,
     header_crc: u32,
+    /// what the machine has told and is not written yet
+    told: Rc<RefCell<Vec<Event>>>,
 }
 
 impl Recorder {
@@ -143,7 +153,50 @@ impl Recorder {
             sealed_at: None,
             summary: None,
             snapshots: None,
+            told: Rc::default(),
         }
+    }
+
+    /// From now on also notes what `machine` does, as far as `level` says.
+    ///
+    /// # Errors
+    /// Failures of the host.
+    pub fn watch(&mut self, machine: &mut Machine, level: Level) -> Result<(), SessionError> {
+        if level > Level::Inputs {
+            let told = Rc::clone(&self.told);
+            let markers = Markers::new(level, move |_: Moment, event| told.borrow_mut().push(event));
+            check::attach(machine, Box::new(markers))?;
+        }
+        Ok(())
+    }
+
+    /// Writes what the machine has told since the last time.
+    fn note_told(&mut self, machine: &Machine) -> Result<(), SessionError> {
+        let told = std::mem::take(&mut *self.told.borrow_mut());
+        for event in told {
+            let Some(writer) = &mut self.writer else { return Ok(()) };
+            if writer.unsealed() > SEAL_BYTES && event.position == machine.position() {
+                self.write_seal(machine)?;
+            }
+            self.write(&event)?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, event: &Event) -> Result<(), SessionError> {
+        if let Some(writer) = &mut self.writer {
+            writer.append(event)?;
+        }
+        self.sealed_at = None;
+        Ok(())
+    }
+
+    fn write_seal(&mut self, machine: &Machine) -> Result<(), SessionError> {
+        let body = Body::Seal { registers: machine.rolling(), guest_time: machine.guest_time() };
+        if let Some(writer) = &mut self.writer {
+            writer.seal(&Event::new(machine.position(), body))?;
+        }
+        Ok(())
     }
 
     /// What ties the recording's other files to it.
@@ -157,17 +210,14 @@ impl Recorder {
     }
 
     fn append(&mut self, machine: &Machine, body: Body) -> Result<(), SessionError> {
-        let event = Event::new(machine.position(), body);
-        if let Some(writer) = &mut self.writer {
-            writer.append(&event)?;
-        }
-        self.sealed_at = None;
-        Ok(())
+        self.note_told(machine)?;
+        self.write(&Event::new(machine.position(), body))
     }
 }
 
 impl Journal for Recorder {
     fn sync_point(&mut self, machine: &mut Machine, seal: bool) -> Result<(), SessionError> {
+        self.note_told(machine)?;
         for name in machine.take_bookmarks() {
             self.append(machine, Body::Bookmark { name })?;
         }
@@ -180,6 +230,8 @@ impl Journal for Recorder {
                 self.next_full = next_multiple(exits, self.digest_every);
             }
             self.next_checkpoint = next_multiple(exits, CHECKPOINT_EVERY);
+            // Before the digest, so that a replay that differs is told by names.
+            machine.tell_state()?;
             self.append(machine, Body::Checkpoint { registers: machine.rolling(), full })?;
         }
         if seal {
@@ -196,14 +248,12 @@ impl Journal for Recorder {
     }
 
     fn seal(&mut self, machine: &Machine) -> Result<(), SessionError> {
+        self.note_told(machine)?;
         let here = machine.position();
         if self.sealed_at == Some(here) {
             return Ok(());
         }
-        let body = Body::Seal { registers: machine.rolling(), guest_time: machine.guest_time() };
-        if let Some(writer) = &mut self.writer {
-            writer.seal(&Event::new(here, body))?;
-        }
+        self.write_seal(machine)?;
         self.sealed_at = Some(here);
         Ok(())
     }
@@ -239,9 +289,15 @@ impl Journal for Recorder {
             return Ok(());
         }
         let full = match place {
-            Place::Position => Some(machine.full_digest()?),
+            Place::Position => {
+                machine.tell_state()?;
+                Some(machine.full_digest()?)
+            }
             Place::Beyond => None,
         };
+        machine.tell(|observer, at| observer.ending(at));
+        machine.take_observer();
+        self.note_told(machine)?;
         let end = End {
             cause: cause.clone(),
             registers: machine.rolling(),

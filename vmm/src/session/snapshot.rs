@@ -40,6 +40,26 @@ pub enum SnapError {
     Config(#[from] ConfigError),
 }
 
+impl SnapError {
+    /// True if what is in the files is not what was written there by a program like this.
+    pub fn is_damage(&self) -> bool {
+        use SnapshotError::{Corrupt, Missing, OtherRecording, Recording, Replaced, TooNew};
+        match self {
+            Self::Files(error) => matches!(
+                error,
+                Corrupt { .. }
+                    | Missing { .. }
+                    | OtherRecording { .. }
+                    | Recording(_)
+                    | Replaced { .. }
+                    | TooNew { .. }
+            ),
+            Self::State(_) => true,
+            Self::Machine(_) | Self::Config(_) => false,
+        }
+    }
+}
+
 /// Takes a snapshot of `machine`, which `driver` has paused.
 ///
 /// # Errors

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use scribe_log::header::{Header, Host, Pace};
 use scribe_log::snapshots::SnapshotError;
-use scribe_log::{EndCause, OpenError, Store, WriteError, WriteOptions, Writer};
+use scribe_log::{EndCause, OpenError, Position, Store, WriteError, WriteOptions, Writer};
 
 use super::SessionError;
 use super::config::{self, ConfigError, GuestConfig};
@@ -47,6 +47,18 @@ pub enum StartError {
     /// A snapshot cannot be taken or used.
     #[error(transparent)]
     Snapshot(#[from] SnapError),
+    /// The snapshot to start from cannot be used.
+    #[error("{recording}: the snapshot at {position} cannot be used: {source}; {instead}")]
+    BadSnapshot {
+        /// the recording's directory
+        recording: String,
+        /// where the snapshot is
+        position: Position,
+        /// what to do
+        instead: &'static str,
+        /// why not
+        source: SnapError,
+    },
     /// A branch's recording has lost its first snapshot.
     #[error("{}: a branch's recording without the snapshot that it starts from", .0.display())]
     NoStart(PathBuf),
@@ -207,7 +219,7 @@ pub fn record(
     header.level = target.noting.level;
     let scratch = existing_ancestor(target.directory);
     let mut machine = config::assemble(&header, &files, &choice, &scratch)?;
-    let recorder = recorder(target, &header, &machine)?;
+    let recorder = recorder(target, &header, &mut machine)?;
     choice.tell();
     let mut driver = Driver::default();
     let marks = Marks::new(&target.noting, &machine);
@@ -218,14 +230,20 @@ pub fn record(
     Ok(report)
 }
 
-/// Creates the recording.
-pub(super) fn recorder(target: &Target, header: &Header, machine: &Machine) -> Result<Recorder, StartError> {
+/// Creates the recording of `machine`, which is watched from here on.
+pub(super) fn recorder(
+    target: &Target,
+    header: &Header,
+    machine: &mut Machine,
+) -> Result<Recorder, StartError> {
     let options = WriteOptions { overwrite: target.overwrite, durable: target.noting.durable };
     let writer = Writer::create_with(target.directory, header, options)?;
     if let Some(Err(error)) = target.store.map(|store| store.set_latest(target.directory)) {
         say!("it will not be found as the latest: {error}");
     }
-    Ok(Recorder::new(writer, header.digest_every, machine.exits()))
+    let mut recorder = Recorder::new(writer, header.digest_every, machine.exits());
+    recorder.watch(machine, header.level)?;
+    Ok(recorder)
 }
 
 /// Lets a machine live until it ends.

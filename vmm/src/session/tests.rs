@@ -1,6 +1,7 @@
 //! Sessions over a made-up engine: what is recorded at which place, and that replay comes to the same, without KVM.
 
 mod counted;
+mod markers;
 mod toy;
 
 use std::sync::mpsc::Sender;
