@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand. Names, options and exit codes are a contract (docs/interface.md).
 
+mod bookmark;
 pub mod doctor;
 mod exit;
 mod generate;
@@ -7,12 +8,14 @@ mod guest;
 mod info;
 mod live;
 mod log;
+mod output;
 pub(crate) mod parse;
 mod progress;
 mod record;
 mod recorded;
 mod replay;
 mod run;
+mod seek;
 mod selftest;
 mod timeline;
 
@@ -39,6 +42,7 @@ enum Command {
     Record(record::RecordArgs),
     Replay(replay::ReplayArgs),
     Live(live::LiveCommand),
+    Bookmark(bookmark::BookmarkArgs),
     Info(info::InfoArgs),
     Log(log::LogArgs),
     Timeline(timeline::TimelineArgs),
@@ -71,6 +75,7 @@ pub fn main() -> ExitCode {
         Command::Record(args) => record::run(args),
         Command::Replay(args) => replay::run(args),
         Command::Live(args) => live::run(args),
+        Command::Bookmark(args) => bookmark::run(args),
         Command::Info(args) => info::run(&args),
         Command::Log(args) => log::run(&args),
         Command::Man(args) => generate::man(&args),
