@@ -198,6 +198,15 @@ impl Player {
         self.driver.phase()
     }
 
+    /// The machine's position and guest time (ns) when it came there. A guest that sleeps came to it before it fell asleep.
+    pub fn arrival(&self) -> (Position, u64) {
+        let time = match self.driver.phase() {
+            Phase::Idle => self.policy.arrived(),
+            Phase::Arrived | Phase::Running => self.machine.guest_time(),
+        };
+        (self.machine.position(), time)
+    }
+
     /// The recording's header, its files where they lie now.
     pub fn header(&self) -> &Header {
         &self.header
