@@ -10,6 +10,7 @@ mod info;
 mod live;
 mod log;
 mod output;
+mod pack;
 pub(crate) mod parse;
 mod progress;
 mod record;
@@ -48,6 +49,8 @@ enum Command {
     Log(log::LogArgs),
     Timeline(timeline::TimelineArgs),
     Diff(diff::DiffArgs),
+    Pack(pack::PackArgs),
+    Unpack(pack::UnpackArgs),
     Doctor(doctor::DoctorArgs),
     Man(generate::ManArgs),
     Completions(generate::CompletionsArgs),
@@ -81,6 +84,8 @@ pub fn main() -> ExitCode {
         Command::Info(args) => info::run(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Log(args) => log::run(args),
+        Command::Pack(args) => pack::pack(&args),
+        Command::Unpack(args) => pack::unpack(&args),
         Command::Man(args) => generate::man(&args),
         Command::Completions(args) => Ok(generate::completions(&args)),
         Command::Timeline(args) => timeline::run(args),
