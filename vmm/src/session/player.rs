@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use scribe_log::header::{Engine as EngineName, Header, Host};
-use scribe_log::snapshots::{Origin, SnapshotInfo, Snapshots, superseded};
+use scribe_log::snapshots::{Origin, SnapshotInfo, Snapshots};
 use scribe_log::{Position, Recording, State};
 
 use super::SessionError;
@@ -337,17 +337,8 @@ impl Automatic {
             return Ok(());
         }
         snapshot::take(&mut self.snapshots, machine, phase, Origin::Automatic { ordinal })?;
-        let kept: Vec<(u64, Position)> = (self.snapshots.list().iter())
-            .filter_map(|info| match info.origin {
-                Origin::Automatic { ordinal } => Some((ordinal, info.position)),
-                _ => None,
-            })
-            .collect();
-        let ordinals: Vec<u64> = kept.iter().map(|(ordinal, _)| *ordinal).collect();
-        let gone = superseded(&ordinals, ordinal);
-        for (_, position) in kept.iter().filter(|(ordinal, _)| gone.contains(ordinal)) {
-            self.snapshots.remove(*position)?;
-        }
+        // Also gets rid of the pages that nobody needs, when they are half of all.
+        self.snapshots.thin()?;
         Ok(())
     }
 }
