@@ -188,7 +188,8 @@ fn handlers() -> Result<(Vec<u8>, [u64; 6]), IcedError> {
     a.jmp(rcx)?;
 
     labels = [plain, coded, debug, device, call, system];
-    let result = a.assemble_options(HANDLERS, iced_x86::BlockEncoderOptions::RETURN_NEW_INSTRUCTION_OFFSETS)?;
+    let result =
+        a.assemble_options(HANDLERS, iced_x86::BlockEncoderOptions::RETURN_NEW_INSTRUCTION_OFFSETS)?;
     let mut offsets = [0; 6];
     for (offset, label) in offsets.iter_mut().zip(&labels) {
         *offset = result.label_ip(label)?;

@@ -404,7 +404,8 @@ fn stack_segment(a: &mut CodeAssembler) -> Done {
 }
 
 fn system(a: &mut CodeAssembler, r: &mut Random) -> Done {
-    let (register, bits) = r.pick(&[(cr0, 1 << 16), (cr4, 1 << 7), (cr4, 1 << 20), (cr4, 1 << 21), (cr0, 1 << 18)]);
+    let (register, bits) =
+        r.pick(&[(cr0, 1 << 16), (cr4, 1 << 7), (cr4, 1 << 20), (cr4, 1 << 21), (cr0, 1 << 18)]);
     match r.below(4) {
         0 => a.stac(),
         1 => a.clac(),
