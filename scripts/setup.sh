@@ -12,6 +12,8 @@ packages=(
   busybox-static e2fsprogs tcc gcc-multilib
   # the lab (a nested machine with a real /dev/kvm) and the tests
   qemu-system-x86 tmux shellcheck bsdextrautils time
+  # the test of the timeline's page
+  chromium
 )
 
 if [[ ${1-} == --list ]]; then

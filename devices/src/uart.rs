@@ -176,6 +176,14 @@ impl Uart {
         taken
     }
 
+    /// Input that has not reached the FIFO, the byte on the line included, is gone.
+    pub fn drop_backlog(&mut self, now: u64) {
+        self.advance(now);
+        self.backlog.clear();
+        self.next_rx = None;
+        self.pace(now);
+    }
+
     /// The bytes transmitted since [`take_output`](Self::take_output) was last called.
     pub fn output(&self) -> &[u8] {
         self.serial.writer()

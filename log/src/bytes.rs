@@ -57,6 +57,10 @@ impl<'a> Input<'a> {
         self.array::<1>().map(|[byte]| byte)
     }
 
+    pub(crate) fn u32(&mut self) -> Result<u32, Malformed> {
+        self.array().map(u32::from_le_bytes)
+    }
+
     pub(crate) fn u64(&mut self) -> Result<u64, Malformed> {
         self.array().map(u64::from_le_bytes)
     }

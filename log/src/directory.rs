@@ -2,15 +2,26 @@
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::lock::{self, Holder};
-use crate::writer::WriteError;
-use crate::{EVENTS_FILE, EVENTS_NEW_FILE, HEADER_FILE, INCOMPLETE_FILE, header};
+use crate::write_error::WriteError;
+use crate::{
+    BOOKMARKS_FILE, BOOKMARKS_NEW_FILE, EVENTS_FILE, EVENTS_NEW_FILE, HEADER_FILE, HEADER_NEW_FILE,
+    INCOMPLETE_FILE, header,
+};
 
 /// Files of a recording that replacing it removes, and directories likewise. The names that only other parts of the
 /// program write are here too, so that nothing of an old recording is taken for a part of the new one.
-const FILES: [&str; 5] = [HEADER_FILE, EVENTS_FILE, EVENTS_NEW_FILE, "bookmarks", "overlay"];
+const FILES: [&str; 7] = [
+    HEADER_FILE,
+    HEADER_NEW_FILE,
+    EVENTS_FILE,
+    EVENTS_NEW_FILE,
+    BOOKMARKS_FILE,
+    BOOKMARKS_NEW_FILE,
+    "overlay",
+];
 const DIRECTORIES: [&str; 1] = ["snapshots"];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +80,12 @@ pub(crate) fn admit(dir: &Path, overwrite: bool, locked: bool) -> Result<(), Wri
             Holder::Dead | Holder::NoFile => WriteError::Exists { path: dir.to_owned() },
         }),
     }
+}
+
+/// The directories above `dir` that are not there.
+pub(crate) fn missing(dir: &Path) -> Vec<PathBuf> {
+    let above = dir.ancestors().skip(1).take_while(|above| !above.as_os_str().is_empty() && !above.exists());
+    above.map(Path::to_owned).collect()
 }
 
 /// Removes the recording in `dir`, all but its lock.

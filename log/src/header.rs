@@ -247,7 +247,7 @@ impl Header {
     /// # Errors
     /// As [`crate::Recording::open`].
     pub fn read(path: &Path) -> Result<Header, OpenError> {
-        read(path).map(|(header, _, _)| header)
+        read(path).map(|file| file.header)
     }
 }
 
@@ -258,8 +258,18 @@ fn checksum(fixed: &Fixed, body: &[u8]) -> u32 {
     crc.finalize()
 }
 
-/// The header in the file at `path`, its checksum and its length in bytes.
-pub(crate) fn read(path: &Path) -> Result<(Header, u32, u64), OpenError> {
+/// A header file that was read.
+#[derive(Debug)]
+pub(crate) struct HeaderFile {
+    pub(crate) header: Header,
+    /// Its checksum.
+    pub(crate) crc: u32,
+    /// Its length in bytes.
+    pub(crate) length: u64,
+}
+
+/// The header in the file at `path`.
+pub(crate) fn read(path: &Path) -> Result<HeaderFile, OpenError> {
     let io = |error| OpenError::io("read", path)(error);
     let corrupt = |offset: usize, what: &str| OpenError::corrupt(path, offset as u64, what);
     let mut bytes = Vec::new();
@@ -289,5 +299,5 @@ pub(crate) fn read(path: &Path) -> Result<(Header, u32, u64), OpenError> {
     if header.vcpus == 0 {
         return Err(corrupt(FIXED_BYTES, "the machine has no vCPU"));
     }
-    Ok((header, fixed.crc.get(), bytes.len() as u64))
+    Ok(HeaderFile { header, crc: fixed.crc.get(), length: bytes.len() as u64 })
 }

@@ -43,6 +43,18 @@ impl IndexEntry {
     }
 }
 
+/// Whether each segment starts at the exit where the one before it ended, the first at `start_exit`, so that a position can
+/// be searched for. The offset of one that does not otherwise.
+pub(crate) fn check(entries: &[IndexEntry], mut start_exit: u64) -> Result<(), u64> {
+    for entry in entries {
+        if entry.start_exit != start_exit || entry.end_exit < start_exit {
+            return Err(entry.offset);
+        }
+        start_exit = entry.end_exit;
+    }
+    Ok(())
+}
+
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 struct RawEntry {

@@ -8,39 +8,61 @@ pub mod header;
 pub mod snapshots;
 pub mod store;
 
+mod append;
+mod bookmarks;
 mod bytes;
+mod canonical;
 mod codec;
 mod directory;
+mod edit;
 mod error;
 mod event;
+mod events;
 mod index;
 mod lock;
 mod payload;
 mod position;
 mod reader;
 mod segment;
+mod shrink;
+mod swap;
 mod text;
 mod walk;
+mod write_error;
 mod writer;
 
+pub use bookmarks::{
+    Bookmark, BookmarkError, BookmarkList, BookmarkOrigin, Bookmarks, Listed, MAX_BOOKMARK_NAME,
+    MAX_BOOKMARKS, check_bookmark_name,
+};
+pub use edit::EditError;
 pub use error::OpenError;
 pub use event::{
     Body, End, EndCause, Event, ExitAnswer, ExitKind, FullDigest, GeneralRegisters, MAX_DATA,
     MAX_INSTRUCTION, MAX_PAGES, MAX_REGISTER_NAME, MAX_REGISTERS, Register, SPURIOUS, StopReason,
 };
+pub use events::Events;
 pub use header::Header;
 pub use index::IndexEntry;
 pub use position::{ParsePositionError, Position};
-pub use reader::{Events, Recording, State};
+pub use reader::{Recording, State};
+pub use shrink::{ShrinkOptions, Shrunk, shrink};
 pub use store::{Store, StoreError};
-pub use writer::{WriteError, Writer};
+pub use write_error::WriteError;
+pub use writer::{WriteOptions, Writer};
 
 /// Name of the file with the configuration, in a recording's directory.
 pub const HEADER_FILE: &str = "header";
+/// Name under which a changed header is written before it replaces [`HEADER_FILE`].
+pub const HEADER_NEW_FILE: &str = "header.new";
 /// Name of the file with the events, in a recording's directory.
 pub const EVENTS_FILE: &str = "events";
 /// Name under which the canonical events are written before they replace [`EVENTS_FILE`].
 pub const EVENTS_NEW_FILE: &str = "events.new";
+/// Name of the file with the bookmarks that are no events, in a recording's directory.
+pub const BOOKMARKS_FILE: &str = "bookmarks";
+/// Name under which changed bookmarks are written before they replace [`BOOKMARKS_FILE`].
+pub const BOOKMARKS_NEW_FILE: &str = "bookmarks.new";
 /// Name of the file that is there, and locked by the recorder, until the recording is closed.
 pub const INCOMPLETE_FILE: &str = "incomplete";
 
@@ -51,6 +73,15 @@ pub struct Sizes {
     pub header: u64,
     /// Bytes of the events file that hold sealed segments and the index.
     pub events: u64,
-    /// Bytes behind them that a killed recorder left half written; ignored. 0 in a complete recording.
+    /// Bytes of the bookmarks file.
+    pub bookmarks: u64,
+    /// Bytes behind the events that a killed recorder left half written; ignored. 0 in a complete recording.
     pub torn: u64,
+}
+
+impl Sizes {
+    /// All together.
+    pub fn total(&self) -> u64 {
+        self.header + self.events + self.bookmarks + self.torn
+    }
 }

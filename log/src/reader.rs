@@ -5,15 +5,18 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::codec::Track;
+use crate::bookmarks::file::BookFile;
+use crate::bookmarks::{self, Bookmark, BookmarkList};
 use crate::error::OpenError;
 use crate::event::{Body, Event};
-use crate::header::{self, Header, Start};
+use crate::events::{self, Events, Shared};
+use crate::header::{self, Header, HeaderFile, Start};
 use crate::index::{self, IndexEntry};
 use crate::lock::{self, Holder};
 use crate::position::Position;
 use crate::segment::{self, Fault, Link};
-use crate::walk::{self, SegmentEvents};
+use crate::swap::{self, Fit};
+use crate::walk;
 use crate::{EVENTS_FILE, HEADER_FILE, INCOMPLETE_FILE, Sizes};
 
 /// Whether a recording is closed.
@@ -33,27 +36,13 @@ pub struct Recording {
     dir: PathBuf,
     state: State,
     header: Header,
+    header_crc: u32,
+    /// Whether its header is not in its place yet.
+    pending: bool,
+    book: Option<BookFile>,
     sizes: Sizes,
     last: Option<Event>,
     shared: Arc<Shared>,
-}
-
-/// What the iterators need.
-#[derive(Debug)]
-struct Shared {
-    path: PathBuf,
-    file: File,
-    index: Vec<IndexEntry>,
-    /// Where the last whole segment ends.
-    end: u64,
-    /// Whether there is an index in the file: it was written by closing.
-    closed: bool,
-    /// Where vCPU 0 starts.
-    start: Position,
-    first: Link,
-    /// Header checksum of the last segment, or of the header file if there is none.
-    last_crc: u32,
-    vcpus: u32,
 }
 
 /// What a walk over the segments found.
@@ -75,6 +64,19 @@ impl Recording {
     /// # Errors
     /// A variant of [`OpenError`] for each way in which it is no recording that this program can read.
     pub fn open(dir: &Path) -> Result<Recording, OpenError> {
+        // What one sees of a recording whose files are being replaced can be of before and of after.
+        let mut left = 3;
+        loop {
+            left -= 1;
+            let (recording, whole) = Recording::look(dir)?;
+            if whole || left == 0 {
+                return Ok(recording);
+            }
+        }
+    }
+
+    /// Opens it, and tells whether its files go together as far as it looked.
+    fn look(dir: &Path) -> Result<(Recording, bool), OpenError> {
         match dir.metadata() {
             Ok(found) if found.is_dir() => {}
             Ok(_) => return Err(OpenError::NotARecording { path: dir.to_owned() }),
@@ -91,7 +93,7 @@ impl Recording {
             Holder::Alive => State::Running,
         };
         let header_path = dir.join(HEADER_FILE);
-        let (header, header_crc, header_length) = match header::read(&header_path) {
+        let header = match header::read(&header_path) {
             Err(OpenError::NotARecording { .. }) => {
                 return Err(OpenError::NotARecording { path: dir.to_owned() });
             }
@@ -111,6 +113,8 @@ impl Recording {
             other => other.map_err(OpenError::io("open", &path))?,
         };
         let length = file.metadata().map_err(OpenError::io("read", &path))?.len();
+        let (header, fit) = swap::choose(dir, header, &file, length);
+        let HeaderFile { header, crc: header_crc, length: header_length } = header;
         let start = header.start().position;
         let first = Link::first(header_crc, start);
         let extent = match index::read(&file, length).map_err(OpenError::io("read", &path))? {
@@ -126,6 +130,13 @@ impl Recording {
             }
             None => scan(&file, &path, length, first)?,
         };
+        if let Err(offset) = index::check(&extent.index, first.start_exit) {
+            return Err(OpenError::corrupt(
+                &path,
+                offset,
+                "a segment does not start where the one before it ended",
+            ));
+        }
         let shared = Shared {
             path,
             file,
@@ -137,18 +148,33 @@ impl Recording {
             last_crc: extent.last_crc,
             vcpus: header.vcpus,
         };
-        let last = last_event(&shared)?;
+        let last = events::last_event(&shared)?;
         if shared.closed && !last.as_ref().is_some_and(|event| matches!(event.body, Body::End(_))) {
             return Err(OpenError::corrupt(&shared.path, shared.end, "the end is missing"));
         }
-        Ok(Recording {
+        let book = bookmarks::file::find(dir, header_crc)?;
+        let whole = fit != Fit::Not && swap::fits(book.as_ref(), header_crc)?;
+        let bookmarks = match &book {
+            Some(book) => book.file.metadata().map_err(OpenError::io("read", &book.path))?.len(),
+            None => 0,
+        };
+        let recording = Recording {
             dir: dir.to_owned(),
+            pending: fit == Fit::Pending,
             state,
             header,
-            sizes: Sizes { header: header_length, events: extent.used, torn: length - extent.used },
+            header_crc,
+            book,
+            sizes: Sizes {
+                header: header_length,
+                events: extent.used,
+                bookmarks,
+                torn: length - extent.used,
+            },
             last,
             shared: Arc::new(shared),
-        })
+        };
+        Ok((recording, whole))
     }
 
     /// The directory it was opened from.
@@ -173,16 +199,19 @@ impl Recording {
 
     /// All events from its start. Independent of this recording's life; any number may be used at once.
     pub fn events(&self) -> Events {
-        Events {
-            shared: Arc::clone(&self.shared),
-            segment: None,
-            number: 0,
-            offset: 0,
-            link: self.shared.first,
-            track: Track::new(self.shared.start),
-            ended: false,
-            done: false,
-        }
+        Events::all(&self.shared)
+    }
+
+    /// The events from the first one of vCPU 0 at or behind `from`, in the order of the file: what a replay that starts
+    /// there needs. The index tells where to begin, so it takes as long wherever that is. Events of other vCPUs count as
+    /// behind it if they are behind that event in the file.
+    ///
+    /// What is skipped is not checked: [`Recording::events`] checks all.
+    ///
+    /// # Errors
+    /// If the file cannot be read where the events begin.
+    pub fn events_from(&self, from: Position) -> Result<Events, OpenError> {
+        Events::from(&self.shared, from)
     }
 
     /// The last event: [`Body::End`] in a complete recording, else usually the [`Body::Seal`] or [`Body::Checkpoint`]
@@ -195,6 +224,59 @@ impl Recording {
     pub fn sealed_end(&self) -> Option<(Position, u64)> {
         let last = self.last.as_ref()?;
         Some((last.position, last.body.registers()?))
+    }
+
+    /// Guest time (ns) where the recording ends. `None` if nothing was sealed, or the last event does not say.
+    pub fn end_time(&self) -> Option<u64> {
+        match &self.last.as_ref()?.body {
+            Body::End(end) => Some(end.guest_time),
+            Body::Seal { guest_time, .. } => Some(*guest_time),
+            Body::Checkpoint { full, .. } => full.map(|full| full.guest_time),
+            _ => None,
+        }
+    }
+
+    /// All bookmarks: those that the guest set, for which it reads all events, and the others.
+    ///
+    /// # Errors
+    /// As reading the events, and if the bookmarks file is damaged or another recording's.
+    pub fn bookmarks(&self) -> Result<BookmarkList, OpenError> {
+        let (guests, others) = self.bookmarks_apart()?;
+        Ok(BookmarkList::new(&guests, &others))
+    }
+
+    /// The guest's bookmarks, and the others.
+    pub(crate) fn bookmarks_apart(&self) -> Result<(Vec<Bookmark>, Vec<Bookmark>), OpenError> {
+        let mut guests = Vec::new();
+        for event in self.events() {
+            guests.extend(Bookmark::of_event(event?));
+        }
+        let Some(book) = &self.book else {
+            return Ok((guests, Vec::new()));
+        };
+        let mut others = bookmarks::file::read(book, self.header_crc, self.state == State::Complete)?;
+        let (start, end) = (self.start().position, self.last.as_ref().map(|event| event.position));
+        // Bookmarks of a killed recorder can have come to the disk before the events that they are behind.
+        if self.state != State::Complete {
+            others.retain(|bookmark| end.is_some_and(|end| bookmark.position <= end));
+        }
+        match others.iter().find(|it| it.position < start || end.is_none_or(|end| it.position > end)) {
+            None => Ok((guests, others)),
+            Some(Bookmark { name, position, .. }) => {
+                let what = format!("bookmark {name} is at {position}, outside the recording");
+                Err(OpenError::corrupt(&book.path, 0, what))
+            }
+        }
+    }
+
+    /// Whether someone was killed, or is at work, between replacing its events and its header.
+    pub(crate) fn is_pending(&self) -> bool {
+        self.pending
+    }
+
+    /// Checksum of the header file.
+    pub fn header_crc(&self) -> u32 {
+        self.header_crc
     }
 
     /// Bytes on disk.
@@ -232,93 +314,4 @@ fn scan(file: &File, path: &Path, length: u64, first: Link) -> Result<Extent, Op
         }
     }
     Ok(Extent { index, end: offset, last_crc: link.previous, closed: false, used: offset })
-}
-
-/// The last event, from the last segment alone.
-fn last_event(shared: &Shared) -> Result<Option<Event>, OpenError> {
-    let Some(entry) = shared.index.last() else {
-        return Ok(None);
-    };
-    let segment = segment::read(&shared.file, entry.offset, shared.end)
-        .map_err(|fault| walk::fault(&shared.path, entry.offset, fault))?;
-    let mut track = Track::alone(segment.head.start_exit);
-    let mut events = SegmentEvents::new(segment, entry.offset, shared.closed);
-    let mut last = None;
-    while let Some(event) = events.next(&mut track, &shared.path)? {
-        last = Some(event);
-    }
-    Ok(last)
-}
-
-/// The events of a recording, in order.
-///
-/// Checks everything on the way: checksums, the chain and the serial numbers of the segments, the index, that no position
-/// goes backwards and that the end is the last event. After an error there is nothing more.
-#[derive(Debug)]
-pub struct Events {
-    shared: Arc<Shared>,
-    segment: Option<SegmentEvents>,
-    /// Segments opened so far.
-    number: usize,
-    /// Where the next segment starts.
-    offset: u64,
-    link: Link,
-    track: Track,
-    ended: bool,
-    done: bool,
-}
-
-impl Events {
-    fn advance(&mut self) -> Result<Option<Event>, OpenError> {
-        let shared = &*self.shared;
-        loop {
-            if let Some(segment) = &mut self.segment {
-                if let Some(event) = segment.next(&mut self.track, &shared.path)? {
-                    if event.vcpu >= shared.vcpus {
-                        let what = format!("an event of vCPU {}, of {}", event.vcpu, shared.vcpus);
-                        return Err(OpenError::corrupt(&shared.path, self.offset, what));
-                    }
-                    return Ok(Some(event));
-                }
-                self.ended = segment.ended();
-                self.offset = segment.next_offset();
-                self.segment = None;
-            }
-            let corrupt = |what: &str| OpenError::corrupt(&shared.path, self.offset, what);
-            let Some(entry) = shared.index.get(self.number) else {
-                if self.offset != shared.end || self.link.previous != shared.last_crc {
-                    return Err(corrupt("the index does not end where the segments do"));
-                }
-                if shared.closed && !self.ended {
-                    return Err(corrupt("the end is missing"));
-                }
-                return Ok(None);
-            };
-            if self.ended {
-                return Err(corrupt("a segment follows the end"));
-            }
-            let segment = segment::read(&shared.file, self.offset, shared.end)
-                .map_err(|fault| walk::fault(&shared.path, self.offset, fault))?;
-            self.link = self.link.follow(&segment.head).map_err(corrupt)?;
-            if *entry != IndexEntry::new(self.offset, &segment.head) {
-                return Err(corrupt("the index does not fit the segment"));
-            }
-            self.number += 1;
-            self.track.start_segment();
-            self.segment = Some(SegmentEvents::new(segment, self.offset, shared.closed));
-        }
-    }
-}
-
-impl Iterator for Events {
-    type Item = Result<Event, OpenError>;
-
-    fn next(&mut self) -> Option<Result<Event, OpenError>> {
-        if self.done {
-            return None;
-        }
-        let next = self.advance().transpose();
-        self.done = !matches!(next, Some(Ok(_)));
-        next
-    }
 }

@@ -231,15 +231,25 @@ impl RawHeader {
     }
 }
 
-/// Reads the segment at `offset` of a file whose segments end at `end`. Takes at most twice [`MAX_RAW`] of memory.
-pub(crate) fn read(file: &File, offset: u64, end: u64) -> Result<Segment, Fault> {
-    let left = end.saturating_sub(offset);
+fn read_header(file: &File, offset: u64, left: u64) -> Result<RawHeader, Fault> {
     let mut header = RawHeader::new_zeroed();
     if left < HEADER_BYTES as u64 {
         return Err(Fault::Torn("the segment's header is cut short"));
     }
     file.read_exact_at(header.as_mut_bytes(), offset).map_err(Fault::Io)?;
     header.check()?;
+    Ok(header)
+}
+
+/// Reads the header of the segment at `offset` of a file whose segments end at `end`, and nothing of its contents.
+pub(crate) fn read_head(file: &File, offset: u64, end: u64) -> Result<Head, Fault> {
+    read_header(file, offset, end.saturating_sub(offset)).map(|header| header.head())
+}
+
+/// Reads the segment at `offset` of a file whose segments end at `end`. Takes at most twice [`MAX_RAW`] of memory.
+pub(crate) fn read(file: &File, offset: u64, end: u64) -> Result<Segment, Fault> {
+    let left = end.saturating_sub(offset);
+    let header = read_header(file, offset, left)?;
     let stored_length = header.stored_length.get();
     if left - (HEADER_BYTES as u64) < u64::from(stored_length) {
         return Err(Fault::Torn("the segment is cut short"));

@@ -41,8 +41,11 @@ impl fmt::Display for Body {
                 exit(f, *what, (*address, *size, *value), *answer)?;
                 match (branches, steps) {
                     (0, 0) => Ok(()),
-                    (branches, 0) => write!(f, ", after {branches} branches"),
-                    (branches, steps) => write!(f, ", after {branches} branches {steps} steps"),
+                    (branches, 0) => write!(f, ", after {}", Branches(*branches)),
+                    (branches, steps) => {
+                        let plural = if *steps == 1 { "" } else { "s" };
+                        write!(f, ", after {} {steps} step{plural}", Branches(*branches))
+                    }
                 }
             }
             Body::DiskRequest { device, request, sector, bytes, status } => {
@@ -118,7 +121,7 @@ fn state(f: &mut fmt::Formatter<'_>, registers: &[Register], pages: &[(u64, u64)
     for Register { name, value, .. } in registers {
         write!(f, "{name} {value:x} ")?;
     }
-    write!(f, "{} pages", pages.len())?;
+    write!(f, "{} page{}", pages.len(), if pages.len() == 1 { "" } else { "s" })?;
     match pages.first() {
         None => Ok(()),
         Some((frame, hash)) => write!(f, " from {frame:#x} {hash:016x}"),
@@ -142,6 +145,15 @@ fn exit(
         ExitAnswer::Done => Ok(()),
         ExitAnswer::Value(value) => write!(f, " -> {value:#x}"),
         ExitAnswer::GeneralProtection => f.write_str(" -> #GP"),
+    }
+}
+
+/// A number of conditional branches.
+struct Branches(u64);
+
+impl fmt::Display for Branches {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} branch{}", self.0, if self.0 == 1 { "" } else { "es" })
     }
 }
 

@@ -1,122 +1,32 @@
 //! Writing a recording: sealed segment by segment while it runs, rewritten in its one canonical form when it is closed.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::codec::{EncodeError, Track};
+use crate::append::AppendFile;
+use crate::bookmarks::file::Encoder;
+use crate::bookmarks::{Bookmark, BookmarkError, MAX_BOOKMARKS};
+use crate::canonical;
+use crate::codec::Track;
 use crate::directory;
+use crate::edit::{self, Locked};
 use crate::error::OpenError;
 use crate::event::{Body, Event};
-use crate::header::{EncodeHeaderError, Header};
-use crate::index::{self, IndexEntry};
+use crate::header::Header;
 use crate::lock::{self, Lock};
-use crate::payload::Unfit;
 use crate::position::Position;
 use crate::segment::{self, Builder, MAX_EVENT, MAX_RAW};
 use crate::walk::{self, SegmentEvents};
-use crate::{EVENTS_FILE, EVENTS_NEW_FILE, HEADER_FILE, INCOMPLETE_FILE, Sizes};
+use crate::write_error::{WriteError, refused};
+use crate::{BOOKMARKS_FILE, EVENTS_FILE, EVENTS_NEW_FILE, HEADER_FILE, INCOMPLETE_FILE, Sizes};
 
-/// A closed recording's segments end with the event that brings them to this many bytes before compression.
-const CANONICAL_RAW: usize = 64 * 1024;
-const _: () = assert!(CANONICAL_RAW == 65_536);
-
-/// Why a recording cannot be written.
-#[derive(Debug, thiserror::Error)]
-pub enum WriteError {
-    /// There is a recording already.
-    #[error("{}: there is a recording already; --overwrite replaces it", path.display())]
-    Exists {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// There is something that is not a recording, so it is never replaced.
-    #[error("{}: not empty and not a recording: not touched", path.display())]
-    NotARecording {
-        /// What is there.
-        path: PathBuf,
-    },
-    /// Another recorder is writing there.
-    #[error("{}: a recording is being made there", path.display())]
-    Locked {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// The configuration does not fit into a header.
-    #[error("cannot make the header")]
-    Header(#[from] EncodeHeaderError),
-    /// An event is before the one before it.
-    #[error("{kind} of vCPU {vcpu} at {position} comes after an event at {last}")]
-    Backwards {
-        /// Its kind.
-        kind: &'static str,
-        /// Its vCPU.
-        vcpu: u32,
-        /// Its position.
-        position: Position,
-        /// Position of the vCPU's event before it.
-        last: Position,
-    },
-    /// The data of an event is too long.
-    #[error("{kind} at {position} holds {length} bytes, the limit is {limit}")]
-    TooLong {
-        /// Its kind.
-        kind: &'static str,
-        /// Its position.
-        position: Position,
-        /// Bytes in it.
-        length: usize,
-        /// Most bytes.
-        limit: usize,
-    },
-    /// The format cannot say what an event says.
-    #[error("{kind} at {position} cannot be written: {what}")]
-    Invalid {
-        /// Its kind.
-        kind: &'static str,
-        /// Its position.
-        position: Position,
-        /// What is wrong with it.
-        what: &'static str,
-    },
-    /// The header announces fewer vCPUs.
-    #[error("an event of vCPU {vcpu}, of {vcpus}")]
-    NoSuchVcpu {
-        /// The event's.
-        vcpu: u32,
-        /// The header's number.
-        vcpus: u32,
-    },
-    /// This kind of event goes through another method.
-    #[error("a recording cannot {method} with {kind}")]
-    Misplaced {
-        /// The method called: "append", "seal" or "close".
-        method: &'static str,
-        /// The event's kind.
-        kind: &'static str,
-    },
-    /// More than 16 MiB of events were appended and not sealed.
-    #[error("too many events since the last seal")]
-    Full,
-    /// An earlier write failed; the recording ends at the last position sealed before.
-    #[error("{}: an earlier write failed", path.display())]
-    Broken {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// The host could not write. What was sealed before can be read.
-    #[error("cannot write {what} to {}", path.display())]
-    Io {
-        /// What could not be written.
-        what: String,
-        /// The file or directory.
-        path: PathBuf,
-        /// The host's reason.
-        source: io::Error,
-    },
-    /// Closing could not read back what was sealed.
-    #[error("cannot read back what was recorded")]
-    ReadBack(#[source] Box<OpenError>),
+/// How a recording is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WriteOptions {
+    /// A recording that is there is replaced, at once; files that are no part of a recording stay.
+    pub overwrite: bool,
+    /// What was sealed survives a loss of power too: each seal waits for the disk. Without, it survives everything but that.
+    pub durable: bool,
 }
 
 /// A recording being made. Dropped without [`Writer::close`] it is left as a killed recorder leaves it.
@@ -124,47 +34,69 @@ pub enum WriteError {
 pub struct Writer {
     dir: PathBuf,
     builder: Builder,
-    events: SegmentFile,
+    events: AppendFile,
     header_crc: u32,
     header_bytes: u64,
     start: Position,
     vcpus: u32,
+    durable: bool,
+    book: Book,
     _lock: Lock,
 }
 
 impl Writer {
-    /// Starts a recording in directory `dir`, which is made, with its parents, if it is not there.
+    /// As [`Writer::create_with`], not durable.
     ///
-    /// With `overwrite` a recording that is there is replaced, at once; files that are no part of a recording stay.
+    /// # Errors
+    /// As there.
+    pub fn create(dir: &Path, header: &Header, overwrite: bool) -> Result<Writer, WriteError> {
+        Writer::create_with(dir, header, WriteOptions { overwrite, durable: false })
+    }
+
+    /// Starts a recording in directory `dir`, which is made, with its parents, if it is not there.
     ///
     /// # Errors
     /// [`WriteError::Exists`], [`WriteError::NotARecording`] and [`WriteError::Locked`] say that something is in the way
     /// and was not touched.
-    pub fn create(dir: &Path, header: &Header, overwrite: bool) -> Result<Writer, WriteError> {
+    pub fn create_with(dir: &Path, header: &Header, options: WriteOptions) -> Result<Writer, WriteError> {
+        let WriteOptions { overwrite, durable } = options;
         let (encoded, header_crc) = header.encode_with_crc()?;
         let io = |what: &str, path: &Path| {
             let (what, path) = (what.to_owned(), path.to_owned());
             move |source| WriteError::Io { what, path, source }
         };
         directory::admit(dir, overwrite, false)?;
+        let made = directory::missing(dir);
         fs::create_dir_all(dir).map_err(io("a recording", dir))?;
         let incomplete = dir.join(INCOMPLETE_FILE);
         let lock = lock::acquire(&incomplete)
             .map_err(io("the lock", &incomplete))?
             .ok_or_else(|| WriteError::Locked { path: dir.to_owned() })?;
-        // Again, now that nobody else writes here: a whole recording may have been made in between.
-        if let Err(error) = directory::admit(dir, overwrite, true) {
+        // Again, now that nobody else writes here: a whole recording may have been made in between. And nobody must change
+        // the old one meanwhile.
+        let header_path = dir.join(HEADER_FILE);
+        let ours = || {
+            directory::admit(dir, overwrite, true)?;
+            match edit::lock(&header_path, false).map_err(io("the lock", &header_path))? {
+                Locked::ByAnother => Err(WriteError::Locked { path: dir.to_owned() }),
+                locked => Ok(locked),
+            }
+        };
+        let _old = ours().inspect_err(|_| {
             if lock.created {
                 let _ = fs::remove_file(&incomplete);
             }
-            return Err(error);
-        }
+        })?;
         directory::clear(dir).map_err(io("a recording in place of the old one", dir))?;
 
-        let header_path = dir.join(HEADER_FILE);
-        fs::write(&header_path, &encoded).map_err(io("the header", &header_path))?;
-        let path = dir.join(EVENTS_FILE);
-        let events = SegmentFile::create(path)?;
+        AppendFile::create(header_path, "the header", durable)?.write("the header", &encoded)?;
+        let events = AppendFile::create(dir.join(EVENTS_FILE), "events", durable)?;
+        if durable {
+            // The files' entries, then those of the directories that were made. Others may have made `dir` for us.
+            sync(&incomplete)?;
+            sync(dir)?;
+            made.iter().try_for_each(|dir| sync(dir))?;
+        }
         Ok(Writer {
             dir: dir.to_owned(),
             builder: Builder::new(header_crc, header.start().position),
@@ -173,6 +105,8 @@ impl Writer {
             header_bytes: encoded.len() as u64,
             start: header.start().position,
             vcpus: header.vcpus,
+            durable,
+            book: Book { last: header.start().position, ..Book::default() },
             _lock: lock,
         })
     }
@@ -187,9 +121,33 @@ impl Writer {
         self.builder.raw_length()
     }
 
-    /// Bytes written to header and events so far.
+    /// Bytes written to header, events and bookmarks so far.
     pub fn bytes_written(&self) -> u64 {
-        self.header_bytes + self.events.length
+        self.header_bytes + self.events.length + self.book.length()
+    }
+
+    /// Checksum of the header file: what ties the recording's other files to it.
+    pub fn header_crc(&self) -> u32 {
+        self.header_crc
+    }
+
+    /// Adds a bookmark, to be written with the next seal that is not before it. Positions of bookmarks do not go backwards.
+    ///
+    /// # Errors
+    /// If there cannot be such a bookmark. It is not added then, and the writer can go on.
+    pub fn bookmark(&mut self, bookmark: Bookmark) -> Result<(), WriteError> {
+        bookmark.check()?;
+        if bookmark.position < self.book.last {
+            let (position, last) = (bookmark.position, self.book.last);
+            return Err(WriteError::Backwards { kind: "bookmark", vcpu: 0, position, last });
+        }
+        if self.book.count >= MAX_BOOKMARKS {
+            return Err(BookmarkError::Full.into());
+        }
+        self.book.count += 1;
+        self.book.last = bookmark.position;
+        self.book.waiting.push(bookmark);
+        Ok(())
     }
 
     /// Adds an event to those that the next [`Writer::seal`] writes. Any kind but [`Body::Seal`] and [`Body::End`].
@@ -217,7 +175,8 @@ impl Writer {
             return Err(WriteError::Misplaced { method: "seal", kind: event.body.name() });
         }
         self.push(event)?;
-        self.write_segment()
+        self.events.write_segment(&mut self.builder)?;
+        self.book.write(&self.dir, self.header_crc, self.durable, event.position, false)
     }
 
     /// Adds the [`Body::End`], seals, and puts the recording into its canonical form, which depends on the header and the
@@ -229,8 +188,13 @@ impl Writer {
         if !matches!(event.body, Body::End(_)) {
             return Err(WriteError::Misplaced { method: "close", kind: event.body.name() });
         }
+        if event.vcpu == 0 && event.position < self.book.last {
+            let (kind, position, last) = (event.body.name(), event.position, self.book.last);
+            return Err(WriteError::Backwards { kind, vcpu: 0, position, last });
+        }
         self.push(event)?;
-        self.write_segment()?;
+        self.events.write_segment(&mut self.builder)?;
+        self.book.write(&self.dir, self.header_crc, self.durable, event.position, true)?;
 
         let path = self.dir.join(EVENTS_NEW_FILE);
         let canonical = self.rewrite(&path).inspect_err(|_| {
@@ -241,17 +205,25 @@ impl Writer {
             path: self.events.path.clone(),
             source,
         })?;
+        // Else the recording could come back without `incomplete` and with the events as they were.
+        if self.durable {
+            sync(&self.events.path)?;
+        }
         let incomplete = self.dir.join(INCOMPLETE_FILE);
         fs::remove_file(&incomplete).map_err(|source| WriteError::Io {
             what: "that the recording is complete".to_owned(),
-            path: incomplete,
+            path: incomplete.clone(),
             source,
         })?;
-        Ok(Sizes { header: self.header_bytes, events: canonical, torn: 0 })
+        if self.durable {
+            sync(&incomplete)?;
+        }
+        let (header, bookmarks) = (self.header_bytes, self.book.length());
+        Ok(Sizes { header, events: canonical, bookmarks, torn: 0 })
     }
 
     fn push(&mut self, event: &Event) -> Result<(), WriteError> {
-        if self.events.broken {
+        if self.events.broken || self.book.broken() {
             return Err(WriteError::Broken { path: self.dir.clone() });
         }
         if event.vcpu >= self.vcpus {
@@ -260,100 +232,117 @@ impl Writer {
         self.builder.push(event).map_err(|error| refused(event, error))
     }
 
-    fn write_segment(&mut self) -> Result<(), WriteError> {
-        self.events.write_segment(&mut self.builder).map(|_| ())
-    }
-
     /// Writes the canonical form of what was sealed to `path`; gives its length in bytes.
     fn rewrite(&self, path: &Path) -> Result<u64, WriteError> {
-        let read_back = |error| WriteError::ReadBack(Box::new(error));
-        let from = &self.events;
-        let mut to = SegmentFile::create(path.to_owned())?;
-        let mut builder = Builder::new(self.header_crc, self.start);
-        let mut entries = Vec::new();
-        let mut flush = |builder: &mut Builder, to: &mut SegmentFile| -> Result<(), WriteError> {
-            let offset = to.length;
-            let head = to.write_segment(builder)?;
-            entries.push(IndexEntry::new(offset, &head));
-            Ok(())
+        let events = Sealed::new(&self.events, self.start);
+        canonical::write(path, self.header_crc, self.start, self.durable, events)
+    }
+}
+
+/// The bookmarks of a recording being made. There is no file before there is a bookmark.
+#[derive(Debug, Default)]
+struct Book {
+    file: Option<(AppendFile, Encoder)>,
+    /// Those set since the last seal, and those behind it.
+    waiting: Vec<Bookmark>,
+    /// Position of the last one, or the recording's start.
+    last: Position,
+    /// How many were set.
+    count: usize,
+}
+
+impl Book {
+    fn length(&self) -> u64 {
+        self.file.as_ref().map_or(0, |(file, _)| file.length)
+    }
+
+    fn broken(&self) -> bool {
+        self.file.as_ref().is_some_and(|(file, _)| file.broken)
+    }
+
+    /// Writes those up to `sealed`, and the end of the file, if it is the `end`.
+    fn write(
+        &mut self,
+        dir: &Path,
+        header_crc: u32,
+        durable: bool,
+        sealed: Position,
+        end: bool,
+    ) -> Result<(), WriteError> {
+        let ready = self.waiting.partition_point(|bookmark| bookmark.position <= sealed);
+        if ready == 0 && !(end && self.file.is_some()) {
+            return Ok(());
+        }
+        let (file, encoder) = match &mut self.file {
+            Some(open) => open,
+            none => {
+                let file = AppendFile::create(dir.join(BOOKMARKS_FILE), "bookmarks", durable)?;
+                if durable {
+                    sync(&file.path)?;
+                }
+                none.insert((file, Encoder::new(header_crc)))
+            }
         };
-        let mut track = Track::new(self.start);
-        let mut offset = 0;
-        while offset < from.length {
-            let segment = segment::read(&from.file, offset, from.length)
-                .map_err(|fault| read_back(walk::fault(&from.path, offset, fault)))?;
-            track.start_segment();
-            let mut events = SegmentEvents::new(segment, offset, false);
-            while let Some(event) = events.next(&mut track, &from.path).map_err(read_back)? {
-                if matches!(event.body, Body::Seal { .. }) {
-                    continue;
-                }
-                builder.push(&event).map_err(|error| refused(&event, error))?;
-                if builder.raw_length() >= CANONICAL_RAW {
-                    flush(&mut builder, &mut to)?;
-                }
-            }
-            offset = events.next_offset();
-        }
-        if !builder.is_empty() {
-            flush(&mut builder, &mut to)?;
-        }
-        to.write("the index", &index::encode(&entries, builder.link().previous))?;
-        Ok(to.length)
-    }
-}
-
-fn refused(event: &Event, error: EncodeError) -> WriteError {
-    let (kind, position) = (event.body.name(), event.position);
-    match error {
-        EncodeError::Backwards { last } => WriteError::Backwards { kind, vcpu: event.vcpu, position, last },
-        EncodeError::Unfit(Unfit::TooLong { length, limit }) => {
-            WriteError::TooLong { kind, position, length, limit }
-        }
-        EncodeError::Unfit(Unfit::Invalid(what)) => WriteError::Invalid { kind, position, what },
-    }
-}
-
-/// A file that segments are appended to. After a failed write it holds whole segments still, and takes no more.
-#[derive(Debug)]
-struct SegmentFile {
-    file: File,
-    path: PathBuf,
-    /// Bytes written.
-    length: u64,
-    broken: bool,
-}
-
-impl SegmentFile {
-    fn create(path: PathBuf) -> Result<SegmentFile, WriteError> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path);
-        match file {
-            Ok(file) => Ok(SegmentFile { file, path, length: 0, broken: false }),
-            Err(source) => Err(WriteError::Io { what: "events".to_owned(), path, source }),
-        }
-    }
-
-    fn write_segment(&mut self, builder: &mut Builder) -> Result<segment::Head, WriteError> {
-        let (bytes, head) = builder.finish().map_err(|source| {
-            self.broken = true;
-            WriteError::Io { what: "a segment".to_owned(), path: self.path.clone(), source }
+        let mut encode = || {
+            self.waiting.drain(..ready).try_for_each(|bookmark| encoder.push(&bookmark))?;
+            if end { encoder.end() } else { Ok(()) }
+        };
+        encode().map_err(|source| WriteError::Io {
+            what: "a bookmark".to_owned(),
+            path: file.path.clone(),
+            source,
         })?;
-        self.write(&format!("exits {} to {}", head.start_exit, head.end_exit), &bytes)?;
-        Ok(head)
+        file.write("bookmarks", &std::mem::take(&mut encoder.out))
+    }
+}
+
+/// Makes the entry of `path` in its directory safe.
+fn sync(path: &Path) -> Result<(), WriteError> {
+    edit::sync_parent(path).map_err(|source| WriteError::Io {
+        what: "to the disk".to_owned(),
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// What was sealed, read back, without the seals.
+struct Sealed<'a> {
+    from: &'a AppendFile,
+    track: Track,
+    segment: Option<SegmentEvents>,
+    offset: u64,
+}
+
+impl<'a> Sealed<'a> {
+    fn new(from: &'a AppendFile, start: Position) -> Sealed<'a> {
+        Sealed { from, track: Track::new(start), segment: None, offset: 0 }
     }
 
-    fn write(&mut self, what: &str, bytes: &[u8]) -> Result<(), WriteError> {
-        match self.file.write_all(bytes) {
-            Ok(()) => {
-                self.length += bytes.len() as u64;
-                Ok(())
+    fn advance(&mut self) -> Result<Option<Event>, OpenError> {
+        let AppendFile { file, path, length, .. } = self.from;
+        loop {
+            if let Some(segment) = &mut self.segment {
+                match segment.next(&mut self.track, path)? {
+                    Some(Event { body: Body::Seal { .. }, .. }) => continue,
+                    Some(event) => return Ok(Some(event)),
+                    None => self.offset = segment.next_offset(),
+                }
             }
-            Err(source) => {
-                self.broken = true;
-                // Only tidies up: a reader ignores half a segment at the end.
-                let _ = self.file.set_len(self.length);
-                Err(WriteError::Io { what: what.to_owned(), path: self.path.clone(), source })
+            if self.offset >= *length {
+                return Ok(None);
             }
+            let segment = segment::read(file, self.offset, *length)
+                .map_err(|fault| walk::fault(path, self.offset, fault))?;
+            self.track.start_segment();
+            self.segment = Some(SegmentEvents::new(segment, self.offset, false));
         }
+    }
+}
+
+impl Iterator for Sealed<'_> {
+    type Item = Result<Event, WriteError>;
+
+    fn next(&mut self) -> Option<Result<Event, WriteError>> {
+        self.advance().map_err(|error| WriteError::ReadBack(Box::new(error))).transpose()
     }
 }

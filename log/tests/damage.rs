@@ -4,12 +4,14 @@
 
 mod common;
 
-use std::fs::{self, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::fs;
 use std::path::Path;
 
 use common::*;
-use scribe_log::{Body, EndCause, Event, OpenError, Recording, State, Writer};
+use scribe_log::{
+    Body, BookmarkList, EndCause, Event, ExitAnswer, ExitKind, Header, OpenError, Recording, Register, State,
+    Writer,
+};
 use tempfile::{TempDir, tempdir};
 
 /// A small closed recording and its events.
@@ -33,21 +35,6 @@ fn closed_large() -> (TempDir, Vec<Event>) {
     (dir, all)
 }
 
-/// Sets `file` to `bytes`, looks, puts the file back. In place: emptying a file first makes some file systems write
-/// through to the disk, which is slow.
-fn with<T>(file: &Path, bytes: &[u8], look: impl FnOnce() -> T) -> T {
-    let before = fs::read(file).unwrap();
-    let put = |bytes: &[u8]| {
-        let file = OpenOptions::new().write(true).open(file).unwrap();
-        file.write_all_at(bytes, 0).unwrap();
-        file.set_len(bytes.len() as u64).unwrap();
-    };
-    put(bytes);
-    let result = look();
-    put(&before);
-    result
-}
-
 #[test]
 fn every_changed_byte_is_an_error() {
     for (dir, _) in [closed(), closed_large()] {
@@ -65,6 +52,124 @@ fn every_changed_byte_is_an_error() {
         }
         read_all(dir.path()).unwrap();
     }
+}
+
+/// What is skipped is not read; what is behind it is checked as ever.
+#[test]
+fn damage_is_seen_from_the_position_that_it_is_behind() {
+    let (dir, all) = closed_large();
+    let file = dir.path().join("events");
+    let bytes = fs::read(&file).unwrap();
+    let bounds = segment_bounds(&bytes);
+    let from = all[3].position;
+    assert_eq!(bounds.len(), 4, "events 0 and 1, 2 and 3, 4 and the end");
+    let read =
+        || -> Result<Vec<Event>, OpenError> { Recording::open(dir.path())?.events_from(from)?.collect() };
+    assert_eq!(read().unwrap(), all[3..]);
+    for at in 0..bytes.len() {
+        let mut changed = bytes.clone();
+        changed[at] ^= 0x10;
+        match with(&file, &changed, read) {
+            // Only the first segment is skipped, and its header is looked at.
+            Ok(events) => assert!((60..bounds[1]).contains(&at) && events == all[3..], "byte {at}"),
+            Err(error) => assert!(!(60..bounds[1]).contains(&at), "byte {at}: {error}"),
+        }
+    }
+    let swapped = [&bytes[bounds[1]..bounds[2]], &bytes[..bounds[1]], &bytes[bounds[2]..]].concat();
+    with(&file, &swapped, read).unwrap_err();
+}
+
+/// All that a recording says, or the first error.
+fn read_everything(dir: &Path) -> Result<(Header, Vec<Event>, BookmarkList), OpenError> {
+    let recording = Recording::open(dir)?;
+    let events = recording.events().collect::<Result<_, _>>()?;
+    Ok((recording.header().clone(), events, recording.bookmarks()?))
+}
+
+/// A copy of a golden recording.
+fn golden(name: &str) -> TempDir {
+    let stored = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    let dir = tempdir().unwrap();
+    for entry in fs::read_dir(stored).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
+    }
+    dir
+}
+
+/// Every bit of recordings that hold every kind of event, every key of a header and bookmarks.
+#[test]
+fn every_flipped_bit_is_an_error() {
+    for name in ["v1-markers", "v1-branch"] {
+        let dir = golden(name);
+        let before = read_everything(dir.path()).unwrap();
+        for entry in fs::read_dir(dir.path()).unwrap() {
+            let file = entry.unwrap().path();
+            let bytes = fs::read(&file).unwrap();
+            for bit in 0..bytes.len() * 8 {
+                let mut changed = bytes.clone();
+                changed[bit / 8] ^= 1 << (bit % 8);
+                let read = with(&file, &changed, || read_everything(dir.path()));
+                assert!(read.is_err(), "{}, bit {bit}", file.display());
+            }
+            for length in 0..bytes.len() {
+                let read = with(&file, &bytes[..length], || read_everything(dir.path()));
+                assert!(read.is_err(), "{}, cut to {length}", file.display());
+            }
+        }
+        assert!(read_everything(dir.path()).unwrap() == before);
+    }
+}
+
+/// Any number of changes, anywhere.
+#[test]
+fn many_changed_bytes_are_an_error() {
+    let dir = golden("v1-markers");
+    let mut random = 1u64;
+    let mut next = |below: usize| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        usize::try_from(random >> 33).unwrap() % below
+    };
+    for round in 0..3000 {
+        let file = dir.path().join(["header", "events", "bookmarks"][round % 3]);
+        let bytes = fs::read(&file).unwrap();
+        let mut changed = bytes.clone();
+        for _ in 0..=next(8) {
+            let (at, value) = (next(bytes.len()), next(256));
+            changed[at] = u8::try_from(value).unwrap();
+        }
+        if changed != bytes {
+            let read = with(&file, &changed, || read_everything(dir.path()));
+            assert!(read.is_err(), "{}, round {round}", file.display());
+        }
+    }
+}
+
+/// In an unclosed recording a change at the end of the events looks as if less had been written, and nothing else.
+#[test]
+fn a_flipped_bit_of_a_killed_recording_is_an_error_or_an_earlier_end() {
+    let dir = golden("v1-bookmarks-crashed");
+    let (header, events, bookmarks) = read_everything(dir.path()).unwrap();
+    let mut earlier = 0;
+    for name in ["header", "events", "bookmarks"] {
+        let file = dir.path().join(name);
+        let bytes = fs::read(&file).unwrap();
+        // Half a bookmark is at the end: what is of it counts for nothing, if its length is not wrong.
+        let counts = if name == "bookmarks" { bytes.len() - 15 } else { bytes.len() };
+        for bit in 0..counts * 8 {
+            let mut changed = bytes.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            match with(&file, &changed, || read_everything(dir.path())) {
+                Err(_) => {}
+                Ok((same, fewer, marks)) => {
+                    assert!(name == "events" && same == header, "{name}, bit {bit}");
+                    assert_eq!((&fewer[..], marks.len()), (&events[..2], bookmarks.len() - 1));
+                    earlier += 1;
+                }
+            }
+        }
+    }
+    assert!(earlier > 0);
 }
 
 #[test]
@@ -280,6 +385,55 @@ fn nonsense_with_right_checksums_is_refused() {
     let backwards = [vec![0x81, 2, 5, 9, 0], vec![0x81, 2, 0, 8, 0], raw_end(2)];
     let error = read_forged(&backwards, 7, |_| {}).unwrap_err();
     assert!(error.to_string().contains("before the previous one"), "{error}");
+}
+
+#[test]
+fn markers_that_say_nonsense_are_refused() {
+    let read = |kind, payload: &[u8]| {
+        read_forged(&[raw_event(kind, 1, payload), raw_end(1)], 2, |_| {})
+            .map(|mut events| events.remove(0).body)
+    };
+    let state = read(0x08, b"\x01\x03rip\x02\x34\x12\x02\x05AAAAAAAA\x02BBBBBBBB").unwrap();
+    let registers = vec![Register { name: "rip".to_owned(), bytes: 2, value: 0x1234 }];
+    let pages = vec![(5, 0x4141_4141_4141_4141), (7, 0x4242_4242_4242_4242)];
+    assert_eq!(state, Body::State { registers, pages });
+    let exit = read(0x09, b"\x03\xac\x02\x04\x07\x01\x80\x01\x05\x06").unwrap();
+    let (what, answer) = (ExitKind::MmioWrite, ExitAnswer::Value(128));
+    assert_eq!(exit, Body::Exit { what, address: 300, size: 4, value: 7, answer, branches: 5, steps: 6 });
+    let request = read(0x0a, b"\x02\x04\x80\x01\x05\x01").unwrap();
+    assert_eq!(request, Body::DiskRequest { device: 2, request: 4, sector: 128, bytes: 5, status: 1 });
+    assert_eq!(read(0x0b, b"$ ").unwrap(), Body::ConsoleOutput { bytes: b"$ ".to_vec() });
+
+    let cases: [(u8, &[u8], &str); 19] = [
+        (0x08, b"\x81\x02", "counts more than allowed"),
+        (0x08, b"\x00\x81\x20", "counts more than allowed"),
+        (0x08, b"\x00\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "counts more than allowed"),
+        (0x08, b"\x01\x00\x01\x00\x00", "impossible name"),
+        (0x08, b"\x01\x02a \x01\x00\x00", "impossible name"),
+        (0x08, b"\x01\x02\xc3\xa9\x01\x00\x00", "impossible name"),
+        (0x08, b"\x01\x21aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\x01\x00\x00", "impossible name"),
+        (0x08, b"\x01\x01a\x00\x00", "impossible width"),
+        (0x08, b"\x01\x01a\x11AAAAAAAAAAAAAAAAA\x00", "impossible width"),
+        (0x08, b"\x01\x01a\x02\x00", "ends too early"),
+        (0x08, b"\x00\x02\x05AAAAAAAA\x00BBBBBBBB", "not in ascending order"),
+        (
+            0x08,
+            b"\x00\x02\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01AAAAAAAA\x01BBBBBBBB",
+            "not in ascending order",
+        ),
+        (0x08, b"\x00\x00\x00", "payload is too long"),
+        (0x09, b"\x07\x00\x00\x00\x00\x00\x00\x00", "exit is of an unknown kind"),
+        (0x09, b"\x00\x00\x00\x00\x03\x00\x00\x00", "answer is of an unknown kind"),
+        (0x09, b"\x00\x00\x00\x00\x02\x01\x00\x00", "answer has a value"),
+        (0x09, b"\x00\x00\x00\x00\x00\x00\x00", "ends too early"),
+        (0x0a, b"\x00\x80\x80\x80\x80\x10\x00\x00\x00", "above 2^32 - 1"),
+        (0x0a, b"\x00\x00\x00\x00\x00\x00", "payload is too long"),
+    ];
+    for (kind, payload, expected) in cases {
+        let error = read(kind, payload).unwrap_err();
+        assert!(matches!(error, OpenError::Corrupt { .. }), "{expected}: {error}");
+        assert!(error.to_string().contains(expected), "{expected}: {error}");
+    }
 }
 
 #[test]

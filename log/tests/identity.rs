@@ -207,6 +207,28 @@ proptest! {
     }
 
     #[test]
+    fn any_position_can_be_started_from(
+        events in recordings(),
+        cuts in vec(any::<u8>(), 1..20),
+        crash: bool,
+        which: proptest::sample::Index,
+        stride in strides(),
+    ) {
+        let dir = tempdir().unwrap();
+        write(dir.path(), &events, &cuts, crash);
+        let recording = Recording::open(dir.path()).unwrap();
+        let all: Vec<Event> = recording.events().map(Result::unwrap).collect();
+        let of_first: Vec<Position> = events.iter().filter(|it| it.vcpu == 0).map(|it| it.position).collect();
+        let there = *which.get(&of_first);
+        for from in [Position::START, there, after(there, stride), Position { steps: u64::MAX, ..there }] {
+            let expected: Vec<&Event> =
+                all.iter().skip_while(|event| event.vcpu != 0 || event.position < from).collect();
+            let found: Vec<Event> = recording.events_from(from).unwrap().map(Result::unwrap).collect();
+            prop_assert_eq!(found.iter().collect::<Vec<_>>(), expected, "{}", from);
+        }
+    }
+
+    #[test]
     fn no_bytes_make_the_reader_panic(
         bytes in vec(any::<u8>(), 0..300),
         count in 0u32..20,
@@ -230,6 +252,25 @@ fn every_cause_of_an_end_reads_back() {
         let writer = Writer::create(dir.path(), &header(), true).unwrap();
         writer.close(&last).unwrap();
         assert_eq!(read_all(dir.path()).unwrap(), [last]);
+    }
+}
+
+#[test]
+fn from_every_position_of_many_segments() {
+    let dir = tempdir().unwrap();
+    // Several events at one exit, so that a segment ends in the middle of them.
+    let events: Vec<Event> = (0..100u8).map(|at| input(u64::from(at / 5) * 2, &[at; 3000])).collect();
+    write_closed(dir.path(), &events, &end(39, EndCause::Reset));
+    let recording = Recording::open(dir.path()).unwrap();
+    assert_eq!(recording.index().len(), 5);
+    let all: Vec<Event> = recording.events().map(Result::unwrap).collect();
+    for exit in 0..45 {
+        for branches in 0..2 {
+            let from = Position { exit, branches, steps: 0 };
+            let expected: Vec<&Event> = all.iter().skip_while(|event| event.position < from).collect();
+            let found: Vec<Event> = recording.events_from(from).unwrap().map(Result::unwrap).collect();
+            assert_eq!(found.iter().collect::<Vec<_>>(), expected, "{from}");
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The life of a recording: running, closed, killed, overwritten, and what is refused on the way.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod common;
 
@@ -10,7 +10,8 @@ use std::process::Command;
 
 use common::*;
 use scribe_log::{
-    Body, EndCause, Event, MAX_PAGES, OpenError, Position, Recording, Register, State, WriteError, Writer,
+    Body, Bookmark, BookmarkOrigin, Bookmarks, EditError, End, EndCause, Event, MAX_PAGES, OpenError,
+    Position, Recording, Register, State, WriteError, Writer,
 };
 use tempfile::tempdir;
 
@@ -21,6 +22,7 @@ fn running_then_complete() {
     let mut writer = Writer::create(&dir, &header(), false).unwrap();
     let recording = Recording::open(&dir).unwrap();
     assert_eq!((recording.state(), recording.sealed_end()), (State::Running, None));
+    assert_eq!(recording.end_time(), None);
     assert_eq!(recording.events().count(), 0);
 
     writer.append(&input(5, b"x")).unwrap();
@@ -31,6 +33,8 @@ fn running_then_complete() {
     let running = Recording::open(&dir).unwrap();
     assert_eq!((running.state(), running.header()), (State::Running, &header()));
     assert_eq!(running.sealed_end(), Some((at(6), 0x2000_0000_0000_0006)));
+    let Body::Seal { guest_time, .. } = seal(6).body else { panic!() };
+    assert_eq!(running.end_time(), Some(guest_time));
     let sizes = running.sizes();
     assert_eq!((sizes.header + sizes.events, sizes.torn), (writer.bytes_written(), 0));
 
@@ -38,6 +42,8 @@ fn running_then_complete() {
     let sizes = writer.close(&last).unwrap();
     let complete = Recording::open(&dir).unwrap();
     assert_eq!((complete.state(), complete.sizes(), complete.last()), (State::Complete, sizes, Some(&last)));
+    let Body::End(End { guest_time, .. }) = &last.body else { panic!() };
+    assert_eq!(complete.end_time(), Some(*guest_time));
     assert_eq!(complete.events().map(Result::unwrap).collect::<Vec<_>>(), [input(5, b"x"), last]);
     assert_eq!(fs::metadata(dir.join("events")).unwrap().len(), sizes.events);
     let mut names: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
@@ -242,18 +248,77 @@ fn markers_are_told_from_the_rest() {
 const FULL_DISK: &str = "SCRIBE_LOG_FULL_DISK";
 
 /// A limit on the size of files stands for a full disk: the write that reaches it is cut short, the next one fails.
-#[test]
-fn a_full_disk_leaves_what_was_sealed() {
+fn with_a_full_disk(test: &str) {
     let dir = tempdir().unwrap();
-    let script = "trap '' XFSZ; ulimit -f 64; exec \"$0\" --exact full_disk_child --ignored";
+    let script = "trap '' XFSZ; ulimit -f 64; exec \"$0\" --exact \"$1\" --ignored";
     let child = Command::new("sh")
         .args(["-c", script])
         .arg(std::env::current_exe().unwrap())
+        .arg(test)
         .env(FULL_DISK, dir.path())
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&child.stdout);
     assert!(child.status.success() && text.contains("1 passed"), "{text}");
+}
+
+#[test]
+fn a_full_disk_leaves_what_was_sealed() {
+    with_a_full_disk("full_disk_child");
+    with_a_full_disk("full_disk_for_bookmarks_child");
+}
+
+#[test]
+#[ignore = "run by a_full_disk_leaves_what_was_sealed"]
+fn full_disk_for_bookmarks_child() {
+    let Some(dir) = std::env::var_os(FULL_DISK) else {
+        return;
+    };
+    let dir = Path::new(&dir);
+    let mut writer = Writer::create(dir, &header(), false).unwrap();
+    let mut sealed = 0;
+    let error = loop {
+        for number in 0..100 {
+            writer
+                .bookmark(Bookmark {
+                    name: format!("{}-{number}", "x".repeat(50)),
+                    position: at(sealed),
+                    guest_time: Some(sealed),
+                    origin: BookmarkOrigin::Every,
+                })
+                .unwrap();
+        }
+        match writer.seal(&seal(sealed)) {
+            Ok(()) => sealed += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(sealed > 2);
+    let text = chain(&error);
+    assert!(
+        text.starts_with("cannot write bookmarks to ") && text.ends_with("File too large (os error 27)"),
+        "{text}"
+    );
+    assert!(matches!(writer.seal(&seal(1 << 40)).unwrap_err(), WriteError::Broken { .. }));
+    drop(writer);
+    let recording = Recording::open(dir).unwrap();
+    // The last segment was written, its bookmarks were not.
+    assert_eq!(recording.events().count() as u64, sealed + 1);
+    assert_eq!(recording.bookmarks().unwrap().len() as u64, sealed * 100);
+    // Changing them needs room too; without it they stay as they are.
+    drop(recording);
+    let mut bookmarks = Bookmarks::open(dir).unwrap();
+    let list = bookmarks.list();
+    let name = |number: usize| format!("{}-{number}", "y".repeat(50));
+    let error = (0..).find_map(|number| {
+        let added = Bookmark { name: name(number), ..list.iter().next().unwrap().bookmark.clone() };
+        bookmarks.add(added).err().map(|error| (number, error))
+    });
+    let (added, error) = error.unwrap();
+    assert!(matches!(error, EditError::Io { action: "write", .. }), "{error}");
+    assert!(added > 1 && !dir.join("bookmarks.new").exists());
+    let left = Recording::open(dir).unwrap().bookmarks().unwrap().len() as u64;
+    assert_eq!(left, sealed * 100 + added as u64);
 }
 
 #[test]

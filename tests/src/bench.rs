@@ -11,6 +11,7 @@ use scribe_log::{EVENTS_FILE, Event, HEADER_FILE, Recording};
 use scribe_vmm::session::config::{GuestConfig, Moved};
 use scribe_vmm::session::console::Console;
 use scribe_vmm::session::files::DigestCache;
+use scribe_vmm::session::journal::Noting;
 use scribe_vmm::session::replay::Outcome;
 use scribe_vmm::session::start::{
     self, Connections, LiveReport, ReplayConfig, ReplayReport, StartError, Target,
@@ -77,7 +78,8 @@ impl Bench {
     pub fn record(&self, name: &str, guest: &GuestConfig, connections: Connections) -> Recorded {
         let (mut console, output) = console();
         let directory = self.path(name);
-        let target = Target { directory: &directory, overwrite: false, store: None };
+        let target =
+            Target { directory: &directory, overwrite: false, store: None, noting: Noting::default() };
         let host = made_up_host();
         let report = start::record(guest, &self.cache, host, connections, &target, &mut console).unwrap();
         Recorded { report, output: output.take() }
@@ -111,6 +113,7 @@ impl Bench {
     ) -> Result<Replayed, StartError> {
         let (mut console, output) = console();
         let config = ReplayConfig {
+            snapshots: false,
             directory,
             moved: moved.clone(),
             engine: engines::current().wish(),

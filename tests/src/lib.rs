@@ -2,10 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests' helpers: a failure here is a failed test")]
 
 pub mod bench;
+pub mod browser;
+pub mod course;
 pub mod engines;
 pub mod fuzz;
 pub mod guests;
 pub mod lab;
+pub mod png;
 pub mod ring0;
+pub mod timeline;
 pub mod tiny;
 pub mod vcpu;

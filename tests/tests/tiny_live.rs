@@ -15,6 +15,7 @@ use scribe_vmm::host::clock;
 use scribe_vmm::host::events::ConsoleSource;
 use scribe_vmm::session::console::Console;
 use scribe_vmm::session::files::DigestCache;
+use scribe_vmm::session::journal::Noting;
 use scribe_vmm::session::replay::Outcome;
 use scribe_vmm::session::start::{self, Connections, Target};
 
@@ -30,7 +31,7 @@ fn records_standard_input() {
     start::prepare_process().unwrap();
     let connections = Connections { console: ConsoleSource::Stream, ..Connections::none() };
     let directory = folder.join("a");
-    let target = Target { directory: &directory, overwrite: false, store: None };
+    let target = Target { directory: &directory, overwrite: false, store: None, noting: Noting::default() };
     let guest = config(folder.join("kernel"));
     let mut console = Console::to(Box::new(std::io::stdout()));
     let cache = DigestCache::new(&folder);

@@ -7,6 +7,9 @@
 //! * [`machine`]: RAM, the bus and its devices, boot, guest time, digests
 //! * [`session`]: record, replay, run: the only place that knows which of them is happening
 //! * [`host`]: the host's clock, signals, terminal and event loop
+//! * [`inspect`]: what happened, decoded: the log and its comparison
+//! * [`symbols`]: names for addresses in the guest's kernel, and what it is in the middle of
+//! * [`timeline`]: a recording as a picture
 //! * [`cli`]: the program's subcommands
 
 /// Writes one of our lines to stderr, as `println!` would format it.
@@ -17,5 +20,8 @@ macro_rules! say {
 pub mod cli;
 pub mod engine;
 pub mod host;
+pub mod inspect;
 pub mod machine;
 pub mod session;
+pub mod symbols;
+pub mod timeline;

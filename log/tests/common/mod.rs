@@ -5,7 +5,8 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 #![allow(unreachable_pub, reason = "a module of several test programs")]
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use scribe_log::header::{BootFile, Engine, Host, Image, Level, Origin, Pace, TimeConstants};
@@ -186,6 +187,21 @@ pub fn write_crashed(dir: &Path, segments: u64) {
         writer.append(&input(segment * 10 + 2, b"more input\n")).unwrap();
         writer.seal(&seal(segment * 10 + 3)).unwrap();
     }
+}
+
+/// Sets `file` to `bytes`, looks, puts the file back. In place: emptying a file first makes some file systems write
+/// through to the disk, which is slow.
+pub fn with<T>(file: &Path, bytes: &[u8], look: impl FnOnce() -> T) -> T {
+    let before = fs::read(file).unwrap();
+    let put = |bytes: &[u8]| {
+        let file = OpenOptions::new().write(true).open(file).unwrap();
+        file.write_all_at(bytes, 0).unwrap();
+        file.set_len(bytes.len() as u64).unwrap();
+    };
+    put(bytes);
+    let result = look();
+    put(&before);
+    result
 }
 
 /// All events, or the first error.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use scribe_log::header::{Host, Pace};
+use scribe_log::header::{Host, Level, Pace};
 use scribe_log::{EndCause, Store};
 
 use super::exit::{self, Failure};
@@ -21,6 +21,7 @@ use crate::session::choice::{SyncPoints, Wish};
 use crate::session::config::GuestConfig;
 use crate::session::console::Console;
 use crate::session::files::DigestCache;
+use crate::session::journal::{Noting, Summary};
 use crate::session::replay::describe;
 use crate::session::start::{Connections, LiveReport};
 
@@ -108,21 +109,34 @@ pub(super) struct GuestArgs {
     /// What the soft CPU does where the manuals leave it open: `zen` or `tcg` [default: zen]
     #[arg(long, value_name = "NAME")]
     behaviour: Option<String>,
-    /// Whether idle time passes on the host too [default: real at a terminal, else max]
-    #[arg(long, value_enum)]
-    pace: Option<PaceChoice>,
     /// What the guest's real-time clock shows at power-on: `host` or a UTC time
     #[arg(long, value_name = "host|TIME", default_value = "host", value_parser = parse::rtc)]
     rtc: parse::Rtc,
     /// Entropy for the guest, hexadecimal [default: from the host]
     #[arg(long, value_name = "HEX", value_parser = parse::seed)]
     seed: Option<[u8; 32]>,
-    /// Console input from a file instead of standard input
-    #[arg(long, value_name = "FILE")]
-    input: Option<PathBuf>,
     /// Network back end; this version has none
     #[arg(long, value_name = "BACKEND", default_value = "none")]
     net: String,
+    #[command(flatten)]
+    pub(super) live: LiveArgs,
+    /// For tests: kick the vCPU at random intervals of so many microseconds
+    #[arg(long, value_name = "MIN..MAX", hide = true, value_parser = parse::range)]
+    perturb: Option<(u64, u64)>,
+    /// Command for the guest's init to run, and its arguments; without one there is a shell on the console
+    #[arg(last = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+/// How a live guest is connected to the host, and when its run ends.
+#[derive(Debug, Default, PartialEq, Eq, Args)]
+pub(super) struct LiveArgs {
+    /// Whether idle time passes on the host too [default: real at a terminal, else max]
+    #[arg(long, value_enum)]
+    pace: Option<PaceChoice>,
+    /// Console input from a file instead of standard input
+    #[arg(long, value_name = "FILE")]
+    input: Option<PathBuf>,
     /// End the run after this much host time
     #[arg(long = "for", value_name = "TIME", value_parser = parse::duration)]
     host_limit: Option<u64>,
@@ -135,36 +149,17 @@ pub(super) struct GuestArgs {
     /// Exit with the guest command's status; our own errors become 125 and above
     #[arg(long = "return")]
     pub(super) return_status: bool,
-    /// For tests: kick the vCPU at random intervals of so many microseconds
-    #[arg(long, value_name = "MIN..MAX", hide = true, value_parser = parse::range)]
-    perturb: Option<(u64, u64)>,
-    /// Command for the guest's init to run, and its arguments; without one there is a shell on the console
-    #[arg(last = true, value_name = "CMD")]
-    command: Vec<OsString>,
 }
 
-/// What was asked for, checked and opened.
-pub(super) struct Prepared {
-    pub(super) guest: GuestConfig,
-    pub(super) connections: Connections,
-    pub(super) store: Store,
-    pub(super) cache: DigestCache,
-    pub(super) host: Host,
-}
-
-impl GuestArgs {
-    /// Checks the options and this host, and opens the inputs.
-    pub(super) fn prepare(self, digest_every: u64) -> Result<Prepared, Failure> {
-        self.check_supported()?;
-        let (engine, host) = self.engine.wish(true)?;
+impl LiveArgs {
+    /// Opens the inputs.
+    pub(super) fn connect(&self) -> Result<(Connections, Pace), Failure> {
         let mut connections = Connections {
             host_limit: self.host_limit,
             guest_limit: self.guest_time,
             max_silence: self.max_silence,
-            perturb: self.perturb,
             ..Connections::none()
         };
-        let at_terminal = std::io::stdin().is_terminal();
         match &self.input {
             Some(path) => {
                 let file = File::open(path).with_context(|| format!("{}: cannot be read", path.display()))?;
@@ -182,9 +177,59 @@ impl GuestArgs {
         let pace = match self.pace {
             Some(PaceChoice::Real) => Pace::Real,
             Some(PaceChoice::Max) => Pace::Max,
-            None if at_terminal => Pace::Real,
+            None if std::io::stdin().is_terminal() => Pace::Real,
             None => Pace::Max,
         };
+        Ok((connections, pace))
+    }
+}
+
+/// How a live guest is recorded.
+#[derive(Debug, Default, PartialEq, Eq, Args)]
+pub(super) struct RecorderArgs {
+    /// Set a bookmark every so much guest time: every-1, every-2, ...
+    #[arg(long, value_name = "TIME", value_parser = parse::duration)]
+    bookmark_every: Option<u64>,
+    /// Keep a snapshot of the whole machine every so much guest time, to start replays from
+    #[arg(long, value_name = "TIME", value_parser = parse::duration)]
+    snapshot_every: Option<u64>,
+    /// Have the host's disk store what is sealed, so that it survives a loss of power; slower
+    #[arg(long)]
+    durable: bool,
+    /// How much is noted: 0 what replay needs, 1 also the state at each checkpoint, 2 also interrupts, disk requests and
+    /// console output, 3 also every exit (log --expand finds all of it in a recording of level 0)
+    #[arg(long, value_name = "LEVEL", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=3))]
+    log_level: u8,
+}
+
+impl RecorderArgs {
+    /// In the session's form.
+    pub(super) fn noting(&self) -> Noting {
+        Noting {
+            bookmark_every: self.bookmark_every,
+            snapshot_every: self.snapshot_every,
+            durable: self.durable,
+            level: Level::from_number(self.log_level).unwrap_or_default(),
+        }
+    }
+}
+
+/// What was asked for, checked and opened.
+pub(super) struct Prepared {
+    pub(super) guest: GuestConfig,
+    pub(super) connections: Connections,
+    pub(super) store: Store,
+    pub(super) cache: DigestCache,
+    pub(super) host: Host,
+}
+
+impl GuestArgs {
+    /// Checks the options and this host, and opens the inputs.
+    pub(super) fn prepare(self, digest_every: u64) -> Result<Prepared, Failure> {
+        self.check_supported()?;
+        let (engine, host) = self.engine.wish(true)?;
+        let (mut connections, pace) = self.live.connect()?;
+        connections.perturb = self.perturb;
         let rtc = match self.rtc {
             parse::Rtc::Host => clock::unix_seconds(),
             parse::Rtc::At(seconds) => seconds,
@@ -242,6 +287,13 @@ fn connect_stdin(connections: &mut Connections) -> std::io::Result<()> {
         connections.console = ConsoleSource::Stream;
     }
     Ok(())
+}
+
+/// What was recorded, on stderr.
+pub(super) fn tell_recorded(directory: &Path, summary: &Summary) {
+    let bytes = summary.sizes.header + summary.sizes.events;
+    let (exits, inputs) = (summary.end.exits, summary.end.inputs);
+    say!("recorded {}: {exits} exits, {inputs} inputs, {bytes} bytes", show(directory));
 }
 
 /// Where recordings live.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::exit::{self, Failure};
-use super::guest::{self, LiveArgs};
+use super::guest::{self, LiveArgs, RecorderArgs};
 use super::parse;
 use super::progress::Progress;
 use super::recorded::{self, PlayArgs, RecordingArg};
@@ -56,13 +56,19 @@ pub(super) struct BranchArgs {
     #[arg(long, value_name = "host|TIME", value_parser = parse::rtc)]
     rtc: Option<parse::Rtc>,
     #[command(flatten)]
+    recorder: RecorderArgs,
+    #[command(flatten)]
     live: LiveArgs,
 }
 
 impl BranchArgs {
     /// True if nothing was asked for.
     pub(super) fn is_default(&self) -> bool {
-        self.output.is_none() && !self.reseed && self.rtc.is_none()
+        self.output.is_none()
+            && !self.reseed
+            && self.rtc.is_none()
+            && self.recorder == RecorderArgs::default()
+            && self.live == LiveArgs::default()
     }
 
     /// Refuses options of a branch where there is none.
@@ -70,7 +76,8 @@ impl BranchArgs {
         if fine {
             return Ok(());
         }
-        let text = "-o, --reseed and --rtc say what a live guest is to do; add --live, or use scribe-vmm live";
+        let text =
+            "-o, --reseed and --rtc say what a live guest is to do; add --live, or use scribe-vmm live";
         Err(Failure::new(exit::USAGE, anyhow::Error::msg(text)))
     }
 }
@@ -98,9 +105,11 @@ pub(super) fn run(args: LiveCommand) -> Result<u8, Failure> {
 pub(super) fn leave(player: Player, args: BranchArgs, console: &mut Console) -> Result<u8, Failure> {
     let return_status = args.live.return_status;
     let (connections, pace) = args.live.connect()?;
-    let reseed = args.reseed.then(entropy::seed).transpose().map_err(|error| {
-        Failure::new(exit::ERROR, anyhow::Error::new(error).context("/dev/urandom"))
-    })?;
+    let reseed = args
+        .reseed
+        .then(entropy::seed)
+        .transpose()
+        .map_err(|error| Failure::new(exit::ERROR, anyhow::Error::new(error).context("/dev/urandom")))?;
     let wall_clock = args.rtc.map(|rtc| match rtc {
         parse::Rtc::Host => clock::unix_seconds(),
         parse::Rtc::At(seconds) => seconds,
@@ -110,6 +119,7 @@ pub(super) fn leave(player: Player, args: BranchArgs, console: &mut Console) -> 
         directory,
         overwrite: args.overwrite,
         store: Some(&store),
+        noting: args.recorder.noting(),
     });
     let branch = Branch { connections, pace, reseed, wall_clock, target };
     say!("live from {}", super::replay::here(&player));

@@ -1,15 +1,24 @@
 //! The command line: one file per subcommand. Names, options and exit codes are a contract (docs/interface.md).
 
+mod bookmark;
+mod diff;
 pub mod doctor;
 mod exit;
+mod generate;
 mod guest;
 mod info;
+mod live;
 mod log;
-mod parse;
+mod output;
+pub(crate) mod parse;
+mod progress;
 mod record;
+mod recorded;
 mod replay;
 mod run;
+mod seek;
 mod selftest;
+mod timeline;
 
 use std::process::ExitCode;
 
@@ -33,9 +42,15 @@ enum Command {
     Run(run::RunArgs),
     Record(record::RecordArgs),
     Replay(replay::ReplayArgs),
+    Live(live::LiveCommand),
+    Bookmark(bookmark::BookmarkArgs),
     Info(info::InfoArgs),
     Log(log::LogArgs),
+    Timeline(timeline::TimelineArgs),
+    Diff(diff::DiffArgs),
     Doctor(doctor::DoctorArgs),
+    Man(generate::ManArgs),
+    Completions(generate::CompletionsArgs),
 }
 
 /// Parses the command line, does what it says, and reports on stderr.
@@ -61,8 +76,14 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Record(args) => record::run(args),
         Command::Replay(args) => replay::run(args),
+        Command::Live(args) => live::run(args),
+        Command::Bookmark(args) => bookmark::run(args),
         Command::Info(args) => info::run(&args),
-        Command::Log(args) => log::run(&args),
+        Command::Diff(args) => diff::run(&args),
+        Command::Log(args) => log::run(args),
+        Command::Man(args) => generate::man(&args),
+        Command::Completions(args) => Ok(generate::completions(&args)),
+        Command::Timeline(args) => timeline::run(args),
         Command::Doctor(args) => {
             let selftest = |report: &_| selftest::run(&args.image, report);
             doctor::run(&args, Some(&selftest)).map_err(Failure::from)

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Bytes: a number with an optional K, M or G (powers of 1024).
-pub(super) fn bytes(text: &str) -> Result<u64, String> {
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     let wanted = || format!("`{text}` is no size; wanted is a number with K, M or G, such as 256M");
     let upper = text.trim().to_ascii_uppercase();
     let upper = upper.trim_end_matches("IB").trim_end_matches('B');
@@ -18,7 +18,7 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
 }
 
 /// A duration such as `2.5s`, `300ms`, `1min`; in nanoseconds.
-pub(super) fn duration(text: &str) -> Result<u64, String> {
+pub(crate) fn duration(text: &str) -> Result<u64, String> {
     let wanted = || format!("`{text}` is no duration; wanted is a number and a unit, such as 2.5s or 300ms");
     let seconds = text.strip_suffix('s').and_then(|number| number.parse::<f64>().ok());
     let duration = match seconds {
@@ -29,7 +29,7 @@ pub(super) fn duration(text: &str) -> Result<u64, String> {
 }
 
 /// 32 bytes in hexadecimal; fewer digits are the leading ones, followed by zeros.
-pub(super) fn seed(text: &str) -> Result<[u8; 32], String> {
+pub(crate) fn seed(text: &str) -> Result<[u8; 32], String> {
     let digits = text.strip_prefix("0x").unwrap_or(text);
     if digits.is_empty() || digits.len() > 64 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Err(format!("`{text}` is no seed; wanted are 1 to 64 hexadecimal digits"));
@@ -44,7 +44,7 @@ pub(super) fn seed(text: &str) -> Result<[u8; 32], String> {
 
 /// What the real-time clock shows at power-on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Rtc {
+pub(crate) enum Rtc {
     /// the host's time
     Host,
     /// seconds since 1970
@@ -52,7 +52,7 @@ pub(super) enum Rtc {
 }
 
 /// `host` or a UTC time such as 2026-01-31T12:00:00Z.
-pub(super) fn rtc(text: &str) -> Result<Rtc, String> {
+pub(crate) fn rtc(text: &str) -> Result<Rtc, String> {
     if text == "host" {
         return Ok(Rtc::Host);
     }
@@ -68,7 +68,7 @@ pub(super) fn rtc(text: &str) -> Result<Rtc, String> {
 }
 
 /// A range of microseconds such as 500..10000.
-pub(super) fn range(text: &str) -> Result<(u64, u64), String> {
+pub(crate) fn range(text: &str) -> Result<(u64, u64), String> {
     let parsed = text.split_once("..").and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
     parsed.filter(|(a, b)| a <= b && *a > 0).ok_or_else(|| format!("`{text}` is no range such as 500..10000"))
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::exit::{self, Failure};
-use super::guest::{self, GuestArgs};
+use super::guest::{self, GuestArgs, RecorderArgs};
 use crate::session::start::{self, StartError, Target};
 
 /// Run a guest and record it
@@ -25,6 +25,8 @@ pub(super) struct RecordArgs {
     /// Exits between two digests of RAM; 0: one at the end only
     #[arg(long, value_name = "N", default_value_t = 65_536)]
     digest_every: u64,
+    #[command(flatten)]
+    recorder: RecorderArgs,
     /// Refused: a changed image could not be replayed
     #[arg(long, hide = true)]
     disk_commit: bool,
@@ -32,7 +34,7 @@ pub(super) struct RecordArgs {
 
 impl RecordArgs {
     pub(super) fn error_code(&self) -> fn(u8) -> u8 {
-        if self.guest.return_status { exit::under_return } else { |code| code }
+        if self.guest.live.return_status { exit::under_return } else { |code| code }
     }
 }
 
@@ -41,7 +43,7 @@ pub(super) fn run(args: RecordArgs) -> Result<u8, Failure> {
         let text = "--disk-commit would change the image that the recording needs; commit with run";
         return Err(Failure::new(exit::USAGE, anyhow::Error::msg(text)));
     }
-    let return_status = args.guest.return_status;
+    let return_status = args.guest.live.return_status;
     let prepared = args.guest.prepare(args.digest_every)?;
     let name = prepared.guest.image.clone().or_else(|| prepared.guest.kernel.clone()).unwrap_or_default();
     let reserved = args.output.is_none();
@@ -49,7 +51,8 @@ pub(super) fn run(args: RecordArgs) -> Result<u8, Failure> {
         Some(directory) => (directory, args.overwrite),
         None => (prepared.store.reserve(&name)?, true),
     };
-    let target = Target { directory: &directory, overwrite, store: Some(&prepared.store) };
+    let noting = args.recorder.noting();
+    let target = Target { directory: &directory, overwrite, store: Some(&prepared.store), noting };
     let mut console = guest::console(false);
     let (host, connections) = (prepared.host, prepared.connections);
     let recorded = start::record(&prepared.guest, &prepared.cache, host, connections, &target, &mut console);
@@ -64,10 +67,7 @@ pub(super) fn run(args: RecordArgs) -> Result<u8, Failure> {
     })?;
     guest::tell_end(&report);
     if let Some(summary) = &report.recorded {
-        let bytes = summary.sizes.header + summary.sizes.events;
-        let (exits, inputs) = (summary.end.exits, summary.end.inputs);
-        let place = guest::show(&directory);
-        say!("recorded {place}: {exits} exits, {inputs} inputs, {bytes} bytes");
+        guest::tell_recorded(&directory, summary);
     }
     if std::env::var_os("SCRIBE_VMM_STATS").is_some() {
         say!("{} bytes hashed, {} kicks", report.bytes_hashed, report.kicks);

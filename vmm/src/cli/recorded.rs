@@ -1,10 +1,10 @@
 //! The options that name a recording and say how to play it, which many subcommands share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use scribe_log::Recording;
 use scribe_log::header::{Engine as EngineName, Host};
+use scribe_log::{EditError, Recording, State};
 
 use super::exit::{self, Failure};
 use super::guest::{self, EngineChoice};
@@ -31,6 +31,20 @@ impl RecordingArg {
     pub(super) fn open(&self) -> Result<Recording, Failure> {
         let directory = guest::store()?.resolve(self.recording.as_deref())?;
         Recording::open(&directory).map_err(|error| Failure::new(exit::RECORDING, error))
+    }
+
+    /// Opens it for a subcommand that will change it.
+    pub(super) fn open_to_change(&self) -> Result<Recording, Failure> {
+        let recording = self.open()?;
+        if recording.state() == State::Running {
+            return Err(EditError::Running { path: recording.dir().to_owned() }.into());
+        }
+        Ok(recording)
+    }
+
+    /// As it was named.
+    pub(super) fn path(&self) -> Option<&Path> {
+        self.recording.as_deref()
     }
 }
 
@@ -73,6 +87,17 @@ pub(super) struct Play {
 }
 
 impl PlayArgs {
+    /// The words that say where the recording's files are and how it is played: for a command that plays it again.
+    pub(super) fn words(&self) -> Vec<PathBuf> {
+        let files = [("--image", &self.image), ("--kernel", &self.kernel), ("--initrd", &self.initrd)];
+        let mut out = Vec::new();
+        for (option, file) in files {
+            out.extend(file.iter().flat_map(|file| [PathBuf::from(option), file.clone()]));
+        }
+        out.extend(self.behaviour.iter().flat_map(|name| ["--behaviour".into(), name.into()]));
+        out
+    }
+
     /// With what there is to be known of this host for playing `recording`.
     pub(super) fn prepare(self, recording: &Recording) -> Result<Play, Failure> {
         let kvm_matters = recording.header().engine == EngineName::Kvm;

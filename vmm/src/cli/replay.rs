@@ -66,7 +66,7 @@ pub(super) fn run(args: ReplayArgs) -> Result<u8, Failure> {
         Stay::Ended(outcome) => Ok(report(&player, &outcome, args.quiet)),
         Stay::Paused if !args.live => {
             if !args.quiet {
-                say!("{}", here(&player));
+                say!("paused at {}", here(&player));
             }
             Ok(0)
         }
@@ -104,7 +104,7 @@ pub(super) fn here(player: &Player) -> String {
     let machine = player.machine();
     let asleep = if player.phase() == Phase::Idle { ", asleep" } else { "" };
     format!(
-        "at {}, guest time {}{asleep}; {} digests equal",
+        "{}, guest time {}{asleep}; {} digests equal",
         machine.position(),
         seconds(machine.guest_time()),
         player.checks()

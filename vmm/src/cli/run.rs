@@ -20,12 +20,12 @@ pub(super) struct RunArgs {
 
 impl RunArgs {
     pub(super) fn error_code(&self) -> fn(u8) -> u8 {
-        if self.guest.return_status { exit::under_return } else { |code| code }
+        if self.guest.live.return_status { exit::under_return } else { |code| code }
     }
 }
 
 pub(super) fn run(args: RunArgs) -> Result<u8, Failure> {
-    let return_status = args.guest.return_status;
+    let return_status = args.guest.live.return_status;
     let prepared = args.guest.prepare(0)?;
     let mut console = guest::console(false);
     let report = start::run(

@@ -12,6 +12,7 @@ use crate::session::choice::Wish;
 use crate::session::config::{GuestConfig, Moved};
 use crate::session::console::Console;
 use crate::session::files::DigestCache;
+use crate::session::journal::Noting;
 use crate::session::replay::{Outcome, describe};
 use crate::session::start::{self, Connections, LiveReport, ReplayConfig, Target};
 
@@ -53,7 +54,8 @@ pub(super) fn run(image: &Path, report: &Report) -> anyhow::Result<Vec<Check>> {
         let begun = clock::monotonic_ns();
         let directory = home.path().join(name);
         let connections = Connections::none();
-        let target = Target { directory: &directory, overwrite: false, store: None };
+        let target =
+            Target { directory: &directory, overwrite: false, store: None, noting: Noting::default() };
         let report =
             start::record(&guest, &cache, host.clone(), connections, &target, &mut Console::quiet())?;
         Ok((report, seconds_since(begun)))
@@ -117,6 +119,7 @@ fn replays(home: &Path, cache: &DigestCache, host: &Host) -> Result<String, Stri
         let begun = clock::monotonic_ns();
         let perturb = (number % 2 == 0).then_some(KICKS);
         let config = ReplayConfig {
+            snapshots: false,
             directory: &home.join("a"),
             moved: Moved::default(),
             engine: Wish::Kvm,

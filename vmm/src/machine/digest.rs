@@ -4,6 +4,8 @@
 //! point and, with a counter, the branches before it. The *full* digest covers the CPU's whole state, all of RAM and the devices. In RAM bits 5 and 6 of every
 //! 8-byte word are masked: where the word is a page-table entry they are A and D, which depend on TLB history.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use twox_hash::XxHash3_64;
 use twox_hash::XxHash3_128;
@@ -87,13 +89,13 @@ pub fn of_state<T: Serialize>(state: &T) -> Result<u64, postcard::Error> {
 
 /// Digest of the CPU's whole state, and whether it is halted.
 ///
-/// Without MXCSR: KVM_GET_FPU has a field for it and leaves it zero, and the digest of a state must be that of each
-/// engine.
+/// Without MXCSR, which version 1 does not cover, and without RFLAGS.RF, which engines may leave set or clear.
 ///
 /// # Errors
 /// The state cannot be encoded.
 pub fn of_cpu(mut state: CpuState, halted: bool) -> Result<u64, postcard::Error> {
     state.fpu.mxcsr = 0;
+    state.registers.rflags &= !Registers::RF;
     of_state(&(state, halted))
 }
 
@@ -105,6 +107,8 @@ pub struct RamDigest {
     sum: u128,
     /// bytes hashed so far, for the benchmarks
     hashed: u64,
+    /// contributions before they changed, of the pages that have since [`take_changes`](Self::take_changes), if anybody asks
+    before: Option<BTreeMap<u64, u128>>,
 }
 
 impl RamDigest {
@@ -121,6 +125,29 @@ impl RamDigest {
     /// True once [`full`](Self::full) has run.
     pub fn is_started(&self) -> bool {
         !self.pages.is_empty()
+    }
+
+    /// From now on changes are kept for [`take_changes`](Self::take_changes).
+    pub fn watch(&mut self) {
+        self.before.get_or_insert_default();
+    }
+
+    /// Frame number and [hash](Self::hash) of each page that is not what it was at the last call, frames ascending. As of
+    /// the last [`update`](Self::update); empty unless [watched](Self::watch).
+    pub fn take_changes(&mut self, ram: &GuestRam) -> Vec<(u64, u64)> {
+        let before = self.before.as_mut().map(std::mem::take).unwrap_or_default();
+        let now = |frame| self.contribution(ram, frame);
+        let changed = before.into_iter().filter_map(|(frame, old)| Some((frame, old, now(frame)?)));
+        changed.filter(|(_, old, new)| old != new).map(|(frame, _, new)| (frame, short(new))).collect()
+    }
+
+    /// Hash of one page: the low half of what it adds to the digest, so 0 for a page of zeros. `None` outside RAM.
+    pub fn hash(&self, ram: &GuestRam, frame: u64) -> Option<u64> {
+        self.contribution(ram, frame).map(short)
+    }
+
+    fn contribution(&self, ram: &GuestRam, frame: u64) -> Option<u128> {
+        self.pages.get(index_of(ram, frame)?).copied()
     }
 
     /// Hashes all of RAM. Pages that the host has never had to back are zero and are skipped.
@@ -164,8 +191,16 @@ impl RamDigest {
             return;
         };
         self.sum = self.sum.wrapping_sub(*slot).wrapping_add(new);
+        if let (Some(before), true) = (&mut self.before, *slot != new) {
+            before.entry(frame).or_insert(*slot);
+        }
         *slot = new;
     }
+}
+
+fn short(contribution: u128) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = contribution.to_le_bytes();
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
 
 /// Position of a guest frame among all frames of RAM.
@@ -209,6 +244,29 @@ mod tests {
     }
 
     #[test]
+    fn changes_are_pages_that_are_not_what_they_were() {
+        let ram = GuestRam::new(4 << 20).unwrap();
+        ram.write(0x5000, b"something").unwrap();
+        let mut digest = RamDigest::default();
+        digest.full(&ram);
+        digest.watch();
+        ram.write(0x5000, b"else").unwrap();
+        ram.write(0x7000, b"there").unwrap();
+        ram.write(0x9000, &0x60_u64.to_le_bytes()).unwrap();
+        digest.update(&ram, [5, 7, 9, 1 << 40]);
+        ram.write(0x7000, &[0; 5]).unwrap();
+        digest.update(&ram, [7]);
+        let changes = digest.take_changes(&ram);
+        assert_eq!(
+            changes,
+            [(5, digest.hash(&ram, 5).unwrap())],
+            "7 is as before, of 9 only A and D changed"
+        );
+        assert_eq!(digest.take_changes(&ram), []);
+        assert_eq!((digest.hash(&ram, 9), digest.hash(&ram, u64::MAX)), (Some(0), None));
+    }
+
+    #[test]
     fn the_same_bytes_elsewhere_are_another_digest() {
         let digest = |address| {
             let ram = GuestRam::new(4 << 20).unwrap();
@@ -218,6 +276,17 @@ mod tests {
             digest.value()
         };
         assert_ne!(digest(0x1000), digest(0x2000));
+    }
+
+    #[test]
+    fn the_digest_of_a_cpu_leaves_out_mxcsr_and_rf() {
+        let state = CpuState::default();
+        let mut other = state.clone();
+        other.fpu.mxcsr = 0x1f80;
+        other.registers.rflags = Registers::RF;
+        assert_eq!(of_cpu(state.clone(), false).unwrap(), of_cpu(other.clone(), false).unwrap());
+        other.fpu.fcw = 1;
+        assert_ne!(of_cpu(state, false).unwrap(), of_cpu(other, false).unwrap());
     }
 
     #[test]

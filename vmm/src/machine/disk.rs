@@ -150,6 +150,11 @@ impl Disk {
         Ok(())
     }
 
+    /// True if this cluster is on the disk.
+    pub fn has_cluster(&self, cluster: u64) -> bool {
+        self.used(cluster) > 0
+    }
+
     /// Bytes of a cluster that are on the disk.
     fn used(&self, cluster: u64) -> usize {
         let start = cluster.saturating_mul(CLUSTER);

@@ -29,7 +29,7 @@ use crate::engine::{Answer, Engine, EngineError, Exit, Fault, Progress, Stop};
 use bus::{Devices, Request};
 use digest::{RamDigest, Rolling};
 use memory::{GuestRam, MemoryError, PAGE_SIZE};
-use observe::{Moment, Observer};
+use observe::{Both, Moment, Observer};
 use time::GuestClock;
 use trace::Trace;
 
@@ -75,6 +75,10 @@ pub struct Machine {
     written: BTreeSet<u64>,
     rolling: Rolling,
     ram_digest: RamDigest,
+    /// nothing has happened since the last digest of RAM
+    fresh: bool,
+    /// all pages written since the last digest of RAM are known
+    tracked: bool,
     /// HLT was executed and no interrupt has been injected since
     halted: bool,
     /// frame of the clock page, and the time last stored there
@@ -86,6 +90,8 @@ pub struct Machine {
     registers: Registers,
     trace: Trace,
     observer: Option<Box<dyn Observer>>,
+    /// where the observer was last told of the state
+    state_told: Option<Position>,
     fault_detail: Option<String>,
 }
 
@@ -114,6 +120,8 @@ impl Machine {
             written: BTreeSet::new(),
             rolling: Rolling::default(),
             ram_digest: RamDigest::default(),
+            fresh: false,
+            tracked: false,
             halted: false,
             clock_page: None,
             ending: None,
@@ -121,17 +129,21 @@ impl Machine {
             registers: Registers::default(),
             trace: Trace::default(),
             observer: None,
+            state_told: None,
             fault_detail: None,
         })
     }
 
-    /// From now on `observer` is told what happens. It replaces another one.
+    /// From now on `observer` is told what happens, after those that are told already.
     pub fn observe(&mut self, observer: Box<dyn Observer>) {
         self.devices.watch();
-        self.observer = Some(observer);
+        self.observer = Some(match self.observer.take() {
+            Some(first) => Box::new(Both(first, observer)),
+            None => observer,
+        });
     }
 
-    /// The observer back, if there is one: nobody is told any more.
+    /// The observers back, as one, if there are any: nobody is told any more.
     pub fn take_observer(&mut self) -> Option<Box<dyn Observer>> {
         self.observer.take()
     }
@@ -230,6 +242,11 @@ impl Machine {
         self.devices.uart.offer(bytes, self.clock.now());
     }
 
+    /// What was offered to the serial port and has not reached it is not coming any more.
+    pub fn drop_console_backlog(&mut self) {
+        self.devices.uart.drop_backlog(self.clock.now());
+    }
+
     /// The next guest time at which a device does something by itself that can wake a halted vCPU.
     pub fn next_wake(&self) -> Option<u64> {
         self.devices.next_wake()
@@ -297,6 +314,7 @@ impl Machine {
         let until = [timer, until].into_iter().flatten().min().filter(|_| self.counted);
         let pause = pause.filter(|_| self.engine.counts());
         let stop = [until, pause].into_iter().flatten().min();
+        self.fresh = false;
         self.engine.set_clock(self.clock.at_exit(), self.clock.constants().ns_per_branch);
         loop {
             match self.engine.run(stop)? {
@@ -360,12 +378,42 @@ impl Machine {
         self.deliver()
     }
 
-    /// CPU, RAM and devices digested. Only at a sync point.
+    /// From now on the observer is told which pages have changed. It must want to be told of the state.
     ///
     /// # Errors
     /// Failures of the host.
-    pub fn full_digest(&mut self) -> Result<FullDigest, MachineError> {
-        if self.ram_digest.is_started() {
+    pub fn watch_pages(&mut self) -> Result<(), MachineError> {
+        self.update_ram_digest()?;
+        self.ram_digest.watch();
+        self.track_dirty_pages()
+    }
+
+    /// Tells the observer of the processor's state and of changed pages, if it wants to know and does not yet. Only at a
+    /// sync point.
+    ///
+    /// # Errors
+    /// Failures of the host.
+    pub fn tell_state(&mut self) -> Result<(), MachineError> {
+        let here = self.position();
+        let wanted = self.observer.as_ref().is_some_and(|observer| observer.wants_state());
+        if !wanted || self.state_told == Some(here) {
+            return Ok(());
+        }
+        self.state_told = Some(here);
+        self.update_ram_digest()?;
+        let pages = self.ram_digest.take_changes(&self.ram);
+        let (state, halted) = (self.engine.state()?, self.halted);
+        self.tell(|observer, at| observer.state(at, &state, halted, &pages));
+        Ok(())
+    }
+
+    /// Hash of one page as of the last [`tell_state`](Self::tell_state), as the observer is told it. `None` outside RAM.
+    pub fn page_hash(&self, frame: u64) -> Option<u64> {
+        self.ram_digest.hash(&self.ram, frame)
+    }
+
+    fn update_ram_digest(&mut self) -> Result<(), MachineError> {
+        if self.ram_digest.is_started() && self.tracked {
             self.written.extend(self.engine.take_dirty_pages()?);
             self.written.extend(self.ram.take_written_frames());
             self.ram_digest.update(&self.ram, std::mem::take(&mut self.written));
@@ -374,6 +422,16 @@ impl Machine {
             self.written.clear();
             self.ram_digest.full(&self.ram);
         }
+        self.fresh = true;
+        Ok(())
+    }
+
+    /// CPU, RAM and devices digested. Only at a sync point.
+    ///
+    /// # Errors
+    /// Failures of the host.
+    pub fn full_digest(&mut self) -> Result<FullDigest, MachineError> {
+        self.update_ram_digest()?;
         let state = self.engine.state()?;
         tracing::trace!(target: "state", "{} {state:x?} {:x?}", self.position(), self.devices.save());
         Ok(FullDigest {
@@ -390,7 +448,12 @@ impl Machine {
     /// # Errors
     /// Failures of the host.
     pub fn track_dirty_pages(&mut self) -> Result<(), MachineError> {
-        Ok(self.engine.track_dirty_pages()?)
+        if !self.tracked {
+            self.engine.track_dirty_pages()?;
+            // What was written since the last digest, if anything, nobody has seen: only a new one can be built upon.
+            self.tracked = self.fresh;
+        }
+        Ok(())
     }
 
     /// Guest RAM.
@@ -455,6 +518,7 @@ impl Machine {
         if self.observer.is_some() {
             let requests = self.devices.take_disk_requests();
             self.tell(|observer, at| {
+                observer.before_exit(at, progress);
                 requests.iter().for_each(|request| observer.disk_request(at, request));
                 observer.exit(at, &exit, answer);
             });

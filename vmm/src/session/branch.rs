@@ -3,15 +3,13 @@
 use scribe_log::header::{Header, Pace, Parent, Start};
 use scribe_log::snapshots::{Origin, Snapshots};
 
-use super::choice;
 use super::console::Console;
-use super::drive::Driver;
 use super::journal::NoJournal;
+use super::marks::Marks;
 use super::player::{Departure, Player};
 use super::snapshot;
 use super::start::{Connections, LiveReport, StartError, Target, live as run_live, recorder};
 use crate::engine::soft;
-use crate::machine::Machine;
 
 /// How a machine goes live.
 #[derive(Debug)]
@@ -36,9 +34,11 @@ pub fn live(player: Player, branch: Branch, console: &mut Console) -> Result<Liv
     let Departure { header: parent, recording, choice, mut machine, mut driver, host_facts, image: _image } =
         player.depart();
     driver.make_sync_point(&mut machine);
+    machine.drop_console_backlog();
     let Branch { connections, pace, target, .. } = branch;
     let Some(target) = target else {
-        return Ok(run_live(&mut machine, &mut driver, NoJournal, connections, pace, console)?.0);
+        let (marks, journal) = (Marks::default(), NoJournal);
+        return Ok(run_live(&mut machine, &mut driver, journal, marks, connections, pace, console)?.0);
     };
     let header = Header {
         program: env!("CARGO_PKG_VERSION").into(),
@@ -46,6 +46,7 @@ pub fn live(player: Player, branch: Branch, console: &mut Console) -> Result<Liv
         behaviour: choice.behaviour.map(|behaviour| soft::name(behaviour).to_owned()),
         pace,
         host: host_facts,
+        level: target.noting.level,
         parent: Some(Parent {
             path: recording.dir().to_owned(),
             header: recording.header().identity().map_err(scribe_log::WriteError::from)?,
@@ -54,10 +55,12 @@ pub fn live(player: Player, branch: Branch, console: &mut Console) -> Result<Liv
         start: Some(Start { position: machine.position(), guest_time: machine.guest_time() }),
         ..parent
     };
-    let recorder = recorder(&target, &header, &machine, connections.durable)?;
+    let recorder = recorder(&target, &header, &mut machine)?;
     let mut snapshots = Snapshots::open(target.directory, recorder.header_crc())?;
     snapshot::take(&mut snapshots, &machine, driver.phase(), Origin::Start)?;
-    let (mut report, recorder) = run_live(&mut machine, &mut driver, recorder, connections, pace, console)?;
+    let marks = Marks::new(&target.noting, &machine);
+    let (mut report, recorder) =
+        run_live(&mut machine, &mut driver, recorder, marks, connections, pace, console)?;
     report.recorded = recorder.summary().cloned();
     Ok(report)
 }

@@ -1,35 +1,26 @@
 //! What is written down while the machine is live: nothing (`run`), or a recording (`record`).
 
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use scribe_log::header::Level;
 use scribe_log::snapshots::{Origin, Snapshots};
-use scribe_log::{Body, End, EndCause, Event, Position, Sizes, Writer};
+use scribe_log::{Body, Bookmark, End, EndCause, Event, Position, Sizes, Writer};
 
 use super::drive::Phase;
-use super::snapshot;
+use super::snapshot::{self, SnapError};
 use super::{Place, SessionError};
+use crate::inspect::check;
+use crate::inspect::markers::Markers;
 use crate::machine::Machine;
+use crate::machine::observe::Moment;
+
+/// Bytes of events after which a segment is sealed, so that no more than a few of them are in memory.
+const SEAL_BYTES: usize = 4 << 20;
 
 /// Exits between two stored values of the rolling digest.
 pub const CHECKPOINT_EVERY: u64 = 1024;
-
-/// A bookmark that somebody outside the guest has set.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mark {
-    /// its name
-    pub name: String,
-    /// where
-    pub position: Position,
-    /// guest time there, ns
-    pub guest_time: Option<u64>,
-    /// by whom
-    pub origin: MarkOrigin,
-}
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MarkOrigin {
-    Signal,
-    Key,
-    Every,
-    Added,
-}
 
 /// Where a live session notes what a replay needs.
 pub trait Journal {
@@ -58,7 +49,7 @@ pub trait Journal {
     ///
     /// # Errors
     /// It cannot be written.
-    fn bookmark(&mut self, mark: Mark) -> Result<(), SessionError>;
+    fn bookmark(&mut self, mark: Bookmark) -> Result<(), SessionError>;
 
     /// A snapshot of the machine, which has just come to a sync point.
     ///
@@ -95,7 +86,7 @@ impl Journal for NoJournal {
         false
     }
 
-    fn bookmark(&mut self, mark: Mark) -> Result<(), SessionError> {
+    fn bookmark(&mut self, mark: Bookmark) -> Result<(), SessionError> {
         say!("nothing is recorded, so there is no bookmark {}", mark.name);
         Ok(())
     }
@@ -107,6 +98,19 @@ impl Journal for NoJournal {
     fn end(&mut self, _machine: &mut Machine, _cause: &EndCause, _place: Place) -> Result<(), SessionError> {
         Ok(())
     }
+}
+
+/// How much is noted, and how.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Noting {
+    /// guest time (ns) between two bookmarks
+    pub bookmark_every: Option<u64>,
+    /// guest time (ns) between two snapshots
+    pub snapshot_every: Option<u64>,
+    /// what is sealed is on the host's disk
+    pub durable: bool,
+    /// what is noted besides what replay needs
+    pub level: Level,
 }
 
 /// What a finished recording amounts to.
@@ -128,14 +132,19 @@ pub struct Recorder {
     /// position of the last seal, so that a guest that makes no exits is not sealed again and again
     sealed_at: Option<Position>,
     summary: Option<Summary>,
-    bookmarks: Option<BookmarkWriter>,
     snapshots: Option<Snapshots>,
+    directory: PathBuf,
+    header_crc: u32,
+    /// what the machine has told and is not written yet
+    told: Rc<RefCell<Vec<Event>>>,
 }
 
 impl Recorder {
     /// Writes to `writer`; RAM is digested every `digest_every` exits (0: only at the end). `exits`: where the machine is.
     pub fn new(writer: Writer, digest_every: u64, exits: u64) -> Self {
         Self {
+            directory: writer.dir().to_owned(),
+            header_crc: writer.header_crc(),
             writer: Some(writer),
             digest_every,
             next_checkpoint: next_multiple(exits, CHECKPOINT_EVERY),
@@ -143,9 +152,56 @@ impl Recorder {
             inputs: 0,
             sealed_at: None,
             summary: None,
-            bookmarks: None,
             snapshots: None,
+            told: Rc::default(),
         }
+    }
+
+    /// From now on also notes what `machine` does, as far as `level` says.
+    ///
+    /// # Errors
+    /// Failures of the host.
+    pub fn watch(&mut self, machine: &mut Machine, level: Level) -> Result<(), SessionError> {
+        if level > Level::Inputs {
+            let told = Rc::clone(&self.told);
+            let markers = Markers::new(level, move |_: Moment, event| told.borrow_mut().push(event));
+            check::attach(machine, Box::new(markers))?;
+        }
+        Ok(())
+    }
+
+    /// Writes what the machine has told since the last time.
+    fn note_told(&mut self, machine: &Machine) -> Result<(), SessionError> {
+        let told = std::mem::take(&mut *self.told.borrow_mut());
+        for event in told {
+            let Some(writer) = &mut self.writer else { return Ok(()) };
+            if writer.unsealed() > SEAL_BYTES && event.position == machine.position() {
+                self.write_seal(machine)?;
+            }
+            self.write(&event)?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, event: &Event) -> Result<(), SessionError> {
+        if let Some(writer) = &mut self.writer {
+            writer.append(event)?;
+        }
+        self.sealed_at = None;
+        Ok(())
+    }
+
+    fn write_seal(&mut self, machine: &Machine) -> Result<(), SessionError> {
+        let body = Body::Seal { registers: machine.rolling(), guest_time: machine.guest_time() };
+        if let Some(writer) = &mut self.writer {
+            writer.seal(&Event::new(machine.position(), body))?;
+        }
+        Ok(())
+    }
+
+    /// What ties the recording's other files to it.
+    pub fn header_crc(&self) -> u32 {
+        self.header_crc
     }
 
     /// What was recorded; `None` unless the recording was closed.
@@ -154,17 +210,14 @@ impl Recorder {
     }
 
     fn append(&mut self, machine: &Machine, body: Body) -> Result<(), SessionError> {
-        let event = Event::new(machine.position(), body);
-        if let Some(writer) = &mut self.writer {
-            writer.append(&event)?;
-        }
-        self.sealed_at = None;
-        Ok(())
+        self.note_told(machine)?;
+        self.write(&Event::new(machine.position(), body))
     }
 }
 
 impl Journal for Recorder {
     fn sync_point(&mut self, machine: &mut Machine, seal: bool) -> Result<(), SessionError> {
+        self.note_told(machine)?;
         for name in machine.take_bookmarks() {
             self.append(machine, Body::Bookmark { name })?;
         }
@@ -177,6 +230,8 @@ impl Journal for Recorder {
                 self.next_full = next_multiple(exits, self.digest_every);
             }
             self.next_checkpoint = next_multiple(exits, CHECKPOINT_EVERY);
+            // Before the digest, so that a replay that differs is told by names.
+            machine.tell_state()?;
             self.append(machine, Body::Checkpoint { registers: machine.rolling(), full })?;
         }
         if seal {
@@ -193,14 +248,12 @@ impl Journal for Recorder {
     }
 
     fn seal(&mut self, machine: &Machine) -> Result<(), SessionError> {
+        self.note_told(machine)?;
         let here = machine.position();
         if self.sealed_at == Some(here) {
             return Ok(());
         }
-        let body = Body::Seal { registers: machine.rolling(), guest_time: machine.guest_time() };
-        if let Some(writer) = &mut self.writer {
-            writer.seal(&Event::new(here, body))?;
-        }
+        self.write_seal(machine)?;
         self.sealed_at = Some(here);
         Ok(())
     }
@@ -209,12 +262,12 @@ impl Journal for Recorder {
         self.writer.is_some()
     }
 
-    fn bookmark(&mut self, mark: Mark) -> Result<(), SessionError> {
-        if self.writer.is_none() {
-            say!("the recording has ended, so there is no bookmark {}", mark.name);
-            return Ok(());
+    fn bookmark(&mut self, mark: Bookmark) -> Result<(), SessionError> {
+        match &mut self.writer {
+            Some(writer) => writer.bookmark(mark)?,
+            None => say!("the recording has ended, so there is no bookmark {}", mark.name),
         }
-        todo!()
+        Ok(())
     }
 
     fn snapshot(&mut self, machine: &Machine) -> Result<(), SessionError> {
@@ -222,7 +275,8 @@ impl Journal for Recorder {
             return Ok(());
         }
         if self.snapshots.is_none() {
-            self.snapshots = Some(todo!());
+            self.snapshots =
+                Some(Snapshots::open(&self.directory, self.header_crc).map_err(SnapError::from)?);
         }
         if let Some(snapshots) = &mut self.snapshots {
             snapshot::take(snapshots, machine, Phase::Arrived, Origin::Recorded)?;
@@ -235,9 +289,15 @@ impl Journal for Recorder {
             return Ok(());
         }
         let full = match place {
-            Place::Position => Some(machine.full_digest()?),
+            Place::Position => {
+                machine.tell_state()?;
+                Some(machine.full_digest()?)
+            }
             Place::Beyond => None,
         };
+        machine.tell(|observer, at| observer.ending(at));
+        machine.take_observer();
+        self.note_told(machine)?;
         let end = End {
             cause: cause.clone(),
             registers: machine.rolling(),

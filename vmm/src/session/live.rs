@@ -8,9 +8,11 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use scribe_log::header::Pace;
-use scribe_log::{Body, EndCause, MAX_DATA, Position, StopReason};
+use scribe_log::{
+    Body, Bookmark, BookmarkOrigin, EndCause, MAX_DATA, Position, StopReason, check_bookmark_name,
+};
 
-use super::journal::{Journal, Mark, MarkOrigin};
+use super::journal::Journal;
 use super::marks::Marks;
 use super::{Flow, Place, Policy, SessionError};
 use crate::engine::Progress;
@@ -53,8 +55,9 @@ pub struct Live<J> {
     pace: Pace,
     guest_limit: Option<u64>,
     marks: Marks,
-    /// a bookmark set by a key, until it has its name
-    unnamed: Option<Mark>,
+    /// a bookmark set by a key, until it has its name, and those set since: they are noted in order
+    unnamed: Option<Bookmark>,
+    held: Vec<Bookmark>,
     /// bookmarks set by signals and keys so far
     counts: [u64; 2],
     /// the recording is to end, and the guest to live on
@@ -84,6 +87,7 @@ impl<J: Journal> Live<J> {
             guest_limit,
             marks,
             unnamed: None,
+            held: Vec::new(),
             counts: [0; 2],
             go_live: false,
             origin: clock::monotonic_ns().wrapping_sub(now),
@@ -107,13 +111,7 @@ impl<J: Journal> Live<J> {
             HostEvent::GoLive => self.go_live = self.journal.records(),
             HostEvent::Mark(source) => return self.mark(source, place),
             HostEvent::MarkName(name) => {
-                let mark = self.unnamed.take();
-                if let (Some(mut mark), Some(name)) = (mark, name) {
-                    if !name.is_empty() {
-                        mark.name = name;
-                    }
-                    return self.journal.bookmark(mark);
-                }
+                return self.name_mark(name.as_deref());
             }
         }
         Ok(())
@@ -125,17 +123,45 @@ impl<J: Journal> Live<J> {
         (position, guest_time): (Position, u64),
     ) -> Result<(), SessionError> {
         let (index, word, origin) = match source {
-            MarkSource::Signal => (0, "signal", MarkOrigin::Signal),
-            MarkSource::Key => (1, "key", MarkOrigin::Key),
+            MarkSource::Signal => (0, "signal", BookmarkOrigin::Signal),
+            MarkSource::Key => (1, "key", BookmarkOrigin::Key),
         };
         self.counts[index] += 1;
         let name = format!("{word}-{}", self.counts[index]);
-        let mark = Mark { name, position, guest_time: Some(guest_time), origin };
+        let mark = Bookmark { name, position, guest_time: Some(guest_time), origin };
         match source {
-            MarkSource::Signal => self.journal.bookmark(mark)?,
-            MarkSource::Key => self.unnamed = Some(mark),
+            MarkSource::Signal => self.note(mark)?,
+            MarkSource::Key => {
+                self.name_mark(Some(""))?;
+                self.unnamed = Some(mark);
+            }
         }
         Ok(())
+    }
+
+    fn note(&mut self, mark: Bookmark) -> Result<(), SessionError> {
+        if self.unnamed.is_some() {
+            self.held.push(mark);
+            return Ok(());
+        }
+        if mark.origin != BookmarkOrigin::Every {
+            say!("bookmark {} at {}", mark.name, mark.position);
+        }
+        self.journal.bookmark(mark)
+    }
+
+    /// The bookmark set by a key gets its name: the one it was set with if `name` is empty or none; `None` drops it.
+    fn name_mark(&mut self, name: Option<&str>) -> Result<(), SessionError> {
+        let mark = self.unnamed.take();
+        if let (Some(mut mark), Some(name)) = (mark, name) {
+            match check_bookmark_name(name) {
+                Ok(()) => name.clone_into(&mut mark.name),
+                Err(_) if name.is_empty() => {}
+                Err(error) => say!("{error}; it is {} instead", mark.name),
+            }
+            self.note(mark)?;
+        }
+        std::mem::take(&mut self.held).into_iter().try_for_each(|mark| self.note(mark))
     }
 
     /// What is noted here because so much guest time has passed.
@@ -146,9 +172,8 @@ impl<J: Journal> Live<J> {
         }
         if let Some(count) = self.marks.bookmark.as_mut().and_then(|every| every.due(now)) {
             let (position, guest_time) = (machine.position(), Some(now));
-            let mark =
-                Mark { name: format!("every-{count}"), position, guest_time, origin: MarkOrigin::Every };
-            self.journal.bookmark(mark)?;
+            let (name, origin) = (format!("every-{count}"), BookmarkOrigin::Every);
+            self.note(Bookmark { name, position, guest_time, origin })?;
         }
         Ok(())
     }
@@ -166,6 +191,7 @@ impl<J: Journal> Live<J> {
             return Ok(());
         }
         let cause = EndCause::Stopped { reason: StopReason::User };
+        self.name_mark(Some(""))?;
         self.journal.end(machine, &cause, Place::Position)?;
         say!("the recording ends at {}; the guest lives on, unrecorded", machine.position());
         Ok(())
@@ -369,6 +395,7 @@ impl<J: Journal> Policy for Live<J> {
 
     fn finish(&mut self, machine: &mut Machine, cause: &EndCause, place: Place) -> Result<(), SessionError> {
         self.host.shared.running.store(false, Ordering::Relaxed); // digests take their time, the guest does not
+        self.name_mark(Some(""))?;
         self.journal.end(machine, cause, place)
     }
 }

@@ -1,5 +1,8 @@
 //! What a live session notes by itself as guest time passes: a bookmark, a snapshot, every so often.
 
+use super::journal::Noting;
+use crate::machine::Machine;
+
 /// A period of guest time, and when it is next over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Every {
@@ -33,6 +36,14 @@ pub struct Marks {
     pub bookmark: Option<Every>,
     /// snapshots
     pub snapshot: Option<Every>,
+}
+
+impl Marks {
+    /// As asked for, from where `machine` is.
+    pub fn new(noting: &Noting, machine: &Machine) -> Self {
+        let every = |period: Option<u64>| period.and_then(|period| Every::new(period, machine.guest_time()));
+        Self { bookmark: every(noting.bookmark_every), snapshot: every(noting.snapshot_every) }
+    }
 }
 
 #[cfg(test)]

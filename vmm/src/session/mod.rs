@@ -3,6 +3,7 @@
 //! A [`Driver`](drive::Driver) takes the machine from sync point to sync point and asks a [`Policy`] what comes from outside there:
 //! [`live`] takes it from the host (and, when recording, has a [`journal`] write it down), [`replay`] from the log.
 
+pub mod branch;
 pub mod choice;
 pub mod config;
 pub mod console;
@@ -12,18 +13,20 @@ pub mod files;
 pub mod journal;
 pub mod live;
 pub mod marks;
+pub mod place;
 pub mod player;
 pub mod replay;
 pub mod snapshot;
 pub mod start;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use scribe_log::{EndCause, OpenError, Position, WriteError};
 
 use crate::engine::Progress;
 use crate::machine::{Machine, MachineError};
 use divergence::Divergence;
+use snapshot::SnapError;
 
 /// Why a session ended without an outcome.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +43,9 @@ pub enum SessionError {
     /// The replay is not what was recorded.
     #[error("{0}")]
     Diverged(Box<Divergence>),
+    /// A snapshot cannot be taken.
+    #[error(transparent)]
+    Snapshot(#[from] SnapError),
     /// Reading console input or writing the console failed.
     #[error("{what}: {source}")]
     Io {

@@ -66,7 +66,9 @@ impl FromStr for Where {
         }
         match text.as_bytes().first() {
             Some(b'a'..=b'z' | b'A'..=b'Z') => Ok(Self::Bookmark(text.to_owned())),
-            Some(b'0'..=b'9' | b'.') => crate::cli::parse::duration(text).map(Self::Time).map_err(|_| syntax()),
+            Some(b'0'..=b'9' | b'.') => {
+                crate::cli::parse::duration(text).map(Self::Time).map_err(|_| syntax())
+            }
             _ => Err(syntax()),
         }
     }
@@ -91,14 +93,15 @@ impl Where {
     pub fn resolve(&self, recording: &Recording) -> Result<Target, PlaceError> {
         let start = recording.header().start();
         let end = recording.sealed_end();
-        let outside = |side, verb, edge: String| PlaceError::Outside { place: self.to_string(), side, verb, edge };
+        let outside =
+            |side, verb, edge: String| PlaceError::Outside { place: self.to_string(), side, verb, edge };
         match self {
             Self::End => Ok(Target::End),
             Self::Time(time) if *time < start.guest_time => {
                 Err(outside("before", "starts", seconds(start.guest_time)))
             }
-            Self::Time(time) => match end {
-                Some((_, end)) if *time > end => Err(outside("behind", "ends", seconds(end))),
+            Self::Time(time) => match recording.end_time() {
+                Some(end) if *time > end => Err(outside("behind", "ends", seconds(end))),
                 _ => Ok(Target::Time(*time)),
             },
             Self::Position(position) => {
@@ -113,6 +116,22 @@ impl Where {
             Self::Bookmark(name) => bookmark(recording, name),
         }
     }
+}
+
+/// The bookmark of this name.
+fn bookmark(recording: &Recording, name: &str) -> Result<Target, PlaceError> {
+    let bookmarks = recording.bookmarks()?;
+    if let Some(found) = bookmarks.find(name) {
+        return Ok(Target::Position(found.bookmark.position));
+    }
+    let some: Vec<String> = bookmarks.iter().take(8).map(|found| found.label().to_string()).collect();
+    let more = if bookmarks.len() > some.len() { ", ..." } else { "" };
+    let known = match some.is_empty() {
+        true => "it has none (scribe-vmm bookmark add sets one)".to_owned(),
+        false => format!("there are: {}{more}", some.join(", ")),
+    };
+    let recording = recording.dir().display().to_string();
+    Err(PlaceError::NoBookmark { name: name.to_owned(), recording, known })
 }
 
 /// Guest time for people: seconds with as many decimals as it has, at least one.

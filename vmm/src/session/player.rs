@@ -8,16 +8,18 @@ use scribe_log::header::{Engine as EngineName, Header, Host};
 use scribe_log::snapshots::{Origin, SnapshotInfo, Snapshots, superseded};
 use scribe_log::{Position, Recording, State};
 
+use super::SessionError;
 use super::choice::{self, Choice, Wish};
 use super::config::{self, Moved};
 use super::console::Console;
 use super::drive::{Driver, Phase, Run};
 use super::files::DigestCache;
 use super::replay::{Outcome, Replay, Target};
+use super::snapshot::{self, SnapError};
 use super::start::{StartError, host_loop, perturbation, prepare_process};
-use super::{SessionError, snapshot};
 use crate::host::events::{ConsoleSource, HostLoop, Shared, Watch};
 use crate::host::perturb::Perturbation;
+use crate::inspect::check::Checker;
 use crate::machine::Machine;
 use crate::machine::disk::lock;
 
@@ -109,6 +111,9 @@ impl Player {
         let image = image.map(|path| lock(path, false)).transpose()?;
         config::check_files(&mut header, &config.moved, cache)?;
         let snapshots = Snapshots::open(config.directory, recording.header_crc())?;
+        if config.snapshots {
+            snapshots.damaged().iter().for_each(|error| say!("a snapshot is not used: {error}"));
+        }
         let start = start(&recording, &snapshots, config, target)?;
         let behaviour = config.behaviour.as_deref();
         // A kernel that was recorded on KVM has the note.
@@ -117,8 +122,9 @@ impl Player {
         let noted = files.as_ref().map_or(header.engine == EngineName::Kvm, |(_, noted)| *noted);
         let choice = choice::for_recording(&config.engine, behaviour, &header, noted)?;
         prepare_process()?;
-        let (machine, driver) = match (&start, &files) {
-            (Some(info), _) => snapshot::restore(&snapshots, info, &header, &choice, scratch)?,
+        let (mut machine, driver) = match (&start, &files) {
+            (Some(info), _) => snapshot::restore(&snapshots, info, &header, &choice, scratch)
+                .map_err(|source| unusable(&recording, info, source))?,
             (None, Some((files, _))) => {
                 (config::assemble(&header, files, &choice, scratch)?, Driver::default())
             }
@@ -128,8 +134,9 @@ impl Player {
             choice.tell();
         }
         let host = replay_host(&machine)?;
-        let policy =
-            Replay::new(recording.events_from(machine.position()), recording.state(), host, &machine);
+        let checker = Checker::attach(&mut machine, &header).map_err(SessionError::from)?;
+        let events = recording.events_from(machine.position())?;
+        let policy = Replay::new(events, recording.state(), host, &machine).check_markers(checker);
         Ok(Self {
             automatic: config.snapshots.then(|| Automatic::new(snapshots, &machine)),
             recording,
@@ -191,6 +198,15 @@ impl Player {
         self.driver.phase()
     }
 
+    /// The machine's position and guest time (ns) when it came there. A guest that sleeps came to it before it fell asleep.
+    pub fn arrival(&self) -> (Position, u64) {
+        let time = match self.driver.phase() {
+            Phase::Idle => self.policy.arrived(),
+            Phase::Arrived | Phase::Running => self.machine.guest_time(),
+        };
+        (self.machine.position(), time)
+    }
+
     /// The recording's header, its files where they lie now.
     pub fn header(&self) -> &Header {
         &self.header
@@ -233,7 +249,8 @@ impl Player {
     /// Leaves the recording.
     pub fn depart(self) -> Departure {
         drop(self.policy.into_host()); // its thread has the signals
-        let Self { recording, header, choice, machine, driver, host_facts, _image: image, .. } = self;
+        let Self { recording, header, choice, mut machine, driver, host_facts, _image: image, .. } = self;
+        machine.take_observer();
         Departure { header, recording, choice, machine, driver, host_facts, image }
     }
 }
@@ -277,6 +294,19 @@ fn start(
     Ok(snapshots.list().iter().filter(usable).max_by_key(|info| info.position).cloned().or(first))
 }
 
+/// What to say when the snapshot to start from does not do.
+fn unusable(recording: &Recording, info: &SnapshotInfo, source: SnapError) -> StartError {
+    if !source.is_damage() {
+        return source.into();
+    }
+    let instead = match info.origin {
+        Origin::Start => "the recording starts from it and cannot be replayed",
+        _ => "--no-snapshots replays without it, `scribe-vmm snapshot rm` removes it",
+    };
+    let recording = recording.dir().display().to_string();
+    StartError::BadSnapshot { recording, position: info.position, instead, source: Box::new(source) }
+}
+
 /// Takes snapshots as the replay goes on, and drops those that others make superfluous.
 struct Automatic {
     snapshots: Snapshots,
@@ -294,7 +324,7 @@ impl Automatic {
         self.ordinal.saturating_add(1).saturating_mul(AUTOMATIC_WORK)
     }
 
-    fn take(&mut self, machine: &Machine, phase: Phase) -> Result<(), snapshot::SnapError> {
+    fn take(&mut self, machine: &Machine, phase: Phase) -> Result<(), SnapError> {
         let ordinal = machine.work() / AUTOMATIC_WORK;
         self.ordinal = ordinal;
         let here = machine.position();

@@ -10,6 +10,8 @@ use super::divergence::Divergence;
 use super::{Flow, Place, Policy, SessionError};
 use crate::engine::Progress;
 use crate::host::events::{HostEvent, HostLoop, Shared};
+use crate::inspect::check::Checker;
+use crate::inspect::state::Difference;
 use crate::machine::Machine;
 
 /// Log events kept for reports.
@@ -48,6 +50,8 @@ pub struct Replay {
     /// guest time when the machine came to its position
     arrived: u64,
     checks: u64,
+    /// compares markers, if the recording has them
+    checker: Option<Checker>,
     /// bookmarks that the guest has set at the position and the log has not shown yet
     bookmarks: Vec<String>,
     outcome: Option<Outcome>,
@@ -74,6 +78,7 @@ impl Replay {
             agreed: machine.position(),
             arrived: machine.guest_time(),
             checks: 0,
+            checker: None,
             bookmarks: Vec::new(),
             outcome: None,
             stopped: false,
@@ -83,6 +88,12 @@ impl Replay {
             work_limit: None,
             worked: false,
         }
+    }
+
+    /// Also compares the recording's markers, as `checker` does.
+    pub fn check_markers(mut self, checker: Option<Checker>) -> Self {
+        self.checker = checker;
+        self
     }
 
     /// Sets where the driver is to pause.
@@ -108,6 +119,11 @@ impl Replay {
     /// True if the machine is to go live here: that was asked for from outside.
     pub fn leaves(&self) -> bool {
         self.leave
+    }
+
+    /// Guest time (ns) when the machine came to the sync point that it came to last.
+    pub fn arrived(&self) -> u64 {
+        self.arrived
     }
 
     /// The connection to the host, when the replay is over.
@@ -158,6 +174,25 @@ impl Replay {
         }
     }
 
+    /// Takes the markers up to the machine's position, which no replay depends on, and compares them.
+    fn take_markers(&mut self, machine: &mut Machine) -> Result<(), SessionError> {
+        let here = machine.position();
+        while let Some(Ok(event)) = self.events.peek()
+            && event.body.is_marker()
+            && event.position <= here
+        {
+            let difference = match &mut self.checker {
+                Some(checker) => checker.compare(machine, event)?,
+                None => None,
+            };
+            self.next(machine);
+            if let Some(Difference { what, recorded, found }) = difference {
+                return Err(self.diverged(machine, what, recorded, found));
+            }
+        }
+        Ok(())
+    }
+
     fn diverged(
         &self,
         machine: &Machine,
@@ -203,11 +238,14 @@ impl Replay {
 
     /// Takes the events at the machine's position, up to a sleep or the end.
     fn take_events(&mut self, machine: &mut Machine) -> Result<Flow, SessionError> {
-        while let Some(body) = self.peek(machine)? {
+        loop {
+            self.take_markers(machine)?;
+            let Some(body) = self.peek(machine)? else { break };
             match body {
                 Body::TimeAdjust { .. } => return Ok(Flow::Continue),
                 Body::ConsoleInput { bytes } => machine.console_input(&bytes),
                 Body::Checkpoint { registers, full } => {
+                    machine.tell_state()?;
                     self.check_rolling(machine, registers)?;
                     if full.is_some() {
                         self.check_full(machine, full)?;
@@ -362,6 +400,11 @@ impl Policy for Replay {
         if self.outcome.is_some() {
             return Ok(());
         }
+        if place == Place::Position {
+            machine.tell_state()?;
+        }
+        machine.tell(|observer, at| observer.ending(at));
+        self.take_markers(machine)?;
         let end = match self.events.next() {
             Some(Ok(Event { vcpu, position, body: Body::End(end) })) if position == machine.position() => {
                 let event = Event { vcpu, position, body: Body::End(end.clone()) };

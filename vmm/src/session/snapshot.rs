@@ -1,8 +1,10 @@
 //! Snapshots of a machine under a driver: into a recording's directory and back.
 
+use std::io;
+
 use scribe_log::header::Header;
 use scribe_log::snapshots::{
-    NewSnapshot, Origin, PageSink, PageSource, SnapshotError, SnapshotInfo, Snapshots,
+    NewSnapshot, Origin, PageMap, PageSink, PageSource, RAM, SnapshotError, SnapshotInfo, Snapshots, Visit,
 };
 
 use super::choice::Choice;
@@ -13,10 +15,10 @@ use crate::machine::memory::{GuestRam, PAGE_SIZE};
 use crate::machine::state::{StateError, part};
 use crate::machine::{Machine, MachineError};
 
-/// Space of pages: guest RAM by frame.
-const RAM: u32 = 0;
 /// Space of pages: clusters of the first disk that differ from its image.
 const DISK: u32 = 1;
+/// Bytes of RAM that are handed on at a time.
+const RUN_BYTES: usize = 1 << 20;
 
 const DRIVER: &str = "driver";
 const DRIVER_VERSION: u16 = 1;
@@ -36,6 +38,26 @@ pub enum SnapError {
     /// There is no machine to put it into.
     #[error(transparent)]
     Config(#[from] ConfigError),
+}
+
+impl SnapError {
+    /// True if what is in the files is not what was written there by a program like this.
+    pub fn is_damage(&self) -> bool {
+        use SnapshotError::{Corrupt, Missing, OtherRecording, Recording, Replaced, TooNew};
+        match self {
+            Self::Files(error) => matches!(
+                error,
+                Corrupt { .. }
+                    | Missing { .. }
+                    | OtherRecording { .. }
+                    | Recording(_)
+                    | Replaced { .. }
+                    | TooNew { .. }
+            ),
+            Self::State(_) => true,
+            Self::Machine(_) | Self::Config(_) => false,
+        }
+    }
 }
 
 /// Takes a snapshot of `machine`, which `driver` has paused.
@@ -85,6 +107,37 @@ pub fn restore(
     Ok((machine, Driver::at(phase)))
 }
 
+impl PageSink for Contents<'_> {
+    fn begin(&mut self, pages: &PageMap) -> io::Result<()> {
+        let room = |space: u32, page: u64| match (space, &self.disk) {
+            (RAM, _) => self.ram.has_frame(page),
+            (DISK, Some(disk)) => disk.has_cluster(page),
+            _ => false,
+        };
+        let outside = |space: &u32| {
+            pages.runs(*space).iter().any(|run| !room(*space, run.start) || !room(*space, run.end - 1))
+        };
+        match pages.spaces().find(outside) {
+            Some(space) => {
+                Err(io::Error::other(format!("its pages of space {space} are not this machine's")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn write(&mut self, space: u32, first: u64, bytes: &[u8]) -> io::Result<()> {
+        let outside = || io::Error::other(format!("pages of space {space} from {first} on have no place"));
+        match (space, &mut self.disk) {
+            (RAM, _) => {
+                let address = first.checked_mul(PAGE_SIZE).ok_or_else(outside)?;
+                self.ram.write(address, bytes).map_err(io::Error::other)
+            }
+            (DISK, Some(disk)) => disk.write_clusters(first, bytes),
+            _ => Err(outside()),
+        }
+    }
+}
+
 /// What of a machine is pages.
 struct Pages<'a>(&'a Machine);
 
@@ -92,6 +145,34 @@ impl PageSource for Pages<'_> {
     fn spaces(&self) -> Vec<u32> {
         let disk = self.0.disk().map(|_| DISK);
         [RAM].into_iter().chain(disk).collect()
+    }
+
+    fn pages(&mut self, space: u32, visit: &mut Visit<'_>) -> io::Result<()> {
+        match (space, self.0.disk()) {
+            (RAM, _) => self.ram(visit),
+            (DISK, Some(disk)) => {
+                disk.written().try_for_each(|cluster| visit(cluster, &disk.read_cluster(cluster)?))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Pages<'_> {
+    fn ram(&self, visit: &mut Visit<'_>) -> io::Result<()> {
+        let ram = self.0.ram();
+        let mut buffer = vec![0; RUN_BYTES];
+        for region in ram.regions() {
+            let ends = region.start.saturating_add(region.size);
+            let mut address = region.start;
+            while address < ends {
+                let length = usize::try_from(ends - address).unwrap_or(RUN_BYTES).min(RUN_BYTES);
+                ram.read(address, &mut buffer[..length]).map_err(io::Error::other)?;
+                visit(address / PAGE_SIZE, &buffer[..length])?;
+                address += length as u64;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -5,17 +5,18 @@ use std::path::{Path, PathBuf};
 
 use scribe_log::header::{Header, Host, Pace};
 use scribe_log::snapshots::SnapshotError;
-use scribe_log::{EndCause, OpenError, Store, WriteError, Writer};
+use scribe_log::{EndCause, OpenError, Position, Store, WriteError, WriteOptions, Writer};
 
 use super::SessionError;
 use super::config::{self, ConfigError, GuestConfig};
 use super::console::Console;
 use super::drive::{Driver, Run};
 use super::files::DigestCache;
-use super::journal::{Journal, NoJournal, Recorder, Summary};
+use super::journal::{Journal, NoJournal, Noting, Recorder, Summary};
 use super::live::{Inputs, Live};
-use super::marks::{Every, Marks};
-use super::player::{Player, ReplayConfig, Stay};
+use super::marks::Marks;
+pub use super::player::ReplayConfig;
+use super::player::{Player, Stay};
 use super::replay::{Outcome, Target as Goal};
 use super::snapshot::SnapError;
 use crate::host::events::{ConsoleSource, HostLoop, Watch};
@@ -46,6 +47,18 @@ pub enum StartError {
     /// A snapshot cannot be taken or used.
     #[error(transparent)]
     Snapshot(#[from] SnapError),
+    /// The snapshot to start from cannot be used.
+    #[error("{recording}: the snapshot at {position} cannot be used: {source}; {instead}")]
+    BadSnapshot {
+        /// the recording's directory
+        recording: String,
+        /// where the snapshot is
+        position: Position,
+        /// what to do
+        instead: &'static str,
+        /// why not
+        source: Box<SnapError>,
+    },
     /// A branch's recording has lost its first snapshot.
     #[error("{}: a branch's recording without the snapshot that it starts from", .0.display())]
     NoStart(PathBuf),
@@ -87,10 +100,6 @@ pub struct Connections {
     pub max_silence: Option<u64>,
     /// kicks at random intervals between these many microseconds
     pub perturb: Option<(u64, u64)>,
-    /// guest time (ns) between two bookmarks
-    pub bookmark_every: Option<u64>,
-    /// guest time (ns) between two snapshots
-    pub snapshot_every: Option<u64>,
 }
 
 impl Connections {
@@ -103,8 +112,6 @@ impl Connections {
             guest_limit: None,
             max_silence: None,
             perturb: None,
-            bookmark_every: None,
-            snapshot_every: None,
         }
     }
 }
@@ -173,8 +180,8 @@ pub fn run(
     prepare_process()?;
     let mut machine = config::assemble(&header, &files, &choice, scratch)?;
     choice.tell();
-    let (report, _) =
-        live(&mut machine, &mut Driver::default(), NoJournal, connections, guest.pace, console)?;
+    let (marks, mut driver) = (Marks::default(), Driver::default());
+    let (report, _) = live(&mut machine, &mut driver, NoJournal, marks, connections, guest.pace, console)?;
     if let (true, Some(image), Some(disk)) = (commit, image, machine.into_disk()) {
         disk.commit(&image)?;
     }
@@ -190,6 +197,8 @@ pub struct Target<'a> {
     pub overwrite: bool,
     /// where it becomes the latest
     pub store: Option<&'a Store>,
+    /// how much is noted, and how
+    pub noting: Noting,
 }
 
 /// Records a guest into `target`.
@@ -205,26 +214,36 @@ pub fn record(
     console: &mut Console,
 ) -> Result<LiveReport, StartError> {
     let _image = guest.image.as_deref().map(|path| lock(path, false)).transpose()?;
-    let (header, files, choice) = config::describe(guest, cache, host)?;
+    let (mut header, files, choice) = config::describe(guest, cache, host)?;
     prepare_process()?;
+    header.level = target.noting.level;
     let scratch = existing_ancestor(target.directory);
     let mut machine = config::assemble(&header, &files, &choice, &scratch)?;
-    let recorder = recorder(target, &header, guest.durable)?;
+    let recorder = recorder(target, &header, &mut machine)?;
     choice.tell();
     let mut driver = Driver::default();
-    let (mut report, recorder) = live(&mut machine, &mut driver, recorder, connections, guest.pace, console)?;
+    let marks = Marks::new(&target.noting, &machine);
+    let (mut report, recorder) =
+        live(&mut machine, &mut driver, recorder, marks, connections, guest.pace, console)?;
     report.recorded = recorder.summary().cloned();
     report.bytes_hashed = machine.bytes_hashed();
     Ok(report)
 }
 
-/// Creates the recording.
-pub(super) fn recorder(target: &Target, header: &Header, durable: bool) -> Result<Recorder, StartError> {
-    let writer = Writer::create(target.directory, header, target.overwrite)?;
+/// Creates the recording of `machine`, which is watched from here on.
+pub(super) fn recorder(
+    target: &Target,
+    header: &Header,
+    machine: &mut Machine,
+) -> Result<Recorder, StartError> {
+    let options = WriteOptions { overwrite: target.overwrite, durable: target.noting.durable };
+    let writer = Writer::create_with(target.directory, header, options)?;
     if let Some(Err(error)) = target.store.map(|store| store.set_latest(target.directory)) {
         say!("it will not be found as the latest: {error}");
     }
-    Ok(Recorder::new(writer, header.digest_every))
+    let mut recorder = Recorder::new(writer, header.digest_every, machine.exits());
+    recorder.watch(machine, header.level)?;
+    Ok(recorder)
 }
 
 /// Lets a machine live until it ends.
@@ -232,6 +251,7 @@ pub(super) fn live<J: Journal>(
     machine: &mut Machine,
     driver: &mut Driver,
     journal: J,
+    marks: Marks,
     connections: Connections,
     pace: Pace,
     console: &mut Console,
@@ -246,9 +266,6 @@ pub(super) fn live<J: Journal>(
     let host = host_loop(watch)?;
     let perturbation = perturbation(connections.perturb);
     let now = machine.guest_time();
-    let every = |period: Option<u64>| period.and_then(|period| Every::new(period, now));
-    let marks =
-        Marks { bookmark: every(connections.bookmark_every), snapshot: every(connections.snapshot_every) };
     let inputs = Inputs {
         file: connections.input,
         open: connections.console != ConsoleSource::None,

@@ -1,6 +1,7 @@
 //! Sessions over a made-up engine: what is recorded at which place, and that replay comes to the same, without KVM.
 
 mod counted;
+mod markers;
 mod toy;
 
 use std::sync::mpsc::Sender;
@@ -9,11 +10,14 @@ use std::thread::JoinHandle;
 use scribe_log::header::{BootFile, Engine, Header, Host, Level, Origin, Pace};
 use scribe_log::{Body, EndCause, Event, Position, Recording, StopReason, Writer};
 
+use super::SessionError;
 use super::console::Console;
+use super::drive::{Driver, Run};
 use super::journal::{Journal, Recorder};
+use super::live::Inputs;
 use super::live::Live;
+use super::marks::Marks;
 use super::replay::{Outcome, Replay};
-use super::{SessionError, drive};
 use crate::host::clock;
 use crate::host::events::{HostEvent, HostLoop};
 use crate::machine::Machine;
@@ -56,6 +60,23 @@ pub(crate) fn header() -> Header {
     }
 }
 
+/// What a live machine takes besides what the host loop delivers: nothing.
+fn nothing_more(open: bool, guest_limit: Option<u64>) -> Inputs {
+    Inputs { file: None, open, pace: Pace::Max, guest_limit, marks: Marks::default() }
+}
+
+/// Drives a machine from power-on to its end.
+fn drive(
+    machine: &mut Machine,
+    policy: &mut dyn super::Policy,
+    console: &mut Console,
+) -> Result<EndCause, SessionError> {
+    match Driver::default().run(machine, policy, console)? {
+        Run::Ended(cause) => Ok(cause),
+        Run::Paused => panic!("nobody wanted a pause"),
+    }
+}
+
 /// A recording in a directory of its own.
 struct Recorded {
     directory: tempfile::TempDir,
@@ -70,7 +91,7 @@ impl Recorded {
     fn replay(&self, machine: &mut Machine) -> Result<Outcome, SessionError> {
         let recording = Recording::open(self.directory.path()).unwrap();
         let (host, _sender) = HostLoop::by_hand();
-        let mut policy = Replay::new(recording.events(), recording.state(), host);
+        let mut policy = Replay::new(recording.events(), recording.state(), host, machine);
         drive(machine, &mut policy, &mut Console::quiet())?;
         Ok(policy.outcome().unwrap().clone())
     }
@@ -89,8 +110,8 @@ fn record(
     // As in life, the loop outlives the session.
     let _alive = sender.clone();
     let thread = outside(sender);
-    let recorder = Recorder::new(writer, digest_every);
-    let mut policy = Live::new(recorder, host, None, true, Pace::Max, limit);
+    let recorder = Recorder::new(writer, digest_every, 0);
+    let mut policy = Live::new(recorder, host, nothing_more(true, limit), 0);
     let cause = drive(&mut machine, &mut policy, &mut Console::quiet()).unwrap();
     drop(policy.into_journal());
     thread.join().unwrap();
@@ -190,10 +211,10 @@ fn another_guest_diverges() {
 #[test]
 fn a_killed_recording_replays_to_its_last_seal() {
     let directory = tempfile::tempdir().unwrap();
-    let mut recorder = Recorder::new(Writer::create(directory.path(), &header(), true).unwrap(), 0);
+    let mut recorder = Recorder::new(Writer::create(directory.path(), &header(), true).unwrap(), 0, 0);
     let mut live = echo();
     for exit in 1..=6 {
-        live.step(None).unwrap();
+        live.step(None, None).unwrap();
         live.settle().unwrap();
         recorder.sync_point(&mut live, exit == 4).unwrap();
     }
@@ -218,7 +239,7 @@ fn a_guest_that_makes_no_exits_is_stopped_where_it_last_was() {
     let (host, sender) = HostLoop::by_hand();
     sender.send(HostEvent::ConsoleClosed).unwrap();
     host.shared.force_stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    let mut policy = Live::new(Recorder::new(writer, 0), host, None, false, Pace::Max, None);
+    let mut policy = Live::new(Recorder::new(writer, 0, 0), host, nothing_more(false, None), 0);
     let cause = drive(&mut machine(&program, &[]), &mut policy, &mut Console::quiet()).unwrap();
     assert_eq!(cause, EndCause::Stopped { reason: StopReason::Signal });
     drop(policy);
@@ -244,7 +265,7 @@ fn a_stop_in_the_middle_of_work_after_a_sleep_is_no_divergence() {
     let writer = Writer::create(directory.path(), &header(), true).unwrap();
     let (host, _sender) = HostLoop::by_hand();
     host.shared.force_stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    let mut policy = Live::new(Recorder::new(writer, 0), host, None, false, Pace::Max, None);
+    let mut policy = Live::new(Recorder::new(writer, 0, 0), host, nothing_more(false, None), 0);
     let cause = drive(&mut spins_after_a_sleep(), &mut policy, &mut Console::quiet()).unwrap();
     drop(policy);
     let recorded = Recorded { directory, cause };

@@ -9,7 +9,9 @@ use scribe_log::header::TimeConstants;
 use scribe_log::{Body, EndCause, Event, Position, StopReason};
 
 use super::toy::{self, Op, Toy};
-use super::{Console, HostLoop, Live, Outcome, Pace, Recorded, Recorder, Writer, drive, header, record};
+use super::{
+    Console, HostLoop, Live, Outcome, Recorded, Recorder, Writer, drive, header, nothing_more, record,
+};
 use crate::host::events::HostEvent;
 use crate::host::{clock, kick};
 use crate::machine::Machine;
@@ -66,15 +68,19 @@ fn computing(seed: u64) -> Machine {
     counted(&program, &toy::echo_handler(), seed)
 }
 
-/// Sends `text`, and kicks for each byte, as the host's event loop does.
+/// Sends `text`, and kicks for each byte, as the host's event loop does. The last byte again and again, until the guest has
+/// ended: a timer's interrupt may have the handler read the port once more before the program has looked.
 fn type_and_kick(text: &'static [u8]) -> impl FnOnce(Sender<HostEvent>) -> JoinHandle<()> {
     kick::prepare().unwrap();
     let target = kick::Target::current();
     move |sender| {
         std::thread::spawn(move || {
-            for byte in text {
+            let last = text.last().into_iter().cycle();
+            for byte in text.iter().chain(last) {
                 clock::sleep_ns(1_000_000);
-                sender.send(HostEvent::Console(vec![*byte])).unwrap();
+                if sender.send(HostEvent::Console(vec![*byte])).is_err() {
+                    break;
+                }
                 target.kick();
             }
         })
@@ -156,7 +162,7 @@ fn a_guest_that_faults_for_ever_is_stopped_too() {
     let writer = Writer::create(directory.path(), &header(), true).unwrap();
     let (host, _sender) = HostLoop::by_hand();
     host.shared.force_stop.store(true, Ordering::Relaxed);
-    let mut policy = Live::new(Recorder::new(writer, 0), host, None, false, Pace::Max, None);
+    let mut policy = Live::new(Recorder::new(writer, 0, 0), host, nothing_more(false, None), 0);
     let cause = drive(&mut faulting(2), &mut policy, &mut Console::quiet()).unwrap();
     assert_eq!(cause, EndCause::Stopped { reason: StopReason::Signal });
     drop(policy);
