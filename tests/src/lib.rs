@@ -10,5 +10,6 @@ pub mod guests;
 pub mod lab;
 pub mod png;
 pub mod ring0;
+pub mod timeline;
 pub mod tiny;
 pub mod vcpu;

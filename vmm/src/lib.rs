@@ -8,6 +8,7 @@
 //! * [`session`]: record, replay, run: the only place that knows which of them is happening
 //! * [`host`]: the host's clock, signals, terminal and event loop
 //! * [`inspect`]: what happened, decoded: the log and its comparison
+//! * [`symbols`]: names for addresses in the guest's kernel, and what it is in the middle of
 //! * [`timeline`]: a recording as a picture
 //! * [`cli`]: the program's subcommands
 
@@ -22,4 +23,5 @@ pub mod host;
 pub mod inspect;
 pub mod machine;
 pub mod session;
+pub mod symbols;
 pub mod timeline;

@@ -114,7 +114,7 @@ fn chunks_of_which_little_is_needed_are_not_referred_to() {
     let first = snapshots.usage().unwrap().packs;
     // Every sixteenth page stays, so one or two of each old chunk.
     let mut machine = Machine::busy(2);
-    let stays = |frame: &u64| frame % 16 == 0;
+    let stays = |frame: &u64| frame.is_multiple_of(16);
     old.ram.iter().filter(|(frame, _)| stays(frame)).for_each(|(frame, content)| {
         machine.ram.insert(*frame, content.clone());
     });

@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand. Names, options and exit codes are a contract (docs/interface.md).
 
+mod bookmark;
 mod diff;
 pub mod doctor;
 mod exit;
@@ -8,12 +9,14 @@ mod guest;
 mod info;
 mod live;
 mod log;
+mod output;
 pub(crate) mod parse;
 mod progress;
 mod record;
 mod recorded;
 mod replay;
 mod run;
+mod seek;
 mod selftest;
 mod timeline;
 
@@ -40,10 +43,11 @@ enum Command {
     Record(record::RecordArgs),
     Replay(replay::ReplayArgs),
     Live(live::LiveCommand),
+    Bookmark(bookmark::BookmarkArgs),
     Info(info::InfoArgs),
     Log(log::LogArgs),
-    Diff(diff::DiffArgs),
     Timeline(timeline::TimelineArgs),
+    Diff(diff::DiffArgs),
     Doctor(doctor::DoctorArgs),
     Man(generate::ManArgs),
     Completions(generate::CompletionsArgs),
@@ -73,6 +77,7 @@ pub fn main() -> ExitCode {
         Command::Record(args) => record::run(args),
         Command::Replay(args) => replay::run(args),
         Command::Live(args) => live::run(args),
+        Command::Bookmark(args) => bookmark::run(args),
         Command::Info(args) => info::run(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Log(args) => log::run(args),

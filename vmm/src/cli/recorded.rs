@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use scribe_log::Recording;
 use scribe_log::header::{Engine as EngineName, Host};
+use scribe_log::{EditError, Recording, State};
 
 use super::exit::{self, Failure};
 use super::guest::{self, EngineChoice};
@@ -31,6 +31,15 @@ impl RecordingArg {
     pub(super) fn open(&self) -> Result<Recording, Failure> {
         let directory = guest::store()?.resolve(self.recording.as_deref())?;
         Recording::open(&directory).map_err(|error| Failure::new(exit::RECORDING, error))
+    }
+
+    /// Opens it for a subcommand that will change it.
+    pub(super) fn open_to_change(&self) -> Result<Recording, Failure> {
+        let recording = self.open()?;
+        if recording.state() == State::Running {
+            return Err(EditError::Running { path: recording.dir().to_owned() }.into());
+        }
+        Ok(recording)
     }
 
     /// As it was named.

@@ -198,6 +198,15 @@ impl Player {
         self.driver.phase()
     }
 
+    /// The machine's position and guest time (ns) when it came there. A guest that sleeps came to it before it fell asleep.
+    pub fn arrival(&self) -> (Position, u64) {
+        let time = match self.driver.phase() {
+            Phase::Idle => self.policy.arrived(),
+            Phase::Arrived | Phase::Running => self.machine.guest_time(),
+        };
+        (self.machine.position(), time)
+    }
+
     /// The recording's header, its files where they lie now.
     pub fn header(&self) -> &Header {
         &self.header
@@ -295,7 +304,7 @@ fn unusable(recording: &Recording, info: &SnapshotInfo, source: SnapError) -> St
         _ => "--no-snapshots replays without it, `scribe-vmm snapshot rm` removes it",
     };
     let recording = recording.dir().display().to_string();
-    StartError::BadSnapshot { recording, position: info.position, instead, source }
+    StartError::BadSnapshot { recording, position: info.position, instead, source: Box::new(source) }
 }
 
 /// Takes snapshots as the replay goes on, and drops those that others make superfluous.

@@ -121,6 +121,11 @@ impl Replay {
         self.leave
     }
 
+    /// Guest time (ns) when the machine came to the sync point that it came to last.
+    pub fn arrived(&self) -> u64 {
+        self.arrived
+    }
+
     /// The connection to the host, when the replay is over.
     pub fn into_host(self) -> HostLoop {
         self.host
