@@ -19,6 +19,7 @@ mod replay;
 mod run;
 mod seek;
 mod selftest;
+mod snapshot;
 mod timeline;
 
 use std::process::ExitCode;
@@ -45,6 +46,7 @@ enum Command {
     Replay(replay::ReplayArgs),
     Live(live::LiveCommand),
     Bookmark(bookmark::BookmarkArgs),
+    Snapshot(snapshot::SnapshotArgs),
     Info(info::InfoArgs),
     Log(log::LogArgs),
     Timeline(timeline::TimelineArgs),
@@ -81,6 +83,7 @@ pub fn main() -> ExitCode {
         Command::Replay(args) => replay::run(args),
         Command::Live(args) => live::run(args),
         Command::Bookmark(args) => bookmark::run(args),
+        Command::Snapshot(args) => snapshot::run(args),
         Command::Info(args) => info::run(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Log(args) => log::run(args),

@@ -232,12 +232,18 @@ impl Player {
         self.policy.shared()
     }
 
-    /// Takes a snapshot where the machine is, into the recording's directory.
+    /// Takes a snapshot where the machine is, into the recording's directory, down to the disk. The machine does not sleep:
+    /// a replay that starts from a snapshot begins where the guest comes to a position, and what happened in a sleep would
+    /// happen again.
     ///
     /// # Errors
     /// It cannot be taken or written.
     pub fn take_snapshot(&mut self, origin: Origin) -> Result<SnapshotInfo, StartError> {
+        if self.driver.phase() == Phase::Idle {
+            return Err(StartError::internal("a snapshot in the middle of a sleep"));
+        }
         let mut snapshots = Snapshots::open(self.recording.dir(), self.recording.header_crc())?;
+        snapshots.set_durable(true);
         Ok(snapshot::take(&mut snapshots, &self.machine, self.driver.phase(), origin)?)
     }
 
@@ -282,9 +288,15 @@ fn start(
     let Some(target) = target.filter(|_| config.snapshots) else { return Ok(first) };
     // What was sealed counts: a killed recorder may have taken a snapshot behind it.
     let sealed = recording.sealed_end().map(|(position, _)| position);
+    // What KVM may have to execute can only be put back at an exit.
+    let may_be_kvm = match &config.engine {
+        Wish::Kvm => true,
+        Wish::Soft => false,
+        Wish::Auto { kvm } => kvm.is_ok() && recording.header().engine == EngineName::Kvm,
+    };
     let usable = |info: &&SnapshotInfo| {
         sealed.is_some_and(|end| info.position <= end)
-            && (info.position.is_exit() || config.engine != Wish::Kvm)
+            && (info.position.is_exit() || !may_be_kvm)
             && match target {
                 Target::End => true,
                 Target::Position(position) => info.position <= position,
