@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use scribe_log::header::Level;
 use scribe_log::snapshots::{Origin, Snapshots};
-use scribe_log::{Body, Bookmark, End, EndCause, Event, Position, Sizes, Writer};
+use scribe_log::{Body, Bookmark, End, EndCause, Event, Position, Sizes, WriteError, Writer};
 
 use super::drive::Phase;
 use super::snapshot::{self, SnapError};
@@ -199,6 +199,15 @@ impl Recorder {
         Ok(())
     }
 
+    fn keep_snapshot(&mut self, machine: &Machine) -> Result<(), SnapError> {
+        let snapshots = match &mut self.snapshots {
+            Some(open) => open,
+            none => none.insert(Snapshots::open(&self.directory, self.header_crc)?),
+        };
+        snapshot::take(snapshots, machine, Phase::Arrived, Origin::Recorded)?;
+        Ok(())
+    }
+
     /// What ties the recording's other files to it.
     pub fn header_crc(&self) -> u32 {
         self.header_crc
@@ -264,7 +273,13 @@ impl Journal for Recorder {
 
     fn bookmark(&mut self, mark: Bookmark) -> Result<(), SessionError> {
         match &mut self.writer {
-            Some(writer) => writer.bookmark(mark)?,
+            Some(writer) => {
+                let name = mark.name.clone();
+                match writer.bookmark(mark) {
+                    Err(WriteError::Bookmark(error)) => say!("no bookmark {name}: {error}"),
+                    other => other?,
+                }
+            }
             None => say!("the recording has ended, so there is no bookmark {}", mark.name),
         }
         Ok(())
@@ -274,14 +289,15 @@ impl Journal for Recorder {
         if self.writer.is_none() {
             return Ok(());
         }
-        if self.snapshots.is_none() {
-            self.snapshots =
-                Some(Snapshots::open(&self.directory, self.header_crc).map_err(SnapError::from)?);
+        match self.keep_snapshot(machine) {
+            // The recording is worth more than its snapshots: a replay that keeps one at the same time, or a disk without
+            // room for this one, does not end it. A replay can take them all later.
+            Err(SnapError::Files(error)) => {
+                say!("no snapshot at {}: {error}; the recording goes on", machine.position());
+                Ok(())
+            }
+            other => Ok(other?),
         }
-        if let Some(snapshots) = &mut self.snapshots {
-            snapshot::take(snapshots, machine, Phase::Arrived, Origin::Recorded)?;
-        }
-        Ok(())
     }
 
     fn end(&mut self, machine: &mut Machine, cause: &EndCause, place: Place) -> Result<(), SessionError> {

@@ -123,8 +123,13 @@ impl Player {
         let choice = choice::for_recording(&config.engine, behaviour, &header, noted)?;
         prepare_process()?;
         let (mut machine, driver) = match (&start, &files) {
-            (Some(info), _) => snapshot::restore(&snapshots, info, &header, &choice, scratch)
-                .map_err(|source| unusable(&recording, info, source))?,
+            (Some(info), _) => match snapshot::restore(&snapshots, info, &header, &choice, scratch) {
+                // Another replay has thinned them out since they were listed: there are others.
+                Err(SnapError::Files(_)) if is_gone(&recording, info)? => {
+                    return Self::open(config, cache, host_facts, scratch, target);
+                }
+                restored => restored.map_err(|source| unusable(&recording, info, source))?,
+            },
             (None, Some((files, _))) => {
                 (config::assemble(&header, files, &choice, scratch)?, Driver::default())
             }
@@ -272,7 +277,7 @@ fn replay_host(machine: &Machine) -> Result<HostLoop, StartError> {
 }
 
 /// The snapshot to start from; `None`: at power-on.
-fn start(
+pub(super) fn start(
     recording: &Recording,
     snapshots: &Snapshots,
     config: &ReplayConfig,
@@ -280,9 +285,11 @@ fn start(
 ) -> Result<Option<SnapshotInfo>, StartError> {
     let first = match recording.header().start {
         None => None,
-        Some(_) => match snapshots.list().iter().find(|info| info.origin == Origin::Start) {
-            Some(info) => Some(info.clone()),
-            None => return Err(StartError::NoStart(recording.dir().to_owned())),
+        Some(start) => match snapshots.list().iter().find(|info| info.origin == Origin::Start) {
+            Some(info) if (info.position, info.guest_time) == (start.position, start.guest_time) => {
+                Some(info.clone())
+            }
+            _ => return Err(StartError::NoStart(recording.dir().to_owned())),
         },
     };
     let Some(target) = target.filter(|_| config.snapshots) else { return Ok(first) };
@@ -300,10 +307,17 @@ fn start(
             && match target {
                 Target::End => true,
                 Target::Position(position) => info.position <= position,
-                Target::Time(time) => info.guest_time <= time,
+                // Time stands still between two branches: a snapshot of that very time may be behind the first place of it.
+                Target::Time(time) => info.guest_time < time,
             }
     };
     Ok(snapshots.list().iter().filter(usable).max_by_key(|info| info.position).cloned().or(first))
+}
+
+/// True if there was a snapshot that is there no more, and the recording does not start from it.
+fn is_gone(recording: &Recording, info: &SnapshotInfo) -> Result<bool, StartError> {
+    let there = Snapshots::open(recording.dir(), recording.header_crc())?;
+    Ok(info.origin != Origin::Start && there.damaged().is_empty() && there.at(info.position).is_none())
 }
 
 /// What to say when the snapshot to start from does not do.

@@ -59,8 +59,8 @@ pub enum StartError {
         /// why not
         source: Box<SnapError>,
     },
-    /// A branch's recording has lost its first snapshot.
-    #[error("{}: a branch's recording without the snapshot that it starts from", .0.display())]
+    /// A branch's recording has lost its first snapshot, or has another's.
+    #[error("{}: a branch's recording without the snapshot that it starts from; it cannot be replayed", .0.display())]
     NoStart(PathBuf),
     /// The host's side failed.
     #[error("{what}: {reason}")]

@@ -2,6 +2,9 @@
 
 mod counted;
 mod markers;
+mod noting;
+mod pauses;
+mod starts;
 mod toy;
 
 use std::sync::mpsc::Sender;
