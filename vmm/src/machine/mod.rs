@@ -517,6 +517,8 @@ impl Machine {
         self.trace.push(self.clock.exits(), exit, answer);
         if self.observer.is_some() {
             let requests = self.devices.take_disk_requests();
+            // Without counted sync points all engines say the same.
+            let progress = if self.counted { progress } else { Progress::NONE };
             self.tell(|observer, at| {
                 observer.before_exit(at, progress);
                 requests.iter().for_each(|request| observer.disk_request(at, request));

@@ -57,7 +57,7 @@ pub enum StartError {
         /// what to do
         instead: &'static str,
         /// why not
-        source: SnapError,
+        source: Box<SnapError>,
     },
     /// A branch's recording has lost its first snapshot.
     #[error("{}: a branch's recording without the snapshot that it starts from", .0.display())]
