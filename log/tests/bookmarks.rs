@@ -8,9 +8,13 @@ use std::fs;
 use std::path::Path;
 
 use common::*;
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
 use scribe_log::{
-    Bookmark, BookmarkError, BookmarkOrigin, Bookmarks, EditError, EndCause, Event, OpenError, Position,
-    Recording, State, WriteError, Writer,
+    Bookmark, BookmarkOrigin, Bookmarks, EditError, EndCause, Event, OpenError, Position, Recording, State,
+    WriteError, Writer,
 };
 use tempfile::{TempDir, tempdir};
 
@@ -177,6 +181,20 @@ fn bookmarks_of_a_finished_recording_come_and_go() {
 }
 
 #[test]
+fn several_are_removed_by_the_labels_they_had_together() {
+    let dir = recording(true);
+    let mut bookmarks = Bookmarks::open(dir.path()).unwrap();
+    let removed = bookmarks.remove_all(&["every#4", "every#2", "every#4", "start"]).unwrap();
+    let names: Vec<_> = removed.iter().map(|it| (it.name.as_str(), it.position.exit)).collect();
+    assert_eq!(names, [("every", 2000), ("every", 1000), ("start", 0)]);
+    let mut left = vec!["usr2 exit:3+700+2 signal", "every exit:1000 guest"];
+    left.extend(["every#2 exit:1500 guest"]);
+    assert_eq!(lines(dir.path())[..3], left);
+    assert!(bookmarks.remove_all::<&str>(&[]).unwrap().is_empty());
+    drop(bookmarks);
+}
+
+#[test]
 fn what_cannot_be_is_refused_and_changes_nothing() {
     let dir = recording(true);
     let before = fs::read(dir.path().join("bookmarks")).unwrap();
@@ -192,10 +210,14 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
     );
     assert!(refused("every#9", 7, added).starts_with("\"every#9\" is no name for a bookmark: "));
     assert_eq!(refused("x", 7, BookmarkOrigin::Guest), "bookmark x is the guest's: those are events");
-    let error = bookmarks.remove("every#3").unwrap_err();
-    assert!(matches!(error, EditError::Bookmark(BookmarkError::Guests { .. })), "{error}");
-    let error = bookmarks.remove("nothing").unwrap_err();
-    assert!(error.to_string().ends_with(": no bookmark nothing"), "{error}");
+    for labels in [&["every#3"][..], &["start", "every#3"]] {
+        let error = bookmarks.remove_all(labels).unwrap_err();
+        assert!(matches!(error, EditError::SetByGuest { .. }), "{error}");
+    }
+    for labels in [&["nothing"][..], &["start", "nothing"]] {
+        let error = bookmarks.remove_all(labels).unwrap_err();
+        assert!(error.to_string().ends_with(": no bookmark nothing"), "{error}");
+    }
     assert!(fs::read(dir.path().join("bookmarks")).unwrap() == before);
 
     let error = Bookmarks::open(&dir.path().join("x")).unwrap_err();
@@ -346,4 +368,69 @@ fn nobody_replaces_a_recording_that_is_being_changed() {
     drop(bookmarks);
     assert_eq!(Recording::open(dir.path()).unwrap().state(), State::Complete);
     Writer::create(dir.path(), &header(), true).unwrap();
+}
+
+fn positions() -> impl Strategy<Value = Position> {
+    let number = || prop_oneof![3 => 0u64..4, 1 => any::<u64>()];
+    (0u64..3000, number(), number()).prop_map(|(exit, branches, steps)| Position { exit, branches, steps })
+}
+
+fn any_bookmark() -> impl Strategy<Value = Bookmark> {
+    let origins = [BookmarkOrigin::Key, BookmarkOrigin::Signal, BookmarkOrigin::Every, BookmarkOrigin::Added];
+    ("[a-c]|[a-zA-Z][-a-zA-Z0-9_.]{0,63}", positions(), option::of(any::<u64>()), select(origins.to_vec()))
+        .prop_map(|(name, position, guest_time, origin)| Bookmark { name, position, guest_time, origin })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_set_is_listed(mut set in vec(any_bookmark(), 0..30), seals in vec(any::<bool>(), 30), close: bool) {
+        set.sort_by_key(|bookmark| bookmark.position);
+        let dir = tempdir().unwrap();
+        let mut writer = Writer::create(dir.path(), &header(), false).unwrap();
+        let mut sealed = 0;
+        for (number, bookmark) in set.iter().enumerate() {
+            writer.bookmark(bookmark.clone()).unwrap();
+            if seals[number] {
+                writer.seal(&Event { position: bookmark.position, ..seal(0) }).unwrap();
+                sealed = number + 1;
+            }
+        }
+        if close {
+            writer.close(&end(3000, EndCause::Reset)).unwrap();
+            sealed = set.len();
+        }
+        let list = Recording::open(dir.path()).unwrap().bookmarks().unwrap();
+        let listed: Vec<&Bookmark> = list.iter().map(|it| &it.bookmark).collect();
+        prop_assert_eq!(listed, set[..sealed].iter().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_is_added_and_removed_is_what_is_left(changes in vec((any::<bool>(), any_bookmark()), 1..20)) {
+        let dir = tempdir().unwrap();
+        write_closed(dir.path(), &[], &end(3000, EndCause::Reset));
+        let mut expected: Vec<Bookmark> = Vec::new();
+        for (add, bookmark) in changes {
+            let there = expected.iter().position(|other| other.name == bookmark.name);
+            let mut bookmarks = Bookmarks::open(dir.path()).unwrap();
+            match (add, there) {
+                (true, None) => {
+                    bookmarks.add(bookmark.clone()).unwrap();
+                    expected.push(bookmark);
+                    expected.sort_by_key(|bookmark| bookmark.position);
+                }
+                (true, Some(_)) => prop_assert!(bookmarks.add(bookmark).is_err()),
+                (false, Some(at)) => {
+                    let removed = expected.remove(at);
+                    prop_assert_eq!(bookmarks.remove(&bookmark.name).unwrap(), removed);
+                }
+                (false, None) => prop_assert!(bookmarks.remove(&bookmark.name).is_err()),
+            }
+            let list = bookmarks.list();
+            prop_assert_eq!(list.iter().map(|it| &it.bookmark).collect::<Vec<_>>(), expected.iter().collect::<Vec<_>>());
+            drop(bookmarks);
+            prop_assert_eq!(Recording::open(dir.path()).unwrap().bookmarks().unwrap(), list);
+        }
+    }
 }

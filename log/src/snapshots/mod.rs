@@ -63,6 +63,16 @@ pub enum Origin {
 }
 
 impl Origin {
+    /// In one word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Origin::Start => "start",
+            Origin::Recorded => "recorded",
+            Origin::Asked => "asked",
+            Origin::Automatic { .. } => "automatic",
+        }
+    }
+
     fn encode(self) -> (u8, u64) {
         match self {
             Origin::Start => (0, 0),

@@ -246,18 +246,16 @@ impl Tracer<'_> {
     }
 
     fn is_behind_call(&self, address: u64) -> bool {
-        CALL_BYTES.into_iter().filter_map(|length| decode(address.wrapping_sub(length), self.memory)).any(
-            |found| {
-                found.next_ip() == address
-                    && match found.flow_control() {
-                        FlowControl::Call => {
-                            found.is_call_near() && self.memory.is_kernel_code(found.near_branch_target())
-                        }
-                        FlowControl::IndirectCall => true,
-                        _ => false,
+        CALL_BYTES.filter_map(|length| decode(address.wrapping_sub(length), self.memory)).any(|found| {
+            found.next_ip() == address
+                && match found.flow_control() {
+                    FlowControl::Call => {
+                        found.is_call_near() && self.memory.is_kernel_code(found.near_branch_target())
                     }
-            },
-        )
+                    FlowControl::IndirectCall => true,
+                    _ => false,
+                }
+        })
     }
 
     /// What is behind a place in the kernel's entry code, from where nobody returns as from a function: the registers that
