@@ -5,6 +5,7 @@
 mod guest;
 mod items;
 mod random;
+mod traced;
 mod world;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -51,10 +52,9 @@ fn one_ahead(place: Place) -> Progress {
     Progress { steps: place.1.steps + 1, ..place.1 }
 }
 
-/// Runs a guest one step at a time and finds out what is done to it, and where it ends.
-fn walk(guest: &Guest) -> Walked {
-    let mut world = World::new(guest);
-    let mut random = Random::new(guest.seed ^ 0x5eed);
+/// Runs a guest of a seed one step at a time and finds out what is done to it, and where it ends.
+fn walk(mut world: World, seed: u64) -> Walked {
+    let mut random = Random::new(seed ^ 0x5eed);
     let mut script = Script::default();
     let mut states: Vec<(Place, SoftState)> = Vec::new();
     loop {
@@ -224,7 +224,7 @@ fn compare(what: &str, seed: u64, end: &End, expected: &End) {
 
 /// All runs of the guest of a seed; how many places it had, and how many exits.
 fn check(seed: u64, guest: &Guest) -> (usize, usize) {
-    let walked = walk(guest);
+    let walked = walk(World::new(guest), seed);
     let script = &walked.script;
     compare("straight", seed, &run(World::new(guest), script, &mut Straight), &walked.end);
     let mut saves = Saves { random: Random::new(seed), states: &walked.states };
