@@ -8,6 +8,7 @@ mod guest;
 mod info;
 mod live;
 mod log;
+mod ls;
 mod output;
 pub(crate) mod parse;
 mod progress;
@@ -18,6 +19,7 @@ mod run;
 mod seek;
 mod selftest;
 mod snapshot;
+mod survey;
 mod timeline;
 
 use std::process::ExitCode;
@@ -46,6 +48,7 @@ enum Command {
     Bookmark(bookmark::BookmarkArgs),
     Snapshot(snapshot::SnapshotArgs),
     Info(info::InfoArgs),
+    Ls(ls::LsArgs),
     Log(log::LogArgs),
     Timeline(timeline::TimelineArgs),
     Doctor(doctor::DoctorArgs),
@@ -80,6 +83,7 @@ pub fn main() -> ExitCode {
         Command::Bookmark(args) => bookmark::run(args),
         Command::Snapshot(args) => snapshot::run(args),
         Command::Info(args) => info::run(&args),
+        Command::Ls(args) => ls::run(&args),
         Command::Log(args) => log::run(&args),
         Command::Man(args) => generate::man(&args),
         Command::Completions(args) => Ok(generate::completions(&args)),
