@@ -8,6 +8,10 @@ use std::fs;
 use std::path::Path;
 
 use common::*;
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
 use scribe_log::{
     Bookmark, BookmarkOrigin, Bookmarks, EditError, EndCause, Event, OpenError, Position, Recording, State,
     WriteError, Writer,
@@ -364,4 +368,69 @@ fn nobody_replaces_a_recording_that_is_being_changed() {
     drop(bookmarks);
     assert_eq!(Recording::open(dir.path()).unwrap().state(), State::Complete);
     Writer::create(dir.path(), &header(), true).unwrap();
+}
+
+fn positions() -> impl Strategy<Value = Position> {
+    let number = || prop_oneof![3 => 0u64..4, 1 => any::<u64>()];
+    (0u64..3000, number(), number()).prop_map(|(exit, branches, steps)| Position { exit, branches, steps })
+}
+
+fn any_bookmark() -> impl Strategy<Value = Bookmark> {
+    let origins = [BookmarkOrigin::Key, BookmarkOrigin::Signal, BookmarkOrigin::Every, BookmarkOrigin::Added];
+    ("[a-c]|[a-zA-Z][-a-zA-Z0-9_.]{0,63}", positions(), option::of(any::<u64>()), select(origins.to_vec()))
+        .prop_map(|(name, position, guest_time, origin)| Bookmark { name, position, guest_time, origin })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_set_is_listed(mut set in vec(any_bookmark(), 0..30), seals in vec(any::<bool>(), 30), close: bool) {
+        set.sort_by_key(|bookmark| bookmark.position);
+        let dir = tempdir().unwrap();
+        let mut writer = Writer::create(dir.path(), &header(), false).unwrap();
+        let mut sealed = 0;
+        for (number, bookmark) in set.iter().enumerate() {
+            writer.bookmark(bookmark.clone()).unwrap();
+            if seals[number] {
+                writer.seal(&Event { position: bookmark.position, ..seal(0) }).unwrap();
+                sealed = number + 1;
+            }
+        }
+        if close {
+            writer.close(&end(3000, EndCause::Reset)).unwrap();
+            sealed = set.len();
+        }
+        let list = Recording::open(dir.path()).unwrap().bookmarks().unwrap();
+        let listed: Vec<&Bookmark> = list.iter().map(|it| &it.bookmark).collect();
+        prop_assert_eq!(listed, set[..sealed].iter().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_is_added_and_removed_is_what_is_left(changes in vec((any::<bool>(), any_bookmark()), 1..20)) {
+        let dir = tempdir().unwrap();
+        write_closed(dir.path(), &[], &end(3000, EndCause::Reset));
+        let mut expected: Vec<Bookmark> = Vec::new();
+        for (add, bookmark) in changes {
+            let there = expected.iter().position(|other| other.name == bookmark.name);
+            let mut bookmarks = Bookmarks::open(dir.path()).unwrap();
+            match (add, there) {
+                (true, None) => {
+                    bookmarks.add(bookmark.clone()).unwrap();
+                    expected.push(bookmark);
+                    expected.sort_by_key(|bookmark| bookmark.position);
+                }
+                (true, Some(_)) => prop_assert!(bookmarks.add(bookmark).is_err()),
+                (false, Some(at)) => {
+                    let removed = expected.remove(at);
+                    prop_assert_eq!(bookmarks.remove(&bookmark.name).unwrap(), removed);
+                }
+                (false, None) => prop_assert!(bookmarks.remove(&bookmark.name).is_err()),
+            }
+            let list = bookmarks.list();
+            prop_assert_eq!(list.iter().map(|it| &it.bookmark).collect::<Vec<_>>(), expected.iter().collect::<Vec<_>>());
+            drop(bookmarks);
+            prop_assert_eq!(Recording::open(dir.path()).unwrap().bookmarks().unwrap(), list);
+        }
+    }
 }

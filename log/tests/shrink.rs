@@ -5,11 +5,13 @@
 mod common;
 
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::*;
 use scribe_log::header::{Level, Start};
+use scribe_log::snapshots::{NewSnapshot, Origin, PageSource, Snapshots, Visit};
 use scribe_log::{
     Body, Bookmark, BookmarkList, BookmarkOrigin, Bookmarks, EditError, EndCause, Event, Header, OpenError,
     Position, Recording, ShrinkOptions, State, Writer, shrink,
@@ -116,14 +118,36 @@ fn what_is_small_stays_as_it_is() {
     assert!(files(dir.path()) == before);
 }
 
+/// A machine without memory.
+struct NoPages;
+
+impl PageSource for NoPages {
+    fn spaces(&self) -> Vec<u32> {
+        vec![]
+    }
+
+    fn pages(&mut self, _: u32, _: &mut Visit<'_>) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 #[test]
 fn a_branch_keeps_its_start() {
     let start = Start { position: Position { exit: 1, branches: 5, steps: 5 }, guest_time: 7 };
     let branch = Header { start: Some(start), ..with_level(Level::Devices) };
     let dir = make(&branch, &all_events(), false);
+    let old = Recording::open(dir.path()).unwrap().header_crc();
+    let mut snapshots = Snapshots::open(dir.path(), old).unwrap();
+    let Start { position, guest_time } = start;
+    let snapshot = NewSnapshot { position, guest_time, origin: Origin::Start, parts: vec![] };
+    snapshots.add(&snapshot, &mut NoPages).unwrap();
     shrink(dir.path(), KEEP).unwrap();
     let recording = Recording::open(dir.path()).unwrap();
     assert_eq!(recording.start(), start);
+    assert_ne!(recording.header_crc(), old);
+    let snapshots = Snapshots::open(dir.path(), recording.header_crc()).unwrap();
+    assert_eq!(snapshots.start().map(|info| info.position), Some(position));
+    assert!(snapshots.damaged().is_empty());
     assert_eq!(recording.header().identity().unwrap(), branch.identity().unwrap());
     let kept = without(content(dir.path()).0, |body| matches!(body, Body::End(_)));
     assert_eq!(kept, without(all_events(), Body::is_marker));

@@ -45,7 +45,7 @@ impl Cpu {
             msrs.extend([(TSC, m.tsc_offset), (TSC_AUX, m.tsc_aux)]);
         }
         CpuState {
-            registers: self.registers(),
+            registers: Registers { rflags: self.flags.value(), ..self.registers() },
             segments: self.segs,
             gdt: self.gdt,
             idt: self.idt,
@@ -113,7 +113,7 @@ impl Cpu {
         self.regs = [0; 32];
         self.regs[..16].copy_from_slice(&state.registers.general);
         self.rip = state.registers.rip;
-        self.flags.set_value(state.registers.rflags & !RF);
+        self.flags.set_value(state.registers.rflags);
         self.segs = state.segments;
         self.gdt = state.gdt;
         self.idt = state.idt;

@@ -3,11 +3,13 @@
 
 pub mod bench;
 pub mod browser;
+pub mod course;
 pub mod engines;
 pub mod fuzz;
 pub mod guests;
 pub mod lab;
 pub mod png;
 pub mod ring0;
+pub mod timeline;
 pub mod tiny;
 pub mod vcpu;

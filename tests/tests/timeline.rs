@@ -1,7 +1,6 @@
 //! The timeline's page: what it carries, and what it does in a browser.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, reason = "tests")]
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::Path;
 
@@ -11,8 +10,9 @@ use scribe_tests::bench::{Bench, made_up_host};
 use scribe_tests::browser::Browser;
 use scribe_tests::engines::{self, Under};
 use scribe_tests::guests::{self, END_OF_INPUT};
-use scribe_tests::lab::{figure, in_checkout};
+use scribe_tests::lab::{Lab, figure, text};
 use scribe_tests::png::Picture;
+use scribe_tests::timeline::{Field, SIZE, command, is_drawn, lane, seen};
 use scribe_tests::tiny::{self, Emitted, PIC_VECTORS};
 use scribe_vmm::engine::{Answer, Exit};
 use scribe_vmm::machine::observe::{Moment, Observer};
@@ -38,7 +38,6 @@ const HOSTILE: [&str; 4] = [
 const SENT: [&str; 4] = [HOSTILE[0], HOSTILE[1], HOSTILE[2], "\x1b]0;title\x07\x1b[31m\u{2028}end"];
 /// Bookmarks of the guest, in order.
 const BOOKMARKS: [&str; 3] = ["</script><b>bold</b>", "middle", "$(touch taken) 'x'"];
-const SIZE: (u32, u32) = (1500, 1000);
 
 fn guest(a: &mut CodeAssembler) -> Emitted {
     SENT.iter().try_for_each(|line| {
@@ -156,92 +155,6 @@ fn a_page_carries_what_happened_and_no_markup_of_the_guests() {
     });
 }
 
-/// Where things are in the window.
-struct Field {
-    left: f64,
-    width: f64,
-    from: f64,
-    to: f64,
-}
-
-impl Field {
-    fn of(browser: &mut Browser) -> Self {
-        // What was done is drawn with the next frame.
-        browser.evaluate(
-            "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done())))",
-        );
-        let rectangle = "document.getElementById('field').getBoundingClientRect()";
-        Self {
-            left: browser.number(&format!("{rectangle}.left")),
-            width: browser.number(&format!("{rectangle}.width")),
-            from: browser.number("document.getElementById('chart').dataset.from"),
-            to: browser.number("document.getElementById('chart').dataset.to"),
-        }
-    }
-
-    fn span(&self) -> f64 {
-        self.to - self.from
-    }
-
-    fn x(&self, time: f64) -> f64 {
-        self.left + (time - self.from) / self.span() * self.width
-    }
-
-    fn time(&self, x: f64) -> f64 {
-        self.from + (x - self.left) / self.width * self.span()
-    }
-}
-
-/// The middle and the height of a lane.
-fn lane(browser: &mut Browser, name: &str) -> (f64, f64) {
-    let row = format!(
-        "[...document.querySelectorAll('#gutter div')].find((row) => row.children[1]?.textContent === {})\
-         .getBoundingClientRect()",
-        json!(name)
-    );
-    let height = browser.number(&format!("{row}.height"));
-    (browser.number(&format!("{row}.top")) + height / 2.0, height)
-}
-
-fn command(browser: &mut Browser) -> String {
-    browser.text("document.getElementById('command').textContent")
-}
-
-/// Saves a screenshot for people, and gives its pixels.
-fn seen(browser: &mut Browser, name: &str) -> Picture {
-    let png = browser.screenshot();
-    let folder = in_checkout("target/tests");
-    std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join(format!("timeline-{name}.png")), &png).unwrap();
-    let picture = Picture::decode(&png);
-    assert_eq!((picture.width, picture.height), (1500, 1000));
-    picture
-}
-
-/// Expects something drawn in every lane, and colours of its own in each.
-fn is_drawn(browser: &mut Browser, picture: &Picture) {
-    let field = Field::of(browser);
-    let count = browser.number("document.querySelectorAll('#gutter div').length");
-    let lanes = browser.text("document.getElementById('chart').dataset.lanes");
-    assert_eq!(count as usize, lanes.split(' ').count() + 1);
-    let mut all = BTreeSet::new();
-    let names = browser
-        .evaluate("[...document.querySelectorAll('#gutter div span')].map((name) => name.textContent)");
-    for name in names.as_array().unwrap() {
-        let (middle, height) = lane(browser, name.as_str().unwrap());
-        let mut colours = BTreeSet::new();
-        for y in (middle - height / 2.0 + 3.0) as usize..(middle + height / 2.0 - 5.0) as usize {
-            for x in field.left as usize + 1..(field.left + field.width) as usize - 1 {
-                colours.insert(picture.pixel(x, y));
-            }
-        }
-        // Background, ticks, line, and what the lane is about.
-        assert!(colours.len() >= 4, "{name}: {colours:?}");
-        all.extend(colours);
-    }
-    assert!(all.len() >= 100, "{} colours", all.len());
-}
-
 fn open(bench: &Bench, html: &str, scheme: &str, test: &str) -> Option<Browser> {
     let file = bench.file("page.html", html.as_bytes());
     let mut browser = Browser::start(test)?;
@@ -344,6 +257,7 @@ fn a_browser_shows_zooms_and_pins() {
         b.call("Input.insertText", json!({ "text": "ONERROR" }));
         assert_eq!(b.text("document.getElementById('found').textContent"), "1");
         b.presses("Enter");
+        b.waits_for("document.querySelector('#rows .pinned mark')");
         assert_eq!(b.text("document.querySelector('#rows .pinned mark').textContent"), "onerror");
         assert!(command(b).contains("--to exit:"), "{}", command(b));
         b.was_quiet();
@@ -362,10 +276,83 @@ fn a_browser_shows_the_dark_page_and_prints() {
         let picture = seen(&mut browser, "dark");
         is_drawn(&mut browser, &picture);
         assert!(picture.pixel(2, 2).iter().all(|channel| *channel < 60), "dark");
+        // Paper is light.
+        browser.evaluate("dispatchEvent(new Event('beforeprint'))");
+        let paper = Picture::decode(&browser.screenshot());
+        assert!(paper.pixel(2, 2).iter().all(|channel| *channel > 200), "{:?}", paper.pixel(2, 2));
+        is_drawn(&mut browser, &paper);
+        browser.evaluate("dispatchEvent(new Event('afterprint'))");
+        let dark = Picture::decode(&browser.screenshot());
+        assert_eq!(dark.pixel(2, 2), picture.pixel(2, 2));
         let pdf = browser.call("Page.printToPDF", json!({ "landscape": true }));
         assert!(pdf["data"].as_str().unwrap().len() > 10_000);
         browser.was_quiet();
     });
+}
+
+#[test]
+fn the_command_of_a_spot_replays_to_it() {
+    let test = "the_command_of_a_spot_replays_to_it";
+    let Some(lab) = Lab::on_soft(test) else { return };
+    let script =
+        "bookmark here; echo '</script>'; sleep 0.2; cat /boot/vmlinux >/dev/null; bookmark here; exit 3";
+    lab.record("it's", &["--pace", "max", "--", "sh", "-c", script]);
+    let made =
+        lab.call(&["timeline", "it's", "-o", "page.html"]).finish().ends_with(0).says("wrote page.html");
+    assert!(made.stdout.is_empty());
+    let size = std::fs::metadata(lab.path("page.html")).unwrap().len();
+    assert!(size < 200_000, "{size} bytes");
+    let Some(mut browser) = Browser::start(test) else { return };
+    let b = &mut browser;
+    b.open(&lab.path("page.html"), SIZE, "light");
+    let mut places = Vec::new();
+    let mut run = |b: &mut Browser| {
+        let shown = command(b);
+        let place =
+            shown.strip_prefix("scribe-vmm replay 'it'\\''s' --to ").unwrap_or_else(|| panic!("{shown}"));
+        let place = place.to_owned();
+        let said = lab.call(&["replay", "it's", "-q", "--digest", "--to", &place]).finish().ends_with(0);
+        let (_, at) = said.stderr.split_once("digest at ").unwrap_or_else(|| panic!("{said}"));
+        let at = at.split_once(':').map(|_| at.split(": ").next().unwrap().to_owned()).unwrap();
+        if place.starts_with("exit:") {
+            assert_eq!(at, place);
+        }
+        places.push((place, at));
+    };
+    for _ in 0..2 {
+        b.presses("b");
+        run(b);
+    }
+    // A spot of the disk's, in the middle of what it does.
+    let (y, _) = lane(b, "Disk requests");
+    let field = Field::of(b);
+    for part in [0.02, 0.5, 0.99] {
+        b.clicks((field.left + field.width * part, y));
+        run(b);
+    }
+    b.was_quiet();
+    assert_eq!((places[0].0.as_str(), places[1].0.as_str()), ("here", "here#2"), "{places:?}");
+    figure("places of a picture replayed to", format!("{places:?}"));
+}
+
+#[test]
+fn a_page_that_cannot_be_made_is_one_clear_line() {
+    let Some(lab) = Lab::on_soft("a_page_that_cannot_be_made_is_one_clear_line") else { return };
+    lab.record("a", &["--pace", "max", "--", "true"]);
+    let call = |arguments: &[&str]| lab.call(&[&["timeline"], arguments].concat()).finish();
+    call(&["none", "-o", "page.html"]).ends_with(4).says_one_line();
+    call(&["a", "-o", "a"]).ends_with(1).says_one_line().says("a directory");
+    call(&["a", "-o", "no/such/page.html"]).ends_with(1).says_one_line();
+    call(&["a"]).ends_with(2).says("--output");
+    let image = lab.path("image");
+    std::fs::copy(scribe_tests::lab::image(), &image).unwrap();
+    File::options().append(true).open(&image).unwrap().set_len(60 << 20).unwrap();
+    call(&["a", "-o", "page.html", "--image", text(&image)]).ends_with(4).says_one_line();
+    let left: Vec<_> =
+        std::fs::read_dir(lab.path("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().contains("timeline")), "{left:?}");
+    call(&["a", "-o", "page.html", "--quiet"]).ends_with(0);
+    assert!(lab.path("page.html").is_file());
 }
 
 #[test]

@@ -2,11 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use iced_x86::code_asm::*;
+use scribe_tests::course::{VECTOR, goes_on_from_any_state};
 use scribe_tests::tiny::{self, DATA, MMIO, kvm};
 use scribe_tests::vcpu::{Vcpu, general, mark};
-use scribe_vmm::engine::cpu::Registers;
 use scribe_vmm::engine::{Answer, Exit, Fault, Stop};
-use scribe_vmm::machine::digest::RamDigest;
 use scribe_vmm::machine::memory::PAGE_SIZE;
 
 /// A guest that uses what a state consists of, between exits of every kind.
@@ -15,7 +14,7 @@ fn varied() -> Vcpu {
         let mut handler = a.create_label();
         let mut general_protection = a.create_label();
         let mut again = a.create_label();
-        tiny::gate(a, 0x30, handler)?;
+        tiny::gate(a, VECTOR, handler)?;
         tiny::gate(a, 13, general_protection)?;
         tiny::load_idt(a)?;
         for (index, low, high) in
@@ -65,59 +64,11 @@ fn varied() -> Vcpu {
     })
 }
 
-/// Runs to the next sync point, with answers and interrupts that depend on `turn` alone; false at the end.
-fn step(vcpu: &mut Vcpu, turn: u64, trace: &mut Vec<(Exit, Registers)>) -> bool {
-    let mut next = Some(vcpu.exit());
-    while let Some(exit) = next {
-        let value = turn * 0x0101_0101_0101 + trace.len() as u64;
-        next = vcpu.answer(match exit {
-            Exit::MsrRead { .. } => Answer::GeneralProtection,
-            _ => Answer::Value(value),
-        });
-        let halted = exit == Exit::Halt;
-        trace.push((exit, vcpu.registers()));
-        if halted && !vcpu.registers().interrupts_enabled() {
-            return false;
-        }
-    }
-    if turn.is_multiple_of(3) && vcpu.engine.can_inject() {
-        vcpu.engine.inject(0x30).unwrap();
-    }
-    true
-}
-
-/// Digest of RAM, which leaves out the A and D bits of page tables.
-fn ram(vcpu: &Vcpu) -> u128 {
-    let mut digest = RamDigest::default();
-    digest.full(&vcpu.ram);
-    digest.value()
-}
-
 fn a_fresh_vcpu_goes_on_from_any_state() {
-    let mut original = varied();
-    let mut states = Vec::new();
-    let mut trace = Vec::new();
-    let mut turn = 0;
-    while step(&mut original, turn, &mut trace) {
-        turn += 1;
-        let state = original.engine.state().unwrap();
-        states.push((turn, trace.len(), original.copy(&state), state));
-    }
-    let end = original.engine.state().unwrap();
-    assert!(states.iter().any(|(.., state)| state.events.interrupt == Some(0x30)));
-    assert!(states.iter().any(|(.., state)| state.events.exception == Some((13, Some(0)))));
-    assert!(trace.len() > 40 && states.len() > 20, "{} {}", trace.len(), states.len());
-    for (mut turn, done, mut copy, state) in states {
-        assert_eq!(copy.engine.state().unwrap(), state, "after turn {turn}");
-        let mut tail = trace[..done].to_vec();
-        let from = turn;
-        while step(&mut copy, turn, &mut tail) {
-            turn += 1;
-        }
-        assert!(tail == trace, "another course from turn {from} on");
-        assert_eq!(copy.engine.state().unwrap(), end, "from turn {from} on");
-        assert_eq!(ram(&copy), ram(&original), "from turn {from} on");
-    }
+    let states = goes_on_from_any_state(varied());
+    assert!(states.iter().any(|state| state.events.interrupt == Some(VECTOR)));
+    assert!(states.iter().any(|state| state.events.exception == Some((13, Some(0)))));
+    assert!(states.len() > 20, "{}", states.len());
 }
 
 fn a_fault_without_handlers_is_a_triple_fault() {

@@ -1,12 +1,10 @@
 //! Engine-neutral CPU state, by logical value.
 //!
-//! What is left out on purpose: FIP, FDP and FOP (the last x87 instruction), which processors save differently, and
-//! RFLAGS.RF, which page-fault frames push differently (docs/determinism.md).
+//! What is left out on purpose: FIP, FDP and FOP (the last x87 instruction), which processors save differently.
+//! RFLAGS.RF is part of a state, since an interrupt pushes it, and of no digest, since page-fault frames push it
+//! differently (docs/determinism.md).
 
 use serde::{Deserialize, Serialize};
-
-/// RFLAGS bits that count: all but RF (bit 16).
-const RFLAGS_MASK: u64 = !(1 << 16);
 
 /// General registers, RIP and RFLAGS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -22,6 +20,8 @@ pub struct Registers {
 impl Registers {
     /// RFLAGS.IF
     pub const IF: u64 = 1 << 9;
+    /// RFLAGS.RF, which no digest covers
+    pub const RF: u64 = 1 << 16;
 
     /// True if RFLAGS.TF is set.
     pub fn is_traced(&self) -> bool {
@@ -33,7 +33,7 @@ impl Registers {
         let mut words = [0; 18];
         words[..16].copy_from_slice(&self.general);
         words[16] = self.rip;
-        words[17] = self.rflags & RFLAGS_MASK;
+        words[17] = self.rflags & !Self::RF;
         words
     }
 

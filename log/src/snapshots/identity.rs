@@ -1,6 +1,6 @@
 //! Which recording snapshots belong to.
 //!
-//! Its header's checksum would not do: it changes when markers are dropped ([`crate::shrink`]), and snapshots need not.
+//! Its header's checksum would not do: it changes when markers are dropped ([`crate::shrink()`]), and snapshots need not.
 
 use std::path::Path;
 

@@ -127,6 +127,8 @@ impl From<StartError> for Failure {
             StartError::Snapshot(SnapError::Files(error))
             | StartError::Session(SessionError::Snapshot(SnapError::Files(error))) => of_snapshot(error),
             StartError::Session(SessionError::Diverged(_)) => DIVERGED,
+            StartError::BadSnapshot { .. } => RECORDING,
+            StartError::Snapshot(error) if error.is_damage() => RECORDING,
             StartError::Config(ConfigError::Changed { .. }) => RECORDING,
             StartError::Config(
                 ConfigError::KernelWithoutNote(_) | ConfigError::Engine(EngineError::Unsuitable(_)),

@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand. Names, options and exit codes are a contract (docs/interface.md).
 
 mod bookmark;
+mod diff;
 pub mod doctor;
 mod exit;
 mod generate;
@@ -10,6 +11,7 @@ mod live;
 mod log;
 mod ls;
 mod output;
+mod pack;
 pub(crate) mod parse;
 mod progress;
 mod record;
@@ -51,6 +53,9 @@ enum Command {
     Ls(ls::LsArgs),
     Log(log::LogArgs),
     Timeline(timeline::TimelineArgs),
+    Diff(diff::DiffArgs),
+    Pack(pack::PackArgs),
+    Unpack(pack::UnpackArgs),
     Doctor(doctor::DoctorArgs),
     Man(generate::ManArgs),
     Completions(generate::CompletionsArgs),
@@ -84,7 +89,10 @@ pub fn main() -> ExitCode {
         Command::Snapshot(args) => snapshot::run(args),
         Command::Info(args) => info::run(&args),
         Command::Ls(args) => ls::run(&args),
-        Command::Log(args) => log::run(&args),
+        Command::Diff(args) => diff::run(&args),
+        Command::Log(args) => log::run(args),
+        Command::Pack(args) => pack::pack(&args),
+        Command::Unpack(args) => pack::unpack(&args),
         Command::Man(args) => generate::man(&args),
         Command::Completions(args) => Ok(generate::completions(&args)),
         Command::Timeline(args) => timeline::run(args),

@@ -2,5 +2,15 @@
 
 pub mod check;
 pub mod decode;
+pub mod diff;
+pub mod filter;
+pub mod json;
+pub mod list;
 pub mod markers;
+pub mod row;
 pub mod state;
+pub mod summary;
+pub mod text;
+
+#[cfg(test)]
+mod tests;

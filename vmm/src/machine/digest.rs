@@ -89,13 +89,13 @@ pub fn of_state<T: Serialize>(state: &T) -> Result<u64, postcard::Error> {
 
 /// Digest of the CPU's whole state, and whether it is halted.
 ///
-/// Without MXCSR: KVM_GET_FPU has a field for it and leaves it zero, and the digest of a state must be that of each
-/// engine.
+/// Without MXCSR, which version 1 does not cover, and without RFLAGS.RF, which engines may leave set or clear.
 ///
 /// # Errors
 /// The state cannot be encoded.
 pub fn of_cpu(mut state: CpuState, halted: bool) -> Result<u64, postcard::Error> {
     state.fpu.mxcsr = 0;
+    state.registers.rflags &= !Registers::RF;
     of_state(&(state, halted))
 }
 
@@ -276,6 +276,17 @@ mod tests {
             digest.value()
         };
         assert_ne!(digest(0x1000), digest(0x2000));
+    }
+
+    #[test]
+    fn the_digest_of_a_cpu_leaves_out_mxcsr_and_rf() {
+        let state = CpuState::default();
+        let mut other = state.clone();
+        other.fpu.mxcsr = 0x1f80;
+        other.registers.rflags = Registers::RF;
+        assert_eq!(of_cpu(state.clone(), false).unwrap(), of_cpu(other.clone(), false).unwrap());
+        other.fpu.fcw = 1;
+        assert_ne!(of_cpu(state, false).unwrap(), of_cpu(other, false).unwrap());
     }
 
     #[test]

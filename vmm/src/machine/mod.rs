@@ -29,7 +29,7 @@ use crate::engine::{Answer, Engine, EngineError, Exit, Fault, Progress, Stop};
 use bus::{Devices, Request};
 use digest::{RamDigest, Rolling};
 use memory::{GuestRam, MemoryError, PAGE_SIZE};
-use observe::{Moment, Observer};
+use observe::{Both, Moment, Observer};
 use time::GuestClock;
 use trace::Trace;
 
@@ -75,6 +75,10 @@ pub struct Machine {
     written: BTreeSet<u64>,
     rolling: Rolling,
     ram_digest: RamDigest,
+    /// nothing has happened since the last digest of RAM
+    fresh: bool,
+    /// all pages written since the last digest of RAM are known
+    tracked: bool,
     /// HLT was executed and no interrupt has been injected since
     halted: bool,
     /// frame of the clock page, and the time last stored there
@@ -116,6 +120,8 @@ impl Machine {
             written: BTreeSet::new(),
             rolling: Rolling::default(),
             ram_digest: RamDigest::default(),
+            fresh: false,
+            tracked: false,
             halted: false,
             clock_page: None,
             ending: None,
@@ -128,13 +134,16 @@ impl Machine {
         })
     }
 
-    /// From now on `observer` is told what happens. It replaces another one.
+    /// From now on `observer` is told what happens, after those that are told already.
     pub fn observe(&mut self, observer: Box<dyn Observer>) {
         self.devices.watch();
-        self.observer = Some(observer);
+        self.observer = Some(match self.observer.take() {
+            Some(first) => Box::new(Both(first, observer)),
+            None => observer,
+        });
     }
 
-    /// The observer back, if there is one: nobody is told any more.
+    /// The observers back, as one, if there are any: nobody is told any more.
     pub fn take_observer(&mut self) -> Option<Box<dyn Observer>> {
         self.observer.take()
     }
@@ -305,6 +314,7 @@ impl Machine {
         let until = [timer, until].into_iter().flatten().min().filter(|_| self.counted);
         let pause = pause.filter(|_| self.engine.counts());
         let stop = [until, pause].into_iter().flatten().min();
+        self.fresh = false;
         self.engine.set_clock(self.clock.at_exit(), self.clock.constants().ns_per_branch);
         loop {
             match self.engine.run(stop)? {
@@ -403,7 +413,7 @@ impl Machine {
     }
 
     fn update_ram_digest(&mut self) -> Result<(), MachineError> {
-        if self.ram_digest.is_started() {
+        if self.ram_digest.is_started() && self.tracked {
             self.written.extend(self.engine.take_dirty_pages()?);
             self.written.extend(self.ram.take_written_frames());
             self.ram_digest.update(&self.ram, std::mem::take(&mut self.written));
@@ -412,6 +422,7 @@ impl Machine {
             self.written.clear();
             self.ram_digest.full(&self.ram);
         }
+        self.fresh = true;
         Ok(())
     }
 
@@ -437,7 +448,12 @@ impl Machine {
     /// # Errors
     /// Failures of the host.
     pub fn track_dirty_pages(&mut self) -> Result<(), MachineError> {
-        Ok(self.engine.track_dirty_pages()?)
+        if !self.tracked {
+            self.engine.track_dirty_pages()?;
+            // What was written since the last digest, if anything, nobody has seen: only a new one can be built upon.
+            self.tracked = self.fresh;
+        }
+        Ok(())
     }
 
     /// Guest RAM.
@@ -501,6 +517,8 @@ impl Machine {
         self.trace.push(self.clock.exits(), exit, answer);
         if self.observer.is_some() {
             let requests = self.devices.take_disk_requests();
+            // Without counted sync points all engines say the same.
+            let progress = if self.counted { progress } else { Progress::NONE };
             self.tell(|observer, at| {
                 observer.before_exit(at, progress);
                 requests.iter().for_each(|request| observer.disk_request(at, request));

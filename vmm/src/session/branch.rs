@@ -4,6 +4,7 @@ use scribe_log::header::{Header, Pace, Parent, Start};
 use scribe_log::snapshots::{Origin, Snapshots};
 
 use super::console::Console;
+use super::drive::Stand;
 use super::journal::NoJournal;
 use super::marks::Marks;
 use super::player::{Departure, Player};
@@ -57,7 +58,8 @@ pub fn live(player: Player, branch: Branch, console: &mut Console) -> Result<Liv
     };
     let recorder = recorder(&target, &header, &mut machine)?;
     let mut snapshots = Snapshots::open(target.directory, recorder.header_crc())?;
-    snapshot::take(&mut snapshots, &machine, driver.phase(), Origin::Start)?;
+    let stand = Stand { phase: driver.phase(), arrived: machine.guest_time(), taken: 0 };
+    snapshot::take(&mut snapshots, &machine, stand, Origin::Start)?;
     let marks = Marks::new(&target.noting, &machine);
     let (mut report, recorder) =
         run_live(&mut machine, &mut driver, recorder, marks, connections, pace, console)?;

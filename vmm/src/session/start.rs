@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use scribe_log::header::{Header, Host, Pace};
 use scribe_log::snapshots::SnapshotError;
-use scribe_log::{EndCause, OpenError, Store, WriteError, WriteOptions, Writer};
+use scribe_log::{EndCause, OpenError, Position, Store, WriteError, WriteOptions, Writer};
 
 use super::SessionError;
 use super::config::{self, ConfigError, GuestConfig};
@@ -47,6 +47,18 @@ pub enum StartError {
     /// A snapshot cannot be taken or used.
     #[error(transparent)]
     Snapshot(#[from] SnapError),
+    /// The snapshot to start from cannot be used.
+    #[error("{recording}: the snapshot at {position} cannot be used: {source}; {instead}")]
+    BadSnapshot {
+        /// the recording's directory
+        recording: String,
+        /// where the snapshot is
+        position: Position,
+        /// what to do
+        instead: &'static str,
+        /// why not
+        source: Box<SnapError>,
+    },
     /// A branch's recording has lost its first snapshot.
     #[error("{}: a branch's recording without the snapshot that it starts from", .0.display())]
     NoStart(PathBuf),

@@ -1,7 +1,7 @@
-//! The KVM ioctls that kvm-ioctls does not have.
+//! The KVM ioctls that kvm-ioctls does not have, or leaves to be proved safe.
 #![allow(unsafe_code)] // raw ioctls on file descriptors that kvm-ioctls owns
 
-use kvm_bindings::{KVMIO, kvm_interrupt, kvm_signal_mask};
+use kvm_bindings::{KVMIO, kvm_interrupt, kvm_signal_mask, kvm_xsave};
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::errno::{Error, Result};
 use vmm_sys_util::ioctl::ioctl_with_ref;
@@ -32,4 +32,11 @@ pub(super) fn set_signal_mask(vcpu: &VcpuFd, blocked: u64) -> Result<()> {
     // between the two), and it outlives the call.
     let ret = unsafe { ioctl_with_ref(vcpu, KVM_SET_SIGNAL_MASK(), &argument) };
     if ret == 0 { Ok(()) } else { Err(Error::last()) }
+}
+
+/// Loads x87 and SSE from the legacy part of an XSAVE area (KVM_SET_XSAVE).
+pub(super) fn set_xsave(vcpu: &VcpuFd, area: &kvm_xsave) -> Result<()> {
+    // SAFETY: KVM reads as many bytes as the guest's components need. That is more than the structure's 4096 only for
+    // components that a process must ask the kernel for (arch_prctl ARCH_REQ_XCOMP_GUEST_PERM), which nothing here does.
+    unsafe { vcpu.set_xsave(area) }
 }

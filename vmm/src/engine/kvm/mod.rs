@@ -7,6 +7,7 @@
 //!   looking and running.
 
 mod exits;
+mod fpu;
 mod ioctls;
 mod setup;
 mod shadow;
@@ -71,7 +72,14 @@ impl Kvm {
     }
 
     fn enter_once(&mut self) -> Result<Option<Stop>, EngineError> {
-        let stop = match self.vcpu.run() {
+        let exit = loop {
+            match self.vcpu.run() {
+                // The guest has lowered CR8, and the instruction is done. It means nothing on a machine without an APIC.
+                Ok(VcpuExit::SetTpr) => {}
+                exit => break exit,
+            }
+        };
+        let stop = match exit {
             Ok(VcpuExit::Hlt) => {
                 self.pending = Pending::Nothing;
                 Stop::Exit(Exit::Halt)
@@ -107,6 +115,22 @@ impl Kvm {
             },
         };
         Ok(Some(stop))
+    }
+
+    /// Enters KVM_RUN without running the guest: an exit's instruction retires, and KVM says what can be done next.
+    fn enter_at_once(&mut self) -> Result<Option<Stop>, EngineError> {
+        self.vcpu.set_kvm_immediate_exit(1);
+        let entered = self.enter();
+        self.vcpu.set_kvm_immediate_exit(0);
+        entered
+    }
+
+    /// Half an exit is in no saved state: the other half is in KVM, which applies it whatever is loaded in between.
+    fn refuse_unfinished(&self) -> Result<(), EngineError> {
+        match self.pending {
+            Pending::None => Ok(()),
+            _ => Err(EngineError::Unsupported("a vCPU's state is asked for while its exit is being served")),
+        }
     }
 
     /// Describes the instruction at RIP that the host would not execute.
@@ -154,10 +178,7 @@ impl Engine for Kvm {
             return Ok(Some(next));
         }
         self.pending = Pending::None;
-        self.vcpu.set_kvm_immediate_exit(1);
-        let entered = self.enter();
-        self.vcpu.set_kvm_immediate_exit(0);
-        match entered? {
+        match self.enter_at_once()? {
             None => Ok(None),
             Some(Stop::Exit(exit)) => Ok(Some(exit)),
             // KVM's emulator gave up half way, or the instruction faulted for good: the guest ends behind this exit.
@@ -195,13 +216,21 @@ impl Engine for Kvm {
     }
 
     fn state(&self) -> Result<CpuState, EngineError> {
+        self.refuse_unfinished()?;
         state::read(&self.vcpu)
     }
 
     fn set_state(&mut self, state: &CpuState) -> Result<(), EngineError> {
-        state::write(&self.vcpu, state)?;
+        self.refuse_unfinished()?;
+        self.request_window(false);
+        self.deferred = None;
+        state::write(&mut self.vcpu, state)?;
+        // Whether an interrupt can be injected here is for KVM to say, as after an exit: a guess that is wrong would move
+        // the interrupt to another place than that of the run the state is from.
+        if let Some(stop) = self.enter_at_once()? {
+            return Err(EngineError::Unexpected(format!("{stop:?} while a state was being loaded")));
+        }
         self.registers = state.registers;
-        self.ready = false;
         Ok(())
     }
 

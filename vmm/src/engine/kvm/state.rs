@@ -1,24 +1,37 @@
 //! The vCPU's state to and from the engine-neutral form.
 //!
-//! Order matters when loading (each KVM call may look at what an earlier one set): SREGS first, since the mode decides
-//! what else is valid; then MSRs, FPU and debug registers; general registers; pending events last, because setting
-//! registers clears them.
+//! The pending exit must be finished first: what KVM does when KVM_RUN is entered again (store the answer, step over
+//! the instruction) is in no ioctl's structure.
+//!
+//! **Reading.** KVM_GET_VCPU_EVENTS comes first. A fault that KVM has raised and not delivered keeps its CR2 or DR6 to
+//! itself until then; that call moves it into the registers.
+//!
+//! **Loading.** Each call may look at what an earlier one set, or undo it:
+//! 1. KVM_SET_SREGS, since the mode decides what else is valid. It takes back a pending exception.
+//! 2. KVM_SET_MSRS, whose segment bases would be overwritten by the segments. It stops at the first MSR that it refuses
+//!    and says how many it took; anything but all of them is an error.
+//! 3. KVM_SET_XSAVE and KVM_SET_DEBUGREGS, in any order.
+//! 4. KVM_SET_REGS. It takes back a pending exception too.
+//! 5. KVM_SET_VCPU_EVENTS, which the others must not undo.
+//! 6. CR8 in kvm_run: without a local APIC in the kernel every KVM_RUN begins by loading CR8 from there, whatever
+//!    KVM_SET_SREGS was told.
+//!
+//! Not here, because nobody but the machine has it: that the vCPU is halted (KVM_RUN goes on behind an HLT), and the wish
+//! for an interrupt window. Not here, because no guest can change it: XCR0, the base of the local APIC, every MSR that
+//! exits.
 
 use kvm_bindings::{KVM_VCPUEVENT_VALID_SHADOW, kvm_vcpu_events};
-use kvm_bindings::{
-    Msrs, kvm_debugregs, kvm_dtable, kvm_fpu, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs,
-};
+use kvm_bindings::{Msrs, kvm_debugregs, kvm_dtable, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs};
 use kvm_ioctls::VcpuFd;
+use scribe_soft_cpu::StateError;
 
-use super::ioctl;
+use super::{fpu, ioctl, ioctls};
 use crate::engine::EngineError;
-use crate::engine::cpu::{CpuState, DescriptorTable, Fpu, PendingEvents, Registers, Segment};
+use crate::engine::cpu::{CpuState, DescriptorTable, PendingEvents, Registers, Segment};
 use crate::machine::memory::{GuestRam, PAGE_SIZE};
 use crate::machine::msr;
 
 const UNUSABLE: u32 = 1 << 16;
-/// RFLAGS.RF: no part of the engine-neutral state.
-const RF: u64 = 1 << 16;
 
 /// From KVM's order to the processor's own numbering.
 pub(super) fn registers(r: &kvm_regs) -> Registers {
@@ -100,18 +113,21 @@ fn kvm_table(t: &DescriptorTable) -> kvm_dtable {
 
 /// Reads the whole state. The pending exit must be finished.
 pub(super) fn read(vcpu: &VcpuFd) -> Result<CpuState, EngineError> {
-    let s = vcpu.get_sregs().map_err(ioctl("KVM_GET_SREGS"))?;
-    let f = vcpu.get_fpu().map_err(ioctl("KVM_GET_FPU"))?;
-    let d = vcpu.get_debug_regs().map_err(ioctl("KVM_GET_DEBUGREGS"))?;
     let e = vcpu.get_vcpu_events().map_err(ioctl("KVM_GET_VCPU_EVENTS"))?;
+    let s = vcpu.get_sregs().map_err(ioctl("KVM_GET_SREGS"))?;
+    let x = vcpu.get_xsave().map_err(ioctl("KVM_GET_XSAVE"))?;
+    let d = vcpu.get_debug_regs().map_err(ioctl("KVM_GET_DEBUGREGS"))?;
     let entries = msr::SAVED.map(|index| kvm_msr_entry { index, ..Default::default() });
     let mut msrs =
         Msrs::from_entries(&entries).map_err(|e| EngineError::Unexpected(format!("MSR list: {e:?}")))?;
     let got = vcpu.get_msrs(&mut msrs).map_err(ioctl("KVM_GET_MSRS"))?;
     check_msr_count("KVM_GET_MSRS", got)?;
-    let general = registers(&vcpu.get_regs().map_err(ioctl("KVM_GET_REGS"))?);
+    let mut general = registers(&vcpu.get_regs().map_err(ioctl("KVM_GET_REGS"))?);
+    if e.exception.injected | e.exception.pending != 0 && is_fault(e.exception.nr) {
+        general.rflags &= !Registers::RF; // it is pushed as 1 whatever it is, see `write`
+    }
     Ok(CpuState {
-        registers: Registers { rflags: general.rflags & !RF, ..general },
+        registers: general,
         segments: [&s.es, &s.cs, &s.ss, &s.ds, &s.fs, &s.gs, &s.ldt, &s.tr].map(segment),
         gdt: table(&s.gdt),
         idt: table(&s.idt),
@@ -124,7 +140,7 @@ pub(super) fn read(vcpu: &VcpuFd) -> Result<CpuState, EngineError> {
         debug: d.db,
         dr6: d.dr6,
         dr7: d.dr7,
-        fpu: Fpu { st: f.fpr, xmm: f.xmm, fcw: f.fcw, fsw: f.fsw, ftw: f.ftwx, mxcsr: f.mxcsr },
+        fpu: fpu::read(&x),
         msrs: msrs.as_slice().iter().map(|entry| (entry.index, entry.data)).collect(),
         events: PendingEvents {
             interrupt: (e.interrupt.injected != 0).then_some(e.interrupt.nr),
@@ -138,7 +154,8 @@ pub(super) fn read(vcpu: &VcpuFd) -> Result<CpuState, EngineError> {
 }
 
 /// Loads the whole state. The pending exit must be finished.
-pub(super) fn write(vcpu: &VcpuFd, state: &CpuState) -> Result<(), EngineError> {
+pub(super) fn write(vcpu: &mut VcpuFd, state: &CpuState) -> Result<(), EngineError> {
+    check(state)?;
     let [es, cs, ss, ds, fs, gs, ldt, tr] = state.segments.each_ref().map(kvm_segment);
     let old = vcpu.get_sregs().map_err(ioctl("KVM_GET_SREGS"))?;
     let sregs = kvm_sregs {
@@ -170,16 +187,7 @@ pub(super) fn write(vcpu: &VcpuFd, state: &CpuState) -> Result<(), EngineError> 
     if set != entries.len() {
         return Err(EngineError::Unexpected(format!("KVM_SET_MSRS took {set} of {} MSRs", entries.len())));
     }
-    let fpu = kvm_fpu {
-        fpr: state.fpu.st,
-        fcw: state.fpu.fcw,
-        fsw: state.fpu.fsw,
-        ftwx: state.fpu.ftw,
-        xmm: state.fpu.xmm,
-        mxcsr: state.fpu.mxcsr,
-        ..Default::default()
-    };
-    vcpu.set_fpu(&fpu).map_err(ioctl("KVM_SET_FPU"))?;
+    ioctls::set_xsave(vcpu, &fpu::area(&state.fpu)).map_err(ioctl("KVM_SET_XSAVE"))?;
     let debug = kvm_debugregs { db: state.debug, dr6: state.dr6, dr7: state.dr7, ..Default::default() };
     vcpu.set_debug_regs(&debug).map_err(ioctl("KVM_SET_DEBUGREGS"))?;
     let mut general = kvm_registers(&state.registers);
@@ -187,7 +195,7 @@ pub(super) fn write(vcpu: &VcpuFd, state: &CpuState) -> Result<(), EngineError> 
         && is_fault(vector)
     {
         // KVM pushes RF with a pending fault. The fault is loaded as an injected one, with which it pushes what there is.
-        general.rflags |= RF;
+        general.rflags |= Registers::RF;
     }
     vcpu.set_regs(&general).map_err(ioctl("KVM_SET_REGS"))?;
     let mut events = kvm_vcpu_events { flags: KVM_VCPUEVENT_VALID_SHADOW, ..Default::default() };
@@ -203,7 +211,21 @@ pub(super) fn write(vcpu: &VcpuFd, state: &CpuState) -> Result<(), EngineError> 
         events.exception.error_code = code.unwrap_or(0);
     }
     events.nmi.masked = u8::from(state.events.nmi_masked);
-    vcpu.set_vcpu_events(&events).map_err(ioctl("KVM_SET_VCPU_EVENTS"))
+    vcpu.set_vcpu_events(&events).map_err(ioctl("KVM_SET_VCPU_EVENTS"))?;
+    vcpu.get_kvm_run().cr8 = state.cr8;
+    Ok(())
+}
+
+/// Refuses what KVM would take and a vCPU of this platform never has: a state may come from a file.
+fn check(state: &CpuState) -> Result<(), EngineError> {
+    if !state.msrs.iter().map(|(index, _)| *index).eq(msr::SAVED) {
+        let found: Vec<_> = state.msrs.iter().map(|(index, _)| format!("{index:#x}")).collect();
+        return Err(StateError(format!("not this platform's MSRs, but {}", found.join(" "))).into());
+    }
+    if state.cr8 > 15 {
+        return Err(StateError(format!("CR8 {:#x} cannot be held", state.cr8)).into());
+    }
+    Ok(())
 }
 
 /// True for exceptions that push RFLAGS.RF as 1 (Intel SDM vol. 3, 18.3.1.1): not #DB, the traps #BP and #OF, and the
