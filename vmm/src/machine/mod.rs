@@ -9,6 +9,7 @@ pub mod digest;
 pub mod disk;
 pub mod kernel;
 pub mod memory;
+pub mod notice;
 pub mod observe;
 pub mod platform;
 pub mod state;

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use scribe_log::header::{Engine as EngineName, Header, Host};
-use scribe_log::snapshots::{Origin, SnapshotInfo, Snapshots, superseded};
+use scribe_log::snapshots::{Origin, SnapshotInfo, Snapshots};
 use scribe_log::{Position, Recording, State};
 
 use super::SessionError;
 use super::choice::{self, Choice, Wish};
 use super::config::{self, Moved};
 use super::console::Console;
-use super::drive::{Driver, Phase, Run};
+use super::drive::{Driver, Phase, Run, Stand};
 use super::files::DigestCache;
 use super::replay::{Outcome, Replay, Target};
 use super::snapshot::{self, SnapError};
@@ -122,11 +122,13 @@ impl Player {
         let noted = files.as_ref().map_or(header.engine == EngineName::Kvm, |(_, noted)| *noted);
         let choice = choice::for_recording(&config.engine, behaviour, &header, noted)?;
         prepare_process()?;
-        let (mut machine, driver) = match (&start, &files) {
+        let (mut machine, stand) = match (&start, &files) {
             (Some(info), _) => snapshot::restore(&snapshots, info, &header, &choice, scratch)
                 .map_err(|source| unusable(&recording, info, source))?,
             (None, Some((files, _))) => {
-                (config::assemble(&header, files, &choice, scratch)?, Driver::default())
+                let machine = config::assemble(&header, files, &choice, scratch)?;
+                let stand = Stand::arrived(machine.guest_time());
+                (machine, stand)
             }
             (None, None) => return Err(StartError::internal("a machine without files or snapshot")),
         };
@@ -137,13 +139,17 @@ impl Player {
         let checker = Checker::attach(&mut machine, &header).map_err(SessionError::from)?;
         let events = recording.events_from(machine.position())?;
         let policy = Replay::new(events, recording.state(), host, &machine).check_markers(checker);
+        let policy = policy.resume(&machine, stand).map_err(|error| match (error, &start) {
+            (SessionError::Snapshot(source), Some(info)) => unusable(&recording, info, source),
+            (error, _) => error.into(),
+        })?;
         Ok(Self {
             automatic: config.snapshots.then(|| Automatic::new(snapshots, &machine)),
             recording,
             header,
             choice,
             machine,
-            driver,
+            driver: Driver::at(stand.phase),
             policy,
             scratch: scratch.to_owned(),
             host_facts: host_facts.clone(),
@@ -172,10 +178,11 @@ impl Player {
             if self.policy.leaves() {
                 return Ok(Stay::Leaving);
             }
+            let stand = self.stand();
             let Some(automatic) = self.automatic.as_mut().filter(|_| self.policy.take_work_is_done()) else {
                 return Ok(Stay::Paused);
             };
-            if let Err(error) = automatic.take(&self.machine, self.driver.phase()) {
+            if let Err(error) = automatic.take(&self.machine, stand) {
                 // Nobody has asked for it: a full disk, a directory that is only to be read, another replay that writes.
                 tracing::debug!("no automatic snapshots: {error}");
                 self.automatic = None;
@@ -191,6 +198,17 @@ impl Player {
     /// The machine, to be watched.
     pub fn machine_mut(&mut self) -> &mut Machine {
         &mut self.machine
+    }
+
+    fn stand(&self) -> Stand {
+        let phase = self.driver.phase();
+        match phase {
+            Phase::Arrived => Stand::arrived(self.machine.guest_time()),
+            Phase::Idle | Phase::Running => {
+                let (taken, arrived) = self.policy.taken(&self.machine);
+                Stand { phase, arrived, taken }
+            }
+        }
     }
 
     /// What comes next for the machine.
@@ -232,13 +250,19 @@ impl Player {
         self.policy.shared()
     }
 
-    /// Takes a snapshot where the machine is, into the recording's directory.
+    /// Takes a snapshot where the machine is, into the recording's directory, down to the disk. The machine does not sleep:
+    /// a replay that starts from a snapshot begins where the guest comes to a position, and what happened in a sleep would
+    /// happen again.
     ///
     /// # Errors
     /// It cannot be taken or written.
     pub fn take_snapshot(&mut self, origin: Origin) -> Result<SnapshotInfo, StartError> {
+        if self.driver.phase() == Phase::Idle {
+            return Err(StartError::internal("a snapshot in the middle of a sleep"));
+        }
         let mut snapshots = Snapshots::open(self.recording.dir(), self.recording.header_crc())?;
-        Ok(snapshot::take(&mut snapshots, &self.machine, self.driver.phase(), origin)?)
+        snapshots.set_durable(true);
+        Ok(snapshot::take(&mut snapshots, &self.machine, self.stand(), origin)?)
     }
 
     /// Where overlays go.
@@ -282,16 +306,33 @@ fn start(
     let Some(target) = target.filter(|_| config.snapshots) else { return Ok(first) };
     // What was sealed counts: a killed recorder may have taken a snapshot behind it.
     let sealed = recording.sealed_end().map(|(position, _)| position);
-    let usable = |info: &&SnapshotInfo| {
-        sealed.is_some_and(|end| info.position <= end)
-            && (info.position.is_exit() || config.engine != Wish::Kvm)
-            && match target {
-                Target::End => true,
-                Target::Position(position) => info.position <= position,
-                Target::Time(time) => info.guest_time <= time,
-            }
+    // What KVM may have to execute can only be put back at an exit.
+    let may_be_kvm = match &config.engine {
+        Wish::Kvm => true,
+        Wish::Soft => false,
+        Wish::Auto { kvm } => kvm.is_ok() && recording.header().engine == EngineName::Kvm,
     };
-    Ok(snapshots.list().iter().filter(usable).max_by_key(|info| info.position).cloned().or(first))
+    let usable = |info: &&SnapshotInfo| {
+        sealed.is_some_and(|end| info.position <= end) && (info.position.is_exit() || !may_be_kvm)
+    };
+    for info in snapshots.list().iter().rev().filter(usable) {
+        let is_before = match target {
+            Target::End => true,
+            // A guest that sleeps at the place itself has gone on since it came there.
+            Target::Position(position) if info.position == position => {
+                snapshot::is_at_its_position(snapshots, info)
+                    .map_err(|source| unusable(recording, info, source))?
+            }
+            Target::Position(position) => info.position < position,
+            // Steps take no time: another place of the same time may come before.
+            Target::Time(time) if info.guest_time == time => info.position.steps == 0,
+            Target::Time(time) => info.guest_time < time,
+        };
+        if is_before {
+            return Ok(Some(info.clone()));
+        }
+    }
+    Ok(first)
 }
 
 /// What to say when the snapshot to start from does not do.
@@ -324,7 +365,7 @@ impl Automatic {
         self.ordinal.saturating_add(1).saturating_mul(AUTOMATIC_WORK)
     }
 
-    fn take(&mut self, machine: &Machine, phase: Phase) -> Result<(), SnapError> {
+    fn take(&mut self, machine: &Machine, stand: Stand) -> Result<(), SnapError> {
         let ordinal = machine.work() / AUTOMATIC_WORK;
         self.ordinal = ordinal;
         let here = machine.position();
@@ -336,18 +377,9 @@ impl Automatic {
         if self.snapshots.list().iter().any(known) {
             return Ok(());
         }
-        snapshot::take(&mut self.snapshots, machine, phase, Origin::Automatic { ordinal })?;
-        let kept: Vec<(u64, Position)> = (self.snapshots.list().iter())
-            .filter_map(|info| match info.origin {
-                Origin::Automatic { ordinal } => Some((ordinal, info.position)),
-                _ => None,
-            })
-            .collect();
-        let ordinals: Vec<u64> = kept.iter().map(|(ordinal, _)| *ordinal).collect();
-        let gone = superseded(&ordinals, ordinal);
-        for (_, position) in kept.iter().filter(|(ordinal, _)| gone.contains(ordinal)) {
-            self.snapshots.remove(*position)?;
-        }
+        snapshot::take(&mut self.snapshots, machine, stand, Origin::Automatic { ordinal })?;
+        // Also gets rid of the pages that nobody needs, when they are half of all.
+        self.snapshots.thin()?;
         Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 mod counted;
 mod markers;
+mod notice;
 mod toy;
 
 use std::sync::mpsc::Sender;
