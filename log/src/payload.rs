@@ -308,3 +308,20 @@ fn registers(input: &mut Input<'_>) -> Result<GeneralRegisters, Malformed> {
         rflags: input.u64()?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_branch_says_what_it_changes() {
+        assert!(encode(&Body::Branch { seed: None, wall_clock: None }).is_err());
+        let seed = [WITH_SEED].into_iter().chain([7; 32]).collect::<Vec<u8>>();
+        assert_eq!(decode(BRANCH, &seed), Ok(Some(Body::Branch { seed: Some([7; 32]), wall_clock: None })));
+        for bad in
+            [&[][..], &[0], &[4], &[WITH_WALL_CLOCK | 4, 5], &[WITH_WALL_CLOCK], &seed[..32], &[2, 5, 0]]
+        {
+            assert!(decode(BRANCH, bad).is_err(), "{bad:?}");
+        }
+    }
+}
