@@ -51,6 +51,8 @@ pub struct Replay {
     recent: VecDeque<Event>,
     /// position of the last check that was equal
     agreed: Position,
+    /// position of the last at which the whole machine was equal, or where the replay began
+    whole: Position,
     /// guest time when the machine came to its position
     arrived: u64,
     /// where events were last taken, and how many there, markers not counted
@@ -82,6 +84,7 @@ impl Replay {
             host,
             recent: VecDeque::new(),
             agreed: machine.position(),
+            whole: machine.position(),
             arrived: machine.guest_time(),
             taken: (machine.position(), 0),
             checks: 0,
@@ -165,6 +168,16 @@ impl Replay {
     /// Guest time (ns) when the machine came to the sync point that it came to last.
     pub fn arrived(&self) -> u64 {
         self.arrived
+    }
+
+    /// Where the whole machine was last equal to the recording's, or where the replay began.
+    pub fn whole(&self) -> Position {
+        self.whole
+    }
+
+    /// Gives the connection to the host away for `other`.
+    pub fn replace_host(&mut self, other: HostLoop) -> HostLoop {
+        std::mem::replace(&mut self.host, other)
     }
 
     /// The connection to the host, when the replay is over.
@@ -296,6 +309,7 @@ impl Replay {
                     if full.is_some() {
                         self.check_full(machine, full)?;
                         machine.track_dirty_pages()?;
+                        self.whole = machine.position();
                     }
                     self.agreed = machine.position();
                 }

@@ -23,8 +23,10 @@ const STACK_BYTES: u64 = 16 << 10;
 /// A CALL has at least and at most this many bytes.
 const CALL_BYTES: std::ops::RangeInclusive<u64> = 2..=8;
 
-const EFER_LMA: u64 = 1 << 10;
-const CODE_64: u32 = 1 << 13;
+/// EFER: long mode is active.
+pub const EFER_LMA: u64 = 1 << 10;
+/// In a code segment's attributes: 64-bit code.
+pub const CODE_64: u32 = 1 << 13;
 const CS: usize = 1;
 
 /// What the guest is in the middle of.
@@ -113,6 +115,11 @@ pub fn trace(state: &CpuState, ram: &GuestRam, symbols: Option<&Symbols>) -> Sta
     let here = Here { spot: Spot::Before(rip), rsp, rbp: Some(state.registers.general[5]), certain: true };
     let cut = mode == Mode::Kernel && tracer.from(here);
     StackTrace { mode, rip, rsp, frames: tracer.frames, cut }
+}
+
+/// The instruction at `address`, as the processor would execute it in 64-bit mode.
+pub fn instruction(address: u64, memory: &Virtual<'_>) -> Option<iced_x86::Instruction> {
+    decode(address, memory)
 }
 
 /// A place in code, and the registers there as far as they are known.
