@@ -197,9 +197,12 @@ impl Writer {
         if !matches!(event.body, Body::End(_)) {
             return Err(WriteError::Misplaced { method: "close", kind: event.body.name() });
         }
+        if event.vcpu == 0 && event.position < self.book.last {
+            let (kind, position, last) = (event.body.name(), event.position, self.book.last);
+            return Err(WriteError::Backwards { kind, vcpu: 0, position, last });
+        }
         self.push(event)?;
         self.events.write_segment(&mut self.builder)?;
-        self.book.pull_back(event.position);
         self.book.write(&self.dir, self.header_crc, self.durable, event.position, true)?;
 
         let path = self.dir.join(EVENTS_NEW_FILE);
@@ -264,14 +267,6 @@ impl Book {
 
     fn broken(&self) -> bool {
         self.file.as_ref().is_some_and(|(file, _)| file.broken)
-    }
-
-    /// A guest that ends between two sync points, as by a fault, ends at the last of them; bookmarks set behind that are at
-    /// the end then.
-    fn pull_back(&mut self, end: Position) {
-        for bookmark in self.waiting.iter_mut().filter(|bookmark| bookmark.position > end) {
-            bookmark.position = end;
-        }
     }
 
     /// Writes those up to `sealed`, and the end of the file, if it is the `end`.

@@ -434,20 +434,3 @@ proptest! {
         }
     }
 }
-
-/// A guest that crashes between two sync points ends at the last of them, behind which somebody may have set a bookmark.
-#[test]
-fn a_bookmark_behind_the_end_is_at_the_end() {
-    let dir = tempdir().unwrap();
-    let mut writer = Writer::create(dir.path(), &header(), false).unwrap();
-    writer.bookmark(bookmark("before", 3, BookmarkOrigin::Signal)).unwrap();
-    let position = Position { exit: 9, branches: 70, steps: 2 };
-    writer.bookmark(Bookmark { position, ..bookmark("behind", 9, BookmarkOrigin::Signal) }).unwrap();
-    writer.seal(&seal(9)).unwrap();
-    writer.close(&end(9, EndCause::Reset)).unwrap();
-    let recording = Recording::open(dir.path()).unwrap();
-    assert_eq!(recording.state(), State::Complete);
-    let found = recording.bookmarks().unwrap();
-    let found: Vec<_> = found.iter().map(|it| (&*it.bookmark.name, it.bookmark.position)).collect();
-    assert_eq!(found, [("before", at(3)), ("behind", at(9))]);
-}

@@ -177,14 +177,14 @@ struct Meddles<'a> {
 impl Host for Meddles<'_> {
     fn stop(&mut self, now: Place) -> Option<Place> {
         let ahead = self.states.partition_point(|(place, _)| *place <= now);
-        let ahead = ahead + self.random.below(60) as usize;
+        let ahead = ahead + self.random.below(20) as usize;
         self.states.get(ahead).map(|(place, _)| *place)
     }
 
     fn meddle(&mut self, world: &mut World, _: bool) {
+        world.cpu.track_dirty_pages();
         match self.random.below(8) {
-            0 => world.cpu.track_dirty_pages(),
-            1 | 2 => drop(world.cpu.take_dirty_pages()),
+            0..=2 => drop(world.cpu.take_dirty_pages()),
             3 => world.cpu.invalidate(&[self.random.below(world::RAM >> 12)]),
             4 => world.cpu.invalidate(&(0..=world::RAM >> 12).collect::<Vec<_>>()),
             5 => world.cpu.forget_code(),

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod bookmark;
+mod info;
 mod snapshot;
 
 use scribe_tests::lab::{Lab, MEMORY, Outcome};

@@ -9,6 +9,7 @@ mod guest;
 mod info;
 mod live;
 mod log;
+mod ls;
 mod output;
 mod pack;
 pub(crate) mod parse;
@@ -20,6 +21,7 @@ mod run;
 mod seek;
 mod selftest;
 mod snapshot;
+mod survey;
 mod timeline;
 
 use std::process::ExitCode;
@@ -48,6 +50,7 @@ enum Command {
     Bookmark(bookmark::BookmarkArgs),
     Snapshot(snapshot::SnapshotArgs),
     Info(info::InfoArgs),
+    Ls(ls::LsArgs),
     Log(log::LogArgs),
     Timeline(timeline::TimelineArgs),
     Diff(diff::DiffArgs),
@@ -85,6 +88,7 @@ pub fn main() -> ExitCode {
         Command::Bookmark(args) => bookmark::run(args),
         Command::Snapshot(args) => snapshot::run(args),
         Command::Info(args) => info::run(&args),
+        Command::Ls(args) => ls::run(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Log(args) => log::run(args),
         Command::Pack(args) => pack::pack(&args),

@@ -9,6 +9,7 @@ pub mod digest;
 pub mod disk;
 pub mod kernel;
 pub mod memory;
+pub mod notice;
 pub mod observe;
 pub mod platform;
 pub mod state;
@@ -25,7 +26,7 @@ use scribe_log::header::TimeConstants;
 use scribe_log::{EndCause, FullDigest, GeneralRegisters, Position};
 
 use crate::engine::cpu::{CpuState, Registers};
-use crate::engine::{Answer, Engine, EngineError, Exit, Fault, Progress, Stop};
+use crate::engine::{Answer, BlockSink, Engine, EngineError, Exit, Fault, Progress, Stop};
 use bus::{Devices, Request};
 use digest::{RamDigest, Rolling};
 use memory::{GuestRam, MemoryError, PAGE_SIZE};
@@ -150,6 +151,15 @@ impl Machine {
     pub fn take_observer(&mut self) -> Option<Box<dyn Observer>> {
         self.devices.unwatch();
         self.observer.take()
+    }
+
+    /// From now on `sink` is told of executed code, block by block, up to each stop; `None`: nobody is. The guest sees nothing
+    /// of it.
+    ///
+    /// # Errors
+    /// An engine that does not know what it executes.
+    pub fn trace_blocks(&mut self, sink: Option<BlockSink>) -> Result<(), EngineError> {
+        self.engine.trace_blocks(sink)
     }
 
     /// Tells the observer, if there is one.

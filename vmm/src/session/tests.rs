@@ -2,6 +2,7 @@
 
 mod counted;
 mod markers;
+mod notice;
 mod noting;
 mod pauses;
 mod starts;

@@ -8,7 +8,7 @@ use scribe_log::snapshots::{self, NewSnapshot, PageSource, SnapshotInfo, Snapsho
 use super::*;
 use crate::session::choice::Wish;
 use crate::session::config::Moved;
-use crate::session::player::{self, ReplayConfig};
+use crate::session::player::{self, Wanted};
 use crate::session::replay::Target;
 use crate::session::start::StartError;
 
@@ -42,16 +42,9 @@ fn recording(start: Option<Start>, places: &[(Position, u64, snapshots::Origin)]
 fn chosen(directory: &Path, target: Option<Target>) -> Result<Option<SnapshotInfo>, StartError> {
     let recording = Recording::open(directory).unwrap();
     let snapshots = Snapshots::open(directory, recording.header_crc()).unwrap();
-    let config = ReplayConfig {
-        directory,
-        moved: Moved::default(),
-        engine: Wish::Soft,
-        behaviour: None,
-        quiet: true,
-        perturb: None,
-        snapshots: true,
-    };
-    player::start(&recording, &snapshots, &config, target)
+    let wanted =
+        Wanted { moved: Moved::default(), engine: Wish::Soft, behaviour: None, quiet: true, snapshots: true };
+    player::start(&recording, &snapshots, &wanted, target)
 }
 
 #[test]
@@ -60,11 +53,11 @@ fn the_nearest_before_the_place_is_taken() {
     let asked = snapshots::Origin::Asked;
     let directory = recording(None, &[(Position::exit(3), 6_000, asked), (later, 10_016, asked)]);
     let at = |target| chosen(directory.path(), Some(target)).unwrap().map(|info| info.position);
-    assert_eq!(at(Target::Position(later)), Some(later));
+    assert_eq!(at(Target::Position(Position { steps: 8, ..later })), Some(later));
     assert_eq!(at(Target::Time(10_017)), Some(later));
     // The first place of that time is 7 instructions before the snapshot.
     assert_eq!(at(Target::Time(10_016)), Some(Position::exit(3)));
-    assert_eq!(at(Target::Time(6_000)), None);
+    assert_eq!(at(Target::Time(5_999)), None);
     assert_eq!(chosen(directory.path(), None).unwrap(), None);
 }
 
