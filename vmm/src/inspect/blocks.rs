@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn blocks_are_placed_behind_the_exit_before_them() {
         let mut places = Places::new(at(0, 0), TimeConstants { ns_per_branch: 8, ns_per_exit: 2_000 });
-        let mut of = |places: &mut Places, branches, steps| {
+        let of = |places: &mut Places, branches, steps| {
             let at = places.of(&block(branches, steps));
             (at.position.to_string(), at.guest_time)
         };
