@@ -2,6 +2,7 @@
 
 mod counted;
 mod markers;
+mod passes;
 mod toy;
 
 use std::sync::mpsc::Sender;
