@@ -3,6 +3,7 @@
 mod counted;
 mod markers;
 mod notice;
+mod passes;
 mod toy;
 
 use std::sync::mpsc::Sender;
