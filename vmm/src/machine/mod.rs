@@ -89,6 +89,8 @@ pub struct Machine {
     bookmarks: Vec<String>,
     /// registers at the last sync point
     registers: Registers,
+    /// while the machine is paused behind the last sync point: how far that is from the last exit
+    paused: Option<Progress>,
     trace: Trace,
     observer: Option<Box<dyn Observer>>,
     /// where the observer was last told of the state
@@ -128,6 +130,7 @@ impl Machine {
             ending: None,
             bookmarks: Vec::new(),
             registers: Registers::default(),
+            paused: None,
             trace: Trace::default(),
             observer: None,
             state_told: None,
@@ -146,6 +149,7 @@ impl Machine {
 
     /// The observers back, as one, if there are any: nobody is told any more.
     pub fn take_observer(&mut self) -> Option<Box<dyn Observer>> {
+        self.devices.unwatch();
         self.observer.take()
     }
 
@@ -302,6 +306,7 @@ impl Machine {
     /// Makes a sync point of the place that the guest has reached.
     pub fn arrive(&mut self) {
         let progress = self.engine.progress();
+        self.paused = None;
         self.clock.set_progress(progress);
         self.registers = self.engine.registers();
         self.rolling.counted(progress);
@@ -325,6 +330,10 @@ impl Machine {
         let pause = pause.filter(|_| self.engine.counts());
         let stop = [until, pause].into_iter().flatten().min();
         self.fresh = false;
+        if let Some(progress) = self.paused.take() {
+            // Nobody can tell that somebody looked: the machine is at its last sync point again.
+            self.clock.set_progress(progress);
+        }
         self.engine.set_clock(self.clock.at_exit(), self.clock.constants().ns_per_branch);
         loop {
             match self.engine.run(stop)? {
@@ -336,6 +345,7 @@ impl Machine {
                 }
                 Stop::Reached if pause.is_some_and(|place| self.engine.progress() >= place) => {
                     // Time at the place is the place's, but the sync point is still the last one: its registers stay.
+                    self.paused = Some(self.clock.progress());
                     self.clock.set_progress(self.engine.progress());
                     return Ok(Step::Paused);
                 }

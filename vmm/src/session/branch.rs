@@ -57,7 +57,7 @@ pub fn live(player: Player, branch: Branch, console: &mut Console) -> Result<Liv
         host: host_facts,
         level: target.noting.level,
         parent: Some(Parent {
-            path: recording.dir().to_owned(),
+            path: recording.dir().canonicalize().unwrap_or_else(|_| recording.dir().to_owned()),
             header: recording.header().identity().map_err(scribe_log::WriteError::from)?,
             at: machine.position(),
         }),

@@ -81,12 +81,12 @@ pub struct Player {
 }
 
 /// What of a [`ReplayConfig`] is needed later.
-struct Wanted {
-    moved: Moved,
-    engine: Wish,
-    behaviour: Option<String>,
-    quiet: bool,
-    snapshots: bool,
+pub(super) struct Wanted {
+    pub(super) moved: Moved,
+    pub(super) engine: Wish,
+    pub(super) behaviour: Option<String>,
+    pub(super) quiet: bool,
+    pub(super) snapshots: bool,
 }
 
 /// What is left of a player whose machine goes live.
@@ -146,7 +146,14 @@ impl Player {
         prepare_process()?;
         let parts =
             Parts { recording: &recording, snapshots: &snapshots, header: &header, choice: &choice, scratch };
-        let (mut machine, stand) = parts.machine(start.as_ref(), files.as_ref().map(|(files, _)| files))?;
+        let (mut machine, stand) = match parts.machine(start.as_ref(), files.as_ref().map(|(files, _)| files))
+        {
+            // Another replay has thinned them out since they were listed: there are others.
+            Err(_) if start.as_ref().is_some_and(|info| is_gone(&recording, info)) => {
+                return Self::open(config, cache, host_facts, scratch, target);
+            }
+            machine => machine?,
+        };
         if !config.quiet {
             choice.tell();
         }
@@ -352,7 +359,7 @@ fn replay_host(machine: &Machine) -> Result<HostLoop, StartError> {
 }
 
 /// The snapshot to start from; `None`: at power-on.
-fn start(
+pub(super) fn start(
     recording: &Recording,
     snapshots: &Snapshots,
     wanted: &Wanted,
@@ -360,9 +367,11 @@ fn start(
 ) -> Result<Option<SnapshotInfo>, StartError> {
     let first = match recording.header().start {
         None => None,
-        Some(_) => match snapshots.list().iter().find(|info| info.origin == Origin::Start) {
-            Some(info) => Some(info.clone()),
-            None => return Err(StartError::NoStart(recording.dir().to_owned())),
+        Some(start) => match snapshots.list().iter().find(|info| info.origin == Origin::Start) {
+            Some(info) if (info.position, info.guest_time) == (start.position, start.guest_time) => {
+                Some(info.clone())
+            }
+            _ => return Err(StartError::NoStart(recording.dir().to_owned())),
         },
     };
     let Some(target) = target.filter(|_| wanted.snapshots) else { return Ok(first) };
@@ -395,6 +404,12 @@ fn start(
         }
     }
     Ok(first)
+}
+
+/// True if there was a snapshot that is there no more, and the recording does not start from it.
+fn is_gone(recording: &Recording, info: &SnapshotInfo) -> bool {
+    let gone = |there: Snapshots| there.damaged().is_empty() && there.at(info.position).is_none();
+    info.origin != Origin::Start && Snapshots::open(recording.dir(), recording.header_crc()).is_ok_and(gone)
 }
 
 /// What to say when the snapshot to start from does not do.

@@ -4,6 +4,9 @@ mod counted;
 mod markers;
 mod notice;
 mod passes;
+mod noting;
+mod pauses;
+mod starts;
 mod toy;
 
 use std::sync::mpsc::Sender;
