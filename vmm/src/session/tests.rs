@@ -3,8 +3,8 @@
 mod counted;
 mod markers;
 mod notice;
-mod passes;
 mod noting;
+mod passes;
 mod pauses;
 mod starts;
 mod toy;
