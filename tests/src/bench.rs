@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use iced_x86::code_asm::CodeAssembler;
-use scribe_log::header::{Host, Pace};
+use scribe_log::header::{Host, Level, Pace};
 use scribe_log::{EVENTS_FILE, Event, HEADER_FILE, Recording};
 use scribe_vmm::session::config::{GuestConfig, Moved};
 use scribe_vmm::session::console::Console;
@@ -76,10 +76,21 @@ impl Bench {
 
     /// Records into `name`.
     pub fn record(&self, name: &str, guest: &GuestConfig, connections: Connections) -> Recorded {
+        self.record_at(Level::Inputs, name, guest, connections)
+    }
+
+    /// Records into `name` what is of this level.
+    pub fn record_at(
+        &self,
+        level: Level,
+        name: &str,
+        guest: &GuestConfig,
+        connections: Connections,
+    ) -> Recorded {
         let (mut console, output) = console();
         let directory = self.path(name);
-        let target =
-            Target { directory: &directory, overwrite: false, store: None, noting: Noting::default() };
+        let noting = Noting { level, ..Noting::default() };
+        let target = Target { directory: &directory, overwrite: false, store: None, noting };
         let host = made_up_host();
         let report = start::record(guest, &self.cache, host, connections, &target, &mut console).unwrap();
         Recorded { report, output: output.take() }

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod bookmark;
+mod info;
+mod snapshot;
 
 use scribe_tests::lab::{Lab, MEMORY, Outcome};
 use serde_json::Value;

@@ -127,7 +127,7 @@ impl From<StartError> for Failure {
             StartError::Snapshot(SnapError::Files(error))
             | StartError::Session(SessionError::Snapshot(SnapError::Files(error))) => of_snapshot(error),
             StartError::Session(SessionError::Diverged(_)) => DIVERGED,
-            StartError::BadSnapshot { .. } | StartError::NoStart(_) => RECORDING,
+            StartError::BadSnapshot { .. } => RECORDING,
             StartError::Snapshot(error) if error.is_damage() => RECORDING,
             StartError::Config(ConfigError::Changed { .. }) => RECORDING,
             StartError::Config(

@@ -7,12 +7,16 @@ use std::sync::atomic::Ordering;
 use scribe_log::{Body, End, EndCause, Event, Events, FullDigest, Position, State, StopReason};
 
 use super::divergence::Divergence;
+use super::drive::{Phase, Stand};
+use super::snapshot::SnapError;
 use super::{Flow, Place, Policy, SessionError};
 use crate::engine::Progress;
 use crate::host::events::{HostEvent, HostLoop, Shared};
 use crate::inspect::check::Checker;
 use crate::inspect::state::Difference;
-use crate::machine::Machine;
+use crate::machine::notice::NoticeError;
+use crate::machine::state::StateError;
+use crate::machine::{Machine, MachineError};
 
 /// Log events kept for reports.
 const KEPT: usize = 8;
@@ -47,8 +51,12 @@ pub struct Replay {
     recent: VecDeque<Event>,
     /// position of the last check that was equal
     agreed: Position,
+    /// position of the last at which the whole machine was equal, or where the replay began
+    whole: Position,
     /// guest time when the machine came to its position
     arrived: u64,
+    /// where events were last taken, and how many there, markers not counted
+    taken: (Position, u64),
     checks: u64,
     /// compares markers, if the recording has them
     checker: Option<Checker>,
@@ -76,7 +84,9 @@ impl Replay {
             host,
             recent: VecDeque::new(),
             agreed: machine.position(),
+            whole: machine.position(),
             arrived: machine.guest_time(),
+            taken: (machine.position(), 0),
             checks: 0,
             checker: None,
             bookmarks: Vec::new(),
@@ -94,6 +104,40 @@ impl Replay {
     pub fn check_markers(mut self, checker: Option<Checker>) -> Self {
         self.checker = checker;
         self
+    }
+
+    /// For a machine whose driver stood so when a snapshot was taken: what had been taken at its position does not come
+    /// again.
+    ///
+    /// # Errors
+    /// The log cannot be read, or never had that.
+    pub fn resume(mut self, machine: &Machine, stand: Stand) -> Result<Self, SessionError> {
+        if stand.phase == Phase::Arrived {
+            return Ok(self);
+        }
+        self.arrived = stand.arrived;
+        let here = machine.position();
+        while let Some(Ok(event)) = self.events.peek()
+            && event.position == here
+            && (event.body.is_marker() || self.taken.1 < stand.taken)
+        {
+            self.taken.1 += u64::from(!event.body.is_marker());
+            self.events.next();
+        }
+        if self.taken.1 == stand.taken {
+            return Ok(self);
+        }
+        if let Some(Err(error)) = self.events.next() {
+            return Err(error.into());
+        }
+        let reason = format!("{} events were taken at {here}, and the log has fewer", stand.taken);
+        Err(SnapError::from(StateError::Malformed { kind: "driver".into(), reason }).into())
+    }
+
+    /// How many events were taken at the machine's position, markers not counted, and guest time when it came there.
+    pub fn taken(&self, machine: &Machine) -> (u64, u64) {
+        let (position, count) = self.taken;
+        (if position == machine.position() { count } else { 0 }, self.arrived)
     }
 
     /// Sets where the driver is to pause.
@@ -124,6 +168,16 @@ impl Replay {
     /// Guest time (ns) when the machine came to the sync point that it came to last.
     pub fn arrived(&self) -> u64 {
         self.arrived
+    }
+
+    /// Where the whole machine was last equal to the recording's, or where the replay began.
+    pub fn whole(&self) -> Position {
+        self.whole
+    }
+
+    /// Gives the connection to the host away for `other`.
+    pub fn replace_host(&mut self, other: HostLoop) -> HostLoop {
+        std::mem::replace(&mut self.host, other)
     }
 
     /// The connection to the host, when the replay is over.
@@ -166,6 +220,10 @@ impl Replay {
 
     fn next(&mut self, machine: &mut Machine) {
         if let Some(Ok(event)) = self.events.next() {
+            if !event.body.is_marker() {
+                let before = if self.taken.0 == event.position { self.taken.1 } else { 0 };
+                self.taken = (event.position, before + 1);
+            }
             machine.tell(|observer, at| observer.event(at, &event));
             if self.recent.len() == KEPT {
                 self.recent.pop_front();
@@ -244,12 +302,14 @@ impl Replay {
             match body {
                 Body::TimeAdjust { .. } => return Ok(Flow::Continue),
                 Body::ConsoleInput { bytes } => machine.console_input(&bytes),
+                Body::Branch { seed, wall_clock } => self.notify_branch(machine, seed, wall_clock)?,
                 Body::Checkpoint { registers, full } => {
                     machine.tell_state()?;
                     self.check_rolling(machine, registers)?;
                     if full.is_some() {
                         self.check_full(machine, full)?;
                         machine.track_dirty_pages()?;
+                        self.whole = machine.position();
                     }
                     self.agreed = machine.position();
                 }
@@ -279,6 +339,22 @@ impl Replay {
             self.next(machine);
         }
         Ok(self.at_end_of_log(machine))
+    }
+
+    /// A branch's first input.
+    fn notify_branch(
+        &self,
+        machine: &mut Machine,
+        seed: Option<[u8; 32]>,
+        wall_clock: Option<u64>,
+    ) -> Result<(), SessionError> {
+        match machine.notify_branch(seed.as_ref(), wall_clock) {
+            Ok(()) => Ok(()),
+            Err(NoticeError::Memory(error)) => Err(MachineError::from(error).into()),
+            Err(NoticeError::NotAskedFor) => {
+                Err(self.diverged(machine, "the guest's wish for notices", "yes", "no"))
+            }
+        }
     }
 
     /// A killed recording just ends.
@@ -333,6 +409,11 @@ impl Policy for Replay {
         }
         if self.leave {
             return Ok(Flow::Pause);
+        }
+        // A branch can begin while the guest sleeps.
+        while let Some(Body::Branch { seed, wall_clock }) = self.peek(machine)? {
+            self.notify_branch(machine, seed, wall_clock)?;
+            self.next(machine);
         }
         self.slept = Some(machine.position());
         let target = self.target;
