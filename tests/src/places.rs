@@ -182,7 +182,9 @@ pub fn places(chance: &mut Chance, end: &End, count: usize) -> (Vec<Target>, Vec
     let mut times = Vec::new();
     for number in 0..count {
         let exit = below(chance, end.exits);
-        let (branches, steps) = (below(chance, 300), below(chance, 6));
+        // Most exits are close to the next one.
+        let reach = 1 << below(chance, 9);
+        let (branches, steps) = (1 + below(chance, reach), below(chance, 6));
         match number % 4 {
             0 => positions.push(Position::exit(exit)),
             1 => positions.push(Position { exit, branches, steps: 0 }),

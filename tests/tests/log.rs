@@ -4,7 +4,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-use scribe_tests::lab::{Lab, figure, in_checkout};
+use scribe_tests::lab::{Lab, figure, in_checkout, wait_until};
 
 /// Columns of the guest time, which a recording does not have.
 const TIME: std::ops::Range<usize> = 22..37;
@@ -113,8 +113,8 @@ fn a_recording_that_is_not_closed_says_so() {
     call.waits_for("# ");
     call.types(b"echo $((6 * 7)) is the answer\n");
     call.waits_for("42 is the answer");
-    std::thread::sleep(std::time::Duration::from_millis(600));
-    lab.call(&["log", "a"]).finish().ends_with(0).says("still being recorded").shows("42 is the answer");
+    let running = || lab.call(&["log", "a"]).finish().ends_with(0).says("still being recorded");
+    assert!(wait_until(20, || running().console().contains("42 is the answer")), "{}", running());
     call.signal("KILL");
     let _ = call.finish();
     let log = lab.call(&["log", "a"]).finish().ends_with(0).says("was not closed").shows("42 is the answer");

@@ -84,9 +84,10 @@ fn continue_from_each(lab: &Lab, name: &str) -> usize {
 fn each_snapshot_leads_to_the_end() {
     let Some(lab) = Lab::on_soft("each_snapshot_leads_to_the_end") else { return };
     let mut found = Vec::new();
-    for level in ["0", "1", "3"] {
+    let levels = ["0", "3", "1"].into_iter().take(count("SCRIBE_TEST_LEVELS", 2));
+    for level in levels {
         let digests = ["--digest-every", "8192", "--log-level", level];
-        let guest = ["--pace", "max", "--snapshot-every", "400ms", "--", "/bin/demo"];
+        let guest = ["--pace", "max", "--snapshot-every", "800ms", "--", "/bin/demo"];
         lab.record(level, &[&digests[..], &guest].concat());
         found.push(continue_from_each(&lab, level));
     }
@@ -94,7 +95,7 @@ fn each_snapshot_leads_to_the_end() {
     figure(
         "snapshots of the demo",
         format!(
-            "{found:?} at levels 0, 1 and 3: from each the rest of the recording is replayed, all digests equal"
+            "{found:?} at levels 0, 3 (and 1): from each the rest of the recording is replayed, all digests equal"
         ),
     );
 }
@@ -104,7 +105,7 @@ fn each_snapshot_leads_to_the_end() {
 fn exits_are_the_same_on_kvm_however_one_comes_there() {
     const NAME: &str = "exits_are_the_same_on_kvm_however_one_comes_there";
     let Some(lab) = Lab::enter(NAME) else { return };
-    let guest = ["--pace", "max", "--snapshot-every", "20ms", "--", "sh", "-c", "forks && floats && entropy"];
+    let guest = ["--pace", "max", "--snapshot-every", "1ms", "--", "sh", "-c", "forks && floats && entropy"];
     lab.record("kvm", &[&[MEMORY], &guest[..]].concat());
     let theatre = Theatre::new(&lab, "kvm");
     let end = theatre.end();

@@ -1,7 +1,7 @@
 //! Going live: a replayed machine takes its inputs from the host again, and may be recorded anew as a branch.
 
 use scribe_log::Body;
-use scribe_log::header::{Header, Pace, Parent, Start};
+use scribe_log::header::{Engine as EngineName, Header, Pace, Parent, Start};
 use scribe_log::snapshots::{Origin, Snapshots};
 
 use super::console::Console;
@@ -49,12 +49,16 @@ pub fn live(player: Player, branch: Branch, console: &mut Console) -> Result<Liv
         let (marks, journal) = (Marks::default(), NoJournal);
         return Ok(run_live(&mut machine, &mut driver, journal, marks, connections, pace, console)?.0);
     };
+    let mut host = host_facts;
+    if choice.engine == EngineName::Soft {
+        host.kvm_module = String::new(); // it has no part in it
+    }
     let header = Header {
         program: env!("CARGO_PKG_VERSION").into(),
         engine: choice.engine,
         behaviour: choice.behaviour.map(|behaviour| soft::name(behaviour).to_owned()),
         pace,
-        host: host_facts,
+        host,
         level: target.noting.level,
         parent: Some(Parent {
             path: recording.dir().canonicalize().unwrap_or_else(|_| recording.dir().to_owned()),

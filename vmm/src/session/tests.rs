@@ -4,6 +4,7 @@ mod counted;
 mod markers;
 mod notice;
 mod noting;
+mod passes;
 mod pauses;
 mod starts;
 mod toy;

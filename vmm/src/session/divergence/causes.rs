@@ -69,10 +69,8 @@ pub fn likely(divergence: &Divergence, header: &Header, here: &Here<'_>) -> Vec<
     match &divergence.verdict {
         Some(Verdict::Snapshot { at, .. }) => causes.add(
             format!("the snapshot at {at} is not what the recording is there"),
-            format!(
-                "a replay from the recording's start goes another way; `scribe-vmm snapshot rm` removes it, and \
-                 --no-snapshots replays without any"
-            ),
+            "a replay from the recording's start goes another way; snapshots that replays took by themselves have \
+             been removed, `scribe-vmm snapshot rm` removes others, --no-snapshots does without",
         ),
         Some(Verdict::Unstable { .. }) => facts.unstable(&mut causes),
         Some(Verdict::Recording { .. }) => {

@@ -35,8 +35,11 @@ impl Player {
             Ok(None) => Verdict::Unknown { reason: "the further replays were interrupted".into() },
             Err(error) => Verdict::Unknown { reason: format!("a further replay failed: {error}") },
         };
+        self.drop_doubtful(match verdict {
+            Verdict::Snapshot { .. } => None,
+            _ => Some(self.policy.whole()),
+        });
         divergence.verdict = Some(verdict);
-        self.drop_doubtful();
         let changed = changed(&self.header);
         let here = Here {
             engine: self.choice.engine,
@@ -109,16 +112,16 @@ impl Player {
         Ok(Fresh { machine, driver: Driver::at(stand.phase), policy, from_snapshot })
     }
 
-    /// Automatic snapshots behind the last place at which the whole machine was equal may be of a run that is not the
-    /// recording's: nobody is to start from them.
-    fn drop_doubtful(&mut self) {
-        let whole = self.policy.whole();
+    /// Automatic snapshots behind `whole`, the last place at which the whole machine was equal, may be of a run that is not
+    /// the recording's: nobody is to start from them. `None`: none of them can be trusted.
+    fn drop_doubtful(&mut self, whole: Option<Position>) {
         self.automatic = None;
         let Ok(mut snapshots) = Snapshots::open(self.recording.dir(), self.recording.header_crc()) else {
             return;
         };
         let doubtful: Vec<Position> = (snapshots.list().iter())
-            .filter(|info| matches!(info.origin, Origin::Automatic { .. }) && info.position > whole)
+            .filter(|info| matches!(info.origin, Origin::Automatic { .. }))
+            .filter(|info| whole.is_none_or(|whole| info.position > whole))
             .map(|info| info.position)
             .collect();
         for position in doubtful {
