@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use iced_x86::code_asm::CodeAssembler;
-use scribe_log::header::{Host, Pace};
+use scribe_log::header::{Host, Level, Pace};
 use scribe_log::{EVENTS_FILE, Event, HEADER_FILE, Recording};
 use scribe_vmm::session::config::{GuestConfig, Moved};
 use scribe_vmm::session::console::Console;
@@ -18,6 +18,7 @@ use scribe_vmm::session::start::{
 };
 
 use crate::engines;
+use crate::places::Theatre;
 use crate::tiny::{self, Emitted};
 
 /// Kicks at intervals of so many microseconds.
@@ -76,10 +77,31 @@ impl Bench {
 
     /// Records into `name`.
     pub fn record(&self, name: &str, guest: &GuestConfig, connections: Connections) -> Recorded {
+        self.record_at(Level::Inputs, name, guest, connections)
+    }
+
+    /// Records into `name` what is of this level.
+    pub fn record_at(
+        &self,
+        level: Level,
+        name: &str,
+        guest: &GuestConfig,
+        connections: Connections,
+    ) -> Recorded {
+        self.record_noting(name, guest, connections, Noting { level, ..Noting::default() })
+    }
+
+    /// Records into `name`, and notes more.
+    pub fn record_noting(
+        &self,
+        name: &str,
+        guest: &GuestConfig,
+        connections: Connections,
+        noting: Noting,
+    ) -> Recorded {
         let (mut console, output) = console();
         let directory = self.path(name);
-        let target =
-            Target { directory: &directory, overwrite: false, store: None, noting: Noting::default() };
+        let target = Target { directory: &directory, overwrite: false, store: None, noting };
         let host = made_up_host();
         let report = start::record(guest, &self.cache, host, connections, &target, &mut console).unwrap();
         Recorded { report, output: output.take() }
@@ -140,6 +162,12 @@ impl Bench {
             kicks += replayed.report.kicks;
         }
         kicks
+    }
+
+    /// Recording `name`, to be played in this process.
+    pub fn theatre(&self, name: &str) -> Theatre {
+        let cache = DigestCache::new(self.dir.path());
+        Theatre::at(self.path(name), self.path(""), engines::current().wish(), cache)
     }
 
     /// The recording's files, header and events.

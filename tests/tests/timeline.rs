@@ -1,7 +1,6 @@
 //! The timeline's page: what it carries, and what it does in a browser.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, reason = "tests")]
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::Path;
 
@@ -11,8 +10,9 @@ use scribe_tests::bench::{Bench, made_up_host};
 use scribe_tests::browser::Browser;
 use scribe_tests::engines::{self, Under};
 use scribe_tests::guests::{self, END_OF_INPUT};
-use scribe_tests::lab::{Lab, figure, in_checkout, text};
+use scribe_tests::lab::{Lab, figure, text};
 use scribe_tests::png::Picture;
+use scribe_tests::timeline::{Field, SIZE, command, is_drawn, lane, seen};
 use scribe_tests::tiny::{self, Emitted, PIC_VECTORS};
 use scribe_vmm::engine::{Answer, Exit};
 use scribe_vmm::machine::observe::{Moment, Observer};
@@ -38,7 +38,6 @@ const HOSTILE: [&str; 4] = [
 const SENT: [&str; 4] = [HOSTILE[0], HOSTILE[1], HOSTILE[2], "\x1b]0;title\x07\x1b[31m\u{2028}end"];
 /// Bookmarks of the guest, in order.
 const BOOKMARKS: [&str; 3] = ["</script><b>bold</b>", "middle", "$(touch taken) 'x'"];
-const SIZE: (u32, u32) = (1500, 1000);
 
 fn guest(a: &mut CodeAssembler) -> Emitted {
     SENT.iter().try_for_each(|line| {
@@ -154,92 +153,6 @@ fn a_page_carries_what_happened_and_no_markup_of_the_guests() {
         let exits = Position::exit(data["exits"].as_u64().unwrap());
         assert_eq!(bench.events("a").last().unwrap().position, exits);
     });
-}
-
-/// Where things are in the window.
-struct Field {
-    left: f64,
-    width: f64,
-    from: f64,
-    to: f64,
-}
-
-impl Field {
-    fn of(browser: &mut Browser) -> Self {
-        // What was done is drawn with the next frame.
-        browser.evaluate(
-            "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done())))",
-        );
-        let rectangle = "document.getElementById('field').getBoundingClientRect()";
-        Self {
-            left: browser.number(&format!("{rectangle}.left")),
-            width: browser.number(&format!("{rectangle}.width")),
-            from: browser.number("document.getElementById('chart').dataset.from"),
-            to: browser.number("document.getElementById('chart').dataset.to"),
-        }
-    }
-
-    fn span(&self) -> f64 {
-        self.to - self.from
-    }
-
-    fn x(&self, time: f64) -> f64 {
-        self.left + (time - self.from) / self.span() * self.width
-    }
-
-    fn time(&self, x: f64) -> f64 {
-        self.from + (x - self.left) / self.width * self.span()
-    }
-}
-
-/// The middle and the height of a lane.
-fn lane(browser: &mut Browser, name: &str) -> (f64, f64) {
-    let row = format!(
-        "[...document.querySelectorAll('#gutter div')].find((row) => row.children[1]?.textContent === {})\
-         .getBoundingClientRect()",
-        json!(name)
-    );
-    let height = browser.number(&format!("{row}.height"));
-    (browser.number(&format!("{row}.top")) + height / 2.0, height)
-}
-
-fn command(browser: &mut Browser) -> String {
-    browser.text("document.getElementById('command').textContent")
-}
-
-/// Saves a screenshot for people, and gives its pixels.
-fn seen(browser: &mut Browser, name: &str) -> Picture {
-    let png = browser.screenshot();
-    let folder = in_checkout("target/tests");
-    std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join(format!("timeline-{name}.png")), &png).unwrap();
-    let picture = Picture::decode(&png);
-    assert_eq!((picture.width, picture.height), (1500, 1000));
-    picture
-}
-
-/// Expects something drawn in every lane, and colours of its own in each.
-fn is_drawn(browser: &mut Browser, picture: &Picture) {
-    let field = Field::of(browser);
-    let count = browser.number("document.querySelectorAll('#gutter div').length");
-    let lanes = browser.text("document.getElementById('chart').dataset.lanes");
-    assert_eq!(count as usize, lanes.split(' ').count() + 1);
-    let mut all = BTreeSet::new();
-    let names = browser
-        .evaluate("[...document.querySelectorAll('#gutter div span')].map((name) => name.textContent)");
-    for name in names.as_array().unwrap() {
-        let (middle, height) = lane(browser, name.as_str().unwrap());
-        let mut colours = BTreeSet::new();
-        for y in (middle - height / 2.0 + 3.0) as usize..(middle + height / 2.0 - 5.0) as usize {
-            for x in field.left as usize + 1..(field.left + field.width) as usize - 1 {
-                colours.insert(picture.pixel(x, y));
-            }
-        }
-        // Background, ticks, line, and what the lane is about.
-        assert!(colours.len() >= 4, "{name}: {colours:?}");
-        all.extend(colours);
-    }
-    assert!(all.len() >= 100, "{} colours", all.len());
 }
 
 fn open(bench: &Bench, html: &str, scheme: &str, test: &str) -> Option<Browser> {
@@ -363,6 +276,14 @@ fn a_browser_shows_the_dark_page_and_prints() {
         let picture = seen(&mut browser, "dark");
         is_drawn(&mut browser, &picture);
         assert!(picture.pixel(2, 2).iter().all(|channel| *channel < 60), "dark");
+        // Paper is light.
+        browser.evaluate("dispatchEvent(new Event('beforeprint'))");
+        let paper = Picture::decode(&browser.screenshot());
+        assert!(paper.pixel(2, 2).iter().all(|channel| *channel > 200), "{:?}", paper.pixel(2, 2));
+        is_drawn(&mut browser, &paper);
+        browser.evaluate("dispatchEvent(new Event('afterprint'))");
+        let dark = Picture::decode(&browser.screenshot());
+        assert_eq!(dark.pixel(2, 2), picture.pixel(2, 2));
         let pdf = browser.call("Page.printToPDF", json!({ "landscape": true }));
         assert!(pdf["data"].as_str().unwrap().len() > 10_000);
         browser.was_quiet();
@@ -425,7 +346,7 @@ fn a_page_that_cannot_be_made_is_one_clear_line() {
     call(&["a"]).ends_with(2).says("--output");
     let image = lab.path("image");
     std::fs::copy(scribe_tests::lab::image(), &image).unwrap();
-    std::fs::File::options().append(true).open(&image).unwrap().set_len(60 << 20).unwrap();
+    File::options().append(true).open(&image).unwrap().set_len(60 << 20).unwrap();
     call(&["a", "-o", "page.html", "--image", text(&image)]).ends_with(4).says_one_line();
     let left: Vec<_> =
         std::fs::read_dir(lab.path("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();

@@ -200,7 +200,7 @@ fn a_changed_kernel_or_image_is_refused() {
     std::fs::write(&image, [0; 65_536]).unwrap();
     bench.replay("a", None).unwrap();
     std::fs::remove_file(&kernel).unwrap();
-    assert!(matches!(bench.replay("a", None), Err(StartError::Config(ConfigError::Kernel(_)))));
+    assert!(matches!(bench.replay("a", None), Err(StartError::Config(ConfigError::Read { .. }))));
 }
 
 /// Clock page before an exit that reads guest time, that time, clock page after it.

@@ -5,5 +5,6 @@
 
 pub mod cpu;
 pub mod cpuid;
+pub mod executed;
 pub mod msr;
 pub mod stop;

@@ -8,7 +8,9 @@
 //! * [`session`]: record, replay, run: the only place that knows which of them is happening
 //! * [`host`]: the host's clock, signals, terminal and event loop
 //! * [`inspect`]: what happened, decoded: the log and its comparison
+//! * [`symbols`]: names for addresses in the guest's kernel, and what it is in the middle of
 //! * [`timeline`]: a recording as a picture
+//! * [`pack`]: a recording as one file
 //! * [`cli`]: the program's subcommands
 
 /// Writes one of our lines to stderr, as `println!` would format it.
@@ -21,5 +23,7 @@ pub mod engine;
 pub mod host;
 pub mod inspect;
 pub mod machine;
+pub mod pack;
 pub mod session;
+pub mod symbols;
 pub mod timeline;

@@ -21,7 +21,7 @@ pub(super) struct Run {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Body {
     pub(super) parts: Vec<Part>,
-    /// Ascending by offset; each is referred to.
+    /// Ascending by offset.
     pub(super) chunks: Vec<ChunkRef>,
     /// Ascending by space, and in it by page; none is empty.
     pub(super) spaces: Vec<(u32, Vec<Run>)>,
@@ -185,4 +185,83 @@ fn spaces(input: &mut Input<'_>, chunks: &[ChunkRef]) -> Result<Vec<(u32, Vec<Ru
         spaces.push((space, runs));
     }
     Ok(spaces)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn chunk(offset: u64, pages: u32) -> ChunkRef {
+        ChunkRef { offset, length: 100 + pages, pages, id: [pages.to_le_bytes()[0]; DIGEST_BYTES] }
+    }
+
+    fn bodies() -> impl Strategy<Value = Body> {
+        let part = (any::<u16>(), proptest::collection::vec(any::<u8>(), 0..40));
+        let parts = proptest::collection::vec(part, 0..4);
+        let chunks = proptest::collection::vec((0u64..1000, 1u32..=256), 1..6);
+        let run = (0u64..100, 1u64..20, 0u64..1000);
+        let spaces =
+            proptest::collection::btree_map(any::<u32>(), proptest::collection::vec(run, 1..6), 0..4);
+        (parts, chunks, spaces).prop_map(|(parts, chunks, spaces)| {
+            let mut body = Body::default();
+            for (number, (version, bytes)) in (0..).zip(parts) {
+                body.parts.push(Part { kind: format!("part {number}"), version, bytes });
+            }
+            for (gap, pages) in chunks {
+                body.chunks.push(chunk(body.pack_end() + gap, pages));
+            }
+            let stored: u64 = body.chunks.iter().map(|chunk| u64::from(chunk.pages)).sum();
+            for (space, wanted) in spaces {
+                let mut page = 0;
+                let runs = wanted.into_iter().map(|(gap, count, source)| {
+                    let run = Run { page: page + gap, count: count.min(stored), source: 0 };
+                    page = run.page + run.count;
+                    Run { source: source % (stored - run.count + 1), ..run }
+                });
+                body.spaces.push((space, runs.collect()));
+            }
+            body
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_is_decoded(body in bodies()) {
+            let bytes = body.encode();
+            prop_assert_eq!(Body::decode(&bytes), Ok(body));
+            prop_assert!((0..bytes.len()).all(|end| Body::decode(&bytes[..end]).is_err()));
+        }
+
+        #[test]
+        fn nonsense_is_refused_or_harmless(body in bodies(), at: prop::sample::Index, change in 1u8..) {
+            let mut bytes = body.encode();
+            let at = at.index(bytes.len());
+            bytes[at] ^= change;
+            if let Ok(other) = Body::decode(&bytes) {
+                prop_assert!(other.pages() <= MAX_PAGES);
+                prop_assert_eq!(Body::decode(&other.encode()), Ok(other));
+            }
+        }
+    }
+
+    #[test]
+    fn differences_are_folded() {
+        for (difference, number) in [(0, 0), (u64::MAX, 1), (1, 2), (u64::MAX - 1, 3), (1 << 63, u64::MAX)] {
+            assert_eq!((zigzag(difference), unzigzag(number)), (number, difference));
+        }
+    }
+
+    #[test]
+    fn a_map_joins_runs_that_touch() {
+        let runs = vec![
+            Run { page: 3, count: 2, source: 0 },
+            Run { page: 5, count: 1, source: 9 },
+            Run { page: 7, count: 1, source: 0 },
+        ];
+        let map = Body { spaces: vec![(4, runs)], ..Body::default() }.map();
+        assert_eq!((map.runs(4), map.runs(0), map.pages()), ([3..6, 7..8].as_slice(), [].as_slice(), 4));
+        assert_eq!(map.spaces().collect::<Vec<_>>(), [4]);
+    }
 }

@@ -239,3 +239,24 @@ impl<'a> SnapshotFile<'a> {
         Ok(body)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_positions() {
+        for (at, text) in [
+            (Position::exit(7), "exit-7"),
+            (Position { exit: 7, branches: 3, steps: 0 }, "exit-7-3"),
+            (Position { exit: u64::MAX, branches: 0, steps: 9 }, "exit-18446744073709551615-0-9"),
+        ] {
+            assert_eq!((name(at).as_str(), position(text)), (text, Some(at)));
+        }
+        for text in
+            ["exit-", "exit-07", "exit-7-0", "exit-7-3-0", "exit-7-3-1-1", "exit-7.new", "exit:7", "exit-+7"]
+        {
+            assert_eq!(position(text), None, "{text}");
+        }
+    }
+}

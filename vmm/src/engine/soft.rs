@@ -5,7 +5,7 @@ use scribe_log::snapshots::Part;
 use scribe_soft_cpu::{Behaviour, Profile, Ram, RamRegion, SoftCpu, SoftPrivate};
 
 use super::cpu::{CpuState, Registers};
-use super::{Answer, Engine, EngineError, Exit, PRIVATE_KINDS, Progress, Stop};
+use super::{Answer, BlockSink, Engine, EngineError, Exit, PRIVATE_KINDS, Progress, Stop};
 use crate::host::kick;
 use crate::machine::cpuid;
 use crate::machine::memory::GuestRam;
@@ -136,6 +136,11 @@ impl Engine for Soft {
             Ok((_, rest)) => Err(wrong(format!("{} bytes too many", rest.len()))),
             Err(error) => Err(wrong(error.to_string())),
         }
+    }
+
+    fn trace_blocks(&mut self, sink: Option<BlockSink>) -> Result<(), EngineError> {
+        self.cpu.trace_blocks(sink);
+        Ok(())
     }
 
     fn track_dirty_pages(&mut self) -> Result<(), EngineError> {

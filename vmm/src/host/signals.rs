@@ -27,12 +27,13 @@ const SIGNALS: [(libc::c_int, Wish); 5] = [
     (libc::SIGUSR2, Wish::Bookmark),
 ];
 
-/// Blocks these signals in this thread and those it starts. Call before anything else runs.
+/// Blocks these signals in this thread and those it starts, and SIGXFSZ: a file that may not grow any more is an error like
+/// a full disk, and not the end of this process. Call before anything else runs.
 ///
 /// # Errors
 /// The host's error as text.
 pub fn prepare() -> Result<(), String> {
-    for (signal, _) in SIGNALS {
+    for signal in SIGNALS.map(|(signal, _)| signal).into_iter().chain([libc::SIGXFSZ]) {
         match block_signal(signal) {
             Ok(()) | Err(Error::SignalAlreadyBlocked(_)) => {}
             Err(error) => return Err(format!("blocking signal {signal}: {error:?}")),

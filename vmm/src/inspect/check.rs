@@ -12,7 +12,7 @@ use scribe_log::{Body, Event, Header, MAX_PAGES, Position, Register};
 use super::decode::Decoder;
 use super::markers::{Markers, answer_of, exit_of};
 use super::state::{Difference, compare, compare_pages};
-use crate::machine::observe::{Both, Moment, Observer};
+use crate::machine::observe::{Moment, Observer};
 use crate::machine::{Machine, MachineError};
 
 /// Compares a machine with the markers of the recording that it replays.
@@ -136,15 +136,11 @@ impl Checker {
     }
 }
 
-/// Adds an observer that is told of state to those of `machine`.
+/// Lets `observer` watch `machine`, and the machine its pages, if the observer wants to be told of state.
 ///
 /// # Errors
 /// Failures of the host.
 pub fn attach(machine: &mut Machine, observer: Box<dyn Observer>) -> Result<(), MachineError> {
-    let observer = match machine.take_observer() {
-        Some(other) => Box::new(Both(observer, other)),
-        None => observer,
-    };
     let wants_state = observer.wants_state();
     machine.observe(observer);
     if wants_state { machine.watch_pages() } else { Ok(()) }

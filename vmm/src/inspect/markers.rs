@@ -17,7 +17,7 @@ const DISK: u8 = 0;
 /// Turns what a machine tells into events, at most those of a level, in the order in which a recorder notes them. In a
 /// replay the recording's other events are among them, so that all of them together are what a recording of that level has.
 ///
-/// Console output is collected to lines: an event ends with a line feed, at [`LINE`] bytes, or because the guest halts or
+/// Console output is collected to lines: an event ends with a line feed, at 1024 bytes, or because the guest halts or
 /// the recording ends. All of these follow from the guest alone. Its position is that of its last exit, where it was noted.
 pub struct Markers<S> {
     level: Level,

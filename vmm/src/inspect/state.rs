@@ -1,5 +1,7 @@
 //! A processor's state as named registers, and the first difference of two.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use scribe_log::Register;
 
 use super::decode;
@@ -168,6 +170,19 @@ pub fn compare_pages(
     Some(Difference { what: page(frame), recorded, found })
 }
 
+/// The first page, by address, whose change is not the same in two recordings.
+pub fn compare_changes(recorded: &[(u64, u64)], found: &[(u64, u64)]) -> Option<Difference> {
+    let hashes: BTreeMap<u64, u64> = found.iter().copied().collect();
+    let recorded: BTreeMap<u64, u64> = recorded.iter().copied().collect();
+    let frames: BTreeSet<u64> = recorded.keys().chain(hashes.keys()).copied().collect();
+    let frame = frames.into_iter().find(|frame| recorded.get(frame) != hashes.get(frame))?;
+    let text = |hash: Option<&u64>| {
+        hash.map_or_else(|| "it has not changed".into(), |hash| format!("its hash is {hash:016x}"))
+    };
+    let (recorded, found) = (text(recorded.get(&frame)), text(hashes.get(&frame)));
+    Some(Difference { what: page(frame), recorded, found })
+}
+
 fn page(frame: u64) -> String {
     format!("the page at guest physical address {:#x}", u128::from(frame) * 4096)
 }
@@ -261,6 +276,13 @@ mod tests {
             (wrong.recorded, wrong.found),
             ("its hash is 0000000000000033".into(), "its hash is 0000000000000032".into())
         );
+        let change = |a: &[_], b: &[_]| compare_changes(a, b).map(|it| (it.what, it.recorded, it.found));
+        assert_eq!(change(&recorded, &recorded), None);
+        let place = "the page at guest physical address 0x7000".to_owned();
+        let (no, hash) = ("it has not changed".to_owned(), "its hash is 0000000000000046".to_owned());
+        assert_eq!(change(&[(7, 70)], &[(9, 1)]), Some((place.clone(), hash.clone(), no.clone())));
+        assert_eq!(change(&[(9, 1)], &[(7, 70)]), Some((place.clone(), no, hash.clone())));
+        assert_eq!(change(&[(7, 70)], &[(7, 71)]).unwrap().1, hash);
         assert_eq!(compare_pages(&[(u64::MAX, 1)], None, now).unwrap().found, "it is not in RAM");
     }
 }

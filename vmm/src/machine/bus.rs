@@ -206,6 +206,13 @@ impl Devices {
         }
     }
 
+    /// From now on they are not kept.
+    pub fn unwatch(&mut self) {
+        if let Some(disk) = &mut self.disk {
+            disk.device.device_mut().unwatch();
+        }
+    }
+
     /// The disk's requests served since the last call, if anybody watches.
     pub fn take_disk_requests(&mut self) -> Vec<RequestRecord> {
         self.disk.as_mut().map(|disk| disk.device.device_mut().take_served()).unwrap_or_default()

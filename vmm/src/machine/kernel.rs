@@ -94,10 +94,24 @@ pub fn find(
 
 fn read_file(path: &Path) -> Result<Blob, KernelError> {
     let error = |source| KernelError::Read { path: path.display().to_string(), source };
-    let file = std::fs::File::open(path).map_err(error)?;
-    let mut bytes = Vec::new();
-    file.take(MAX_BYTES).read_to_end(&mut bytes).map_err(error)?;
+    let bytes = read_some(path, MAX_BYTES).map_err(error)?;
     Ok(Blob { source: path.display().to_string(), bytes })
+}
+
+/// At most the first `limit` bytes of a file of the host.
+///
+/// # Errors
+/// It cannot be read.
+pub fn read_some(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// A file of the image at `image`, if it is there, can be read, and has at most `limit` bytes.
+pub fn read_in_image(image: &Path, path: &str, limit: u64) -> Option<Vec<u8>> {
+    let fs = ext4_view::Ext4::load_from_path(image).ok()?;
+    (fs.metadata(path).ok()?.len() <= limit).then(|| fs.read(path).ok())?
 }
 
 fn from_image(path: &Path) -> Result<BootFiles, KernelError> {
@@ -186,8 +200,8 @@ fn elf_note(bytes: &[u8]) -> Option<u32> {
     None
 }
 
-/// The unpacked payload of a bzImage.
-fn payload(bytes: &[u8]) -> Option<Vec<u8>> {
+/// The unpacked payload of a bzImage, if it is packed with gzip or zstd: an ELF kernel.
+pub fn payload(bytes: &[u8]) -> Option<Vec<u8>> {
     let word = |at: usize| Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
     let setup_sectors = match *bytes.get(0x1f1)? {
         0 => 4,

@@ -20,6 +20,24 @@ pub enum Phase {
     Running,
 }
 
+/// Where a driver stands at its machine's position, and what of the log was taken there. Part of a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stand {
+    /// what comes next
+    pub phase: Phase,
+    /// guest time (ns) when the machine came to the position; a guest that sleeps there may be further
+    pub arrived: u64,
+    /// events at the position that have been taken, markers not counted: they are not to come again
+    pub taken: u64,
+}
+
+impl Stand {
+    /// Of a machine that has just come to its position, at this guest time (ns).
+    pub fn arrived(at: u64) -> Self {
+        Self { phase: Phase::Arrived, arrived: at, taken: 0 }
+    }
+}
+
 /// Why the driver came back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Run {
@@ -95,6 +113,11 @@ impl Driver {
         policy: &mut dyn Policy,
         console: &mut Console,
     ) -> Result<Left, SessionError> {
+        // A branch can begin in the midst of a sleep: that is its place, before anything happens there.
+        if self.phase == Phase::Idle && policy.pause(machine).is_some_and(|place| machine.position() >= place)
+        {
+            return Ok(Left::Paused);
+        }
         loop {
             if self.phase == Phase::Arrived {
                 if policy.pause(machine).is_some_and(|place| machine.position() >= place) {
@@ -112,6 +135,10 @@ impl Driver {
                 if !machine.is_halted() {
                     self.phase = Phase::Running;
                     break;
+                }
+                // Only if it was wanted since the guest fell asleep: at the position's first moment it would have paused.
+                if policy.pause(machine).is_some_and(|place| machine.position() >= place) {
+                    return Ok(Left::Paused);
                 }
                 if !machine.can_wake() {
                     return Ok(Left::Ended(EndCause::HaltedForever, Place::Position));

@@ -6,9 +6,9 @@ use std::rc::Rc;
 
 use scribe_log::header::Level;
 use scribe_log::snapshots::{Origin, Snapshots};
-use scribe_log::{Body, Bookmark, End, EndCause, Event, Position, Sizes, Writer};
+use scribe_log::{Body, Bookmark, End, EndCause, Event, Position, Sizes, WriteError, Writer};
 
-use super::drive::Phase;
+use super::drive::Stand;
 use super::snapshot::{self, SnapError};
 use super::{Place, SessionError};
 use crate::inspect::check;
@@ -135,6 +135,8 @@ pub struct Recorder {
     snapshots: Option<Snapshots>,
     directory: PathBuf,
     header_crc: u32,
+    /// bookmarks behind the last sync point: the guest may end before it comes to another
+    ahead: Vec<Bookmark>,
     /// what the machine has told and is not written yet
     told: Rc<RefCell<Vec<Event>>>,
 }
@@ -145,6 +147,7 @@ impl Recorder {
         Self {
             directory: writer.dir().to_owned(),
             header_crc: writer.header_crc(),
+            ahead: Vec::new(),
             writer: Some(writer),
             digest_every,
             next_checkpoint: next_multiple(exits, CHECKPOINT_EVERY),
@@ -199,6 +202,34 @@ impl Recorder {
         Ok(())
     }
 
+    fn keep_snapshot(&mut self, machine: &Machine) -> Result<(), SnapError> {
+        let snapshots = match &mut self.snapshots {
+            Some(open) => open,
+            none => none.insert(Snapshots::open(&self.directory, self.header_crc)?),
+        };
+        let stand = Stand::arrived(machine.guest_time());
+        snapshot::take(snapshots, machine, stand, Origin::Recorded)?;
+        Ok(())
+    }
+
+    /// Hands on the bookmarks that the guest has come to. A guest that has ended without coming to a further sync point
+    /// has ended at its last one, and so does the recording: there the rest of them are.
+    fn set_bookmarks(&mut self, machine: &Machine) -> Result<(), SessionError> {
+        let (here, now) = (machine.position(), machine.guest_time());
+        for mark in self.ahead.drain(..) {
+            let behind = mark.position > here;
+            let mark = if behind { Bookmark { position: here, guest_time: Some(now), ..mark } } else { mark };
+            if let Some(writer) = &mut self.writer {
+                let name = mark.name.clone();
+                match writer.bookmark(mark) {
+                    Err(WriteError::Bookmark(error)) => say!("no bookmark {name}: {error}"),
+                    other => other?,
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// What ties the recording's other files to it.
     pub fn header_crc(&self) -> u32 {
         self.header_crc
@@ -218,6 +249,7 @@ impl Recorder {
 impl Journal for Recorder {
     fn sync_point(&mut self, machine: &mut Machine, seal: bool) -> Result<(), SessionError> {
         self.note_told(machine)?;
+        self.set_bookmarks(machine)?;
         for name in machine.take_bookmarks() {
             self.append(machine, Body::Bookmark { name })?;
         }
@@ -263,8 +295,8 @@ impl Journal for Recorder {
     }
 
     fn bookmark(&mut self, mark: Bookmark) -> Result<(), SessionError> {
-        match &mut self.writer {
-            Some(writer) => writer.bookmark(mark)?,
+        match self.writer {
+            Some(_) => self.ahead.push(mark),
             None => say!("the recording has ended, so there is no bookmark {}", mark.name),
         }
         Ok(())
@@ -274,14 +306,15 @@ impl Journal for Recorder {
         if self.writer.is_none() {
             return Ok(());
         }
-        if self.snapshots.is_none() {
-            self.snapshots =
-                Some(Snapshots::open(&self.directory, self.header_crc).map_err(SnapError::from)?);
+        match self.keep_snapshot(machine) {
+            // The recording is worth more than its snapshots: a replay that keeps one at the same time, or a disk without
+            // room for this one, does not end it. A replay can take them all later.
+            Err(SnapError::Files(error)) => {
+                say!("no snapshot at {}: {error}; the recording goes on", machine.position());
+                Ok(())
+            }
+            other => Ok(other?),
         }
-        if let Some(snapshots) = &mut self.snapshots {
-            snapshot::take(snapshots, machine, Phase::Arrived, Origin::Recorded)?;
-        }
-        Ok(())
     }
 
     fn end(&mut self, machine: &mut Machine, cause: &EndCause, place: Place) -> Result<(), SessionError> {
@@ -298,6 +331,7 @@ impl Journal for Recorder {
         machine.tell(|observer, at| observer.ending(at));
         machine.take_observer();
         self.note_told(machine)?;
+        self.set_bookmarks(machine)?;
         let end = End {
             cause: cause.clone(),
             registers: machine.rolling(),

@@ -19,7 +19,7 @@ pub mod replay;
 pub mod snapshot;
 pub mod start;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use scribe_log::{EndCause, OpenError, Position, WriteError};
 

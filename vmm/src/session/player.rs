@@ -1,26 +1,30 @@
 //! A recording that is played: from power-on or from the nearest snapshot to wherever one wants to look, and on.
 
+mod explain;
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use scribe_log::header::{Engine as EngineName, Header, Host};
-use scribe_log::snapshots::{Origin, SnapshotInfo, Snapshots, superseded};
+use scribe_log::snapshots::{Origin, SnapshotInfo, Snapshots};
 use scribe_log::{Position, Recording, State};
 
+use super::SessionError;
 use super::choice::{self, Choice, Wish};
 use super::config::{self, Moved};
 use super::console::Console;
-use super::drive::{Driver, Phase, Run};
+use super::drive::{Driver, Phase, Run, Stand};
 use super::files::DigestCache;
 use super::replay::{Outcome, Replay, Target};
+use super::snapshot::{self, SnapError};
 use super::start::{StartError, host_loop, perturbation, prepare_process};
-use super::{SessionError, snapshot};
 use crate::host::events::{ConsoleSource, HostLoop, Shared, Watch};
 use crate::host::perturb::Perturbation;
 use crate::inspect::check::Checker;
 use crate::machine::Machine;
 use crate::machine::disk::lock;
+use crate::machine::kernel::BootFiles;
 
 /// What the guest has to work (ns of guest time, sleep not counted) between two automatic snapshots: about a second of the
 /// soft engine.
@@ -69,8 +73,20 @@ pub struct Player {
     scratch: PathBuf,
     host_facts: Host,
     perturbation: Option<Perturbation>,
+    wanted: Wanted,
+    /// where it began, and whether with a snapshot that is no part of the recording
+    began: (Position, bool),
     /// locked
     _image: Option<File>,
+}
+
+/// What of a [`ReplayConfig`] is needed later.
+pub(super) struct Wanted {
+    pub(super) moved: Moved,
+    pub(super) engine: Wish,
+    pub(super) behaviour: Option<String>,
+    pub(super) quiet: bool,
+    pub(super) snapshots: bool,
 }
 
 /// What is left of a player whose machine goes live.
@@ -110,7 +126,17 @@ impl Player {
         let image = image.map(|path| lock(path, false)).transpose()?;
         config::check_files(&mut header, &config.moved, cache)?;
         let snapshots = Snapshots::open(config.directory, recording.header_crc())?;
-        let start = start(&recording, &snapshots, config, target)?;
+        if config.snapshots {
+            snapshots.damaged().iter().for_each(|error| say!("a snapshot is not used: {error}"));
+        }
+        let wanted = Wanted {
+            moved: config.moved.clone(),
+            engine: config.engine.clone(),
+            behaviour: config.behaviour.clone(),
+            quiet: config.quiet,
+            snapshots: config.snapshots,
+        };
+        let start = start(&recording, &snapshots, &wanted, target)?;
         let behaviour = config.behaviour.as_deref();
         // A kernel that was recorded on KVM has the note.
         let look = start.is_none() || (config.engine == Wish::Kvm && header.engine == EngineName::Soft);
@@ -118,31 +144,35 @@ impl Player {
         let noted = files.as_ref().map_or(header.engine == EngineName::Kvm, |(_, noted)| *noted);
         let choice = choice::for_recording(&config.engine, behaviour, &header, noted)?;
         prepare_process()?;
-        let (mut machine, driver) = match (&start, &files) {
-            (Some(info), _) => snapshot::restore(&snapshots, info, &header, &choice, scratch)?,
-            (None, Some((files, _))) => {
-                (config::assemble(&header, files, &choice, scratch)?, Driver::default())
+        let parts =
+            Parts { recording: &recording, snapshots: &snapshots, header: &header, choice: &choice, scratch };
+        let (mut machine, stand) = match parts.machine(start.as_ref(), files.as_ref().map(|(files, _)| files))
+        {
+            // Another replay has thinned them out since they were listed: there are others.
+            Err(_) if start.as_ref().is_some_and(|info| is_gone(&recording, info)) => {
+                return Self::open(config, cache, host_facts, scratch, target);
             }
-            (None, None) => return Err(StartError::internal("a machine without files or snapshot")),
+            machine => machine?,
         };
         if !config.quiet {
             choice.tell();
         }
         let host = replay_host(&machine)?;
-        let checker = Checker::attach(&mut machine, &header).map_err(SessionError::from)?;
-        let events = recording.events_from(machine.position())?;
-        let policy = Replay::new(events, recording.state(), host, &machine).check_markers(checker);
+        let policy = parts.policy(&mut machine, stand, host, start.as_ref())?;
+        let began = (machine.position(), start.is_some_and(|info| info.origin != Origin::Start));
         Ok(Self {
             automatic: config.snapshots.then(|| Automatic::new(snapshots, &machine)),
             recording,
             header,
             choice,
             machine,
-            driver,
+            driver: Driver::at(stand.phase),
             policy,
             scratch: scratch.to_owned(),
             host_facts: host_facts.clone(),
             perturbation: perturbation(config.perturb),
+            wanted,
+            began,
             _image: image,
         })
     }
@@ -156,8 +186,10 @@ impl Player {
         loop {
             self.policy.set_work_limit(self.automatic.as_ref().map(Automatic::next_work));
             let run = self.driver.run(&mut self.machine, &mut self.policy, console);
-            let run =
-                run.map_err(|error| with_hosts(error, &self.header, &self.host_facts, self.choice.engine))?;
+            let run = match run {
+                Err(SessionError::Diverged(found)) => return Err(self.explain(*found)),
+                run => run?,
+            };
             if let Run::Ended(_) = run {
                 let outcome = self.policy.outcome().cloned();
                 return outcome
@@ -167,10 +199,11 @@ impl Player {
             if self.policy.leaves() {
                 return Ok(Stay::Leaving);
             }
+            let stand = self.stand();
             let Some(automatic) = self.automatic.as_mut().filter(|_| self.policy.take_work_is_done()) else {
                 return Ok(Stay::Paused);
             };
-            if let Err(error) = automatic.take(&self.machine, self.driver.phase()) {
+            if let Err(error) = automatic.take(&self.machine, stand) {
                 // Nobody has asked for it: a full disk, a directory that is only to be read, another replay that writes.
                 tracing::debug!("no automatic snapshots: {error}");
                 self.automatic = None;
@@ -188,9 +221,29 @@ impl Player {
         &mut self.machine
     }
 
+    fn stand(&self) -> Stand {
+        let phase = self.driver.phase();
+        match phase {
+            Phase::Arrived => Stand::arrived(self.machine.guest_time()),
+            Phase::Idle | Phase::Running => {
+                let (taken, arrived) = self.policy.taken(&self.machine);
+                Stand { phase, arrived, taken }
+            }
+        }
+    }
+
     /// What comes next for the machine.
     pub fn phase(&self) -> Phase {
         self.driver.phase()
+    }
+
+    /// The machine's position and guest time (ns) when it came there. A guest that sleeps came to it before it fell asleep.
+    pub fn arrival(&self) -> (Position, u64) {
+        let time = match self.driver.phase() {
+            Phase::Idle => self.policy.arrived(),
+            Phase::Arrived | Phase::Running => self.machine.guest_time(),
+        };
+        (self.machine.position(), time)
     }
 
     /// The recording's header, its files where they lie now.
@@ -218,13 +271,19 @@ impl Player {
         self.policy.shared()
     }
 
-    /// Takes a snapshot where the machine is, into the recording's directory.
+    /// Takes a snapshot where the machine is, into the recording's directory, down to the disk. The machine does not sleep:
+    /// a replay that starts from a snapshot begins where the guest comes to a position, and what happened in a sleep would
+    /// happen again.
     ///
     /// # Errors
     /// It cannot be taken or written.
     pub fn take_snapshot(&mut self, origin: Origin) -> Result<SnapshotInfo, StartError> {
+        if self.driver.phase() == Phase::Idle {
+            return Err(StartError::internal("a snapshot in the middle of a sleep"));
+        }
         let mut snapshots = Snapshots::open(self.recording.dir(), self.recording.header_crc())?;
-        Ok(snapshot::take(&mut snapshots, &self.machine, self.driver.phase(), origin)?)
+        snapshots.set_durable(true);
+        Ok(snapshot::take(&mut snapshots, &self.machine, self.stand(), origin)?)
     }
 
     /// Where overlays go.
@@ -241,6 +300,54 @@ impl Player {
     }
 }
 
+/// What a recording's machine is made of.
+#[derive(Clone, Copy)]
+struct Parts<'a> {
+    recording: &'a Recording,
+    snapshots: &'a Snapshots,
+    header: &'a Header,
+    choice: &'a Choice,
+    scratch: &'a Path,
+}
+
+impl Parts<'_> {
+    /// The machine as it was at a snapshot, or at power-on: then with the files that it boots.
+    fn machine(
+        &self,
+        start: Option<&SnapshotInfo>,
+        files: Option<&BootFiles>,
+    ) -> Result<(Machine, Stand), StartError> {
+        let Self { recording, snapshots, header, choice, scratch } = *self;
+        match (start, files) {
+            (Some(info), _) => snapshot::restore(snapshots, info, header, choice, scratch)
+                .map_err(|source| unusable(recording, info, source)),
+            (None, Some(files)) => {
+                let machine = config::assemble(header, files, choice, scratch)?;
+                let stand = Stand::arrived(machine.guest_time());
+                Ok((machine, stand))
+            }
+            (None, None) => Err(StartError::internal("a machine without files or snapshot")),
+        }
+    }
+
+    /// What it replays from there on.
+    fn policy(
+        &self,
+        machine: &mut Machine,
+        stand: Stand,
+        host: HostLoop,
+        start: Option<&SnapshotInfo>,
+    ) -> Result<Replay, StartError> {
+        let checker = Checker::attach(machine, self.header).map_err(SessionError::from)?;
+        let events = self.recording.events_from(machine.position())?;
+        let policy = Replay::new(events, self.recording.state(), host, machine).check_markers(checker);
+        policy.resume(machine, stand).map_err(|error| match (error, start) {
+            (SessionError::Snapshot(source), Some(info)) => unusable(self.recording, info, source),
+            (error, _) => error.into(),
+        })
+    }
+}
+
 /// The connection of a replay to the host: signals, no console.
 fn replay_host(machine: &Machine) -> Result<HostLoop, StartError> {
     host_loop(Watch {
@@ -252,32 +359,70 @@ fn replay_host(machine: &Machine) -> Result<HostLoop, StartError> {
 }
 
 /// The snapshot to start from; `None`: at power-on.
-fn start(
+pub(super) fn start(
     recording: &Recording,
     snapshots: &Snapshots,
-    config: &ReplayConfig,
+    wanted: &Wanted,
     target: Option<Target>,
 ) -> Result<Option<SnapshotInfo>, StartError> {
     let first = match recording.header().start {
         None => None,
-        Some(_) => match snapshots.list().iter().find(|info| info.origin == Origin::Start) {
-            Some(info) => Some(info.clone()),
-            None => return Err(StartError::NoStart(recording.dir().to_owned())),
+        Some(start) => match snapshots.list().iter().find(|info| info.origin == Origin::Start) {
+            Some(info) if (info.position, info.guest_time) == (start.position, start.guest_time) => {
+                Some(info.clone())
+            }
+            _ => return Err(StartError::NoStart(recording.dir().to_owned())),
         },
     };
-    let Some(target) = target.filter(|_| config.snapshots) else { return Ok(first) };
+    let Some(target) = target.filter(|_| wanted.snapshots) else { return Ok(first) };
     // What was sealed counts: a killed recorder may have taken a snapshot behind it.
     let sealed = recording.sealed_end().map(|(position, _)| position);
-    let usable = |info: &&SnapshotInfo| {
-        sealed.is_some_and(|end| info.position <= end)
-            && (info.position.is_exit() || config.engine != Wish::Kvm)
-            && match target {
-                Target::End => true,
-                Target::Position(position) => info.position <= position,
-                Target::Time(time) => info.guest_time <= time,
-            }
+    // What KVM may have to execute can only be put back at an exit.
+    let may_be_kvm = match &wanted.engine {
+        Wish::Kvm => true,
+        Wish::Soft => false,
+        Wish::Auto { kvm } => kvm.is_ok() && recording.header().engine == EngineName::Kvm,
     };
-    Ok(snapshots.list().iter().filter(usable).max_by_key(|info| info.position).cloned().or(first))
+    let usable = |info: &&SnapshotInfo| {
+        sealed.is_some_and(|end| info.position <= end) && (info.position.is_exit() || !may_be_kvm)
+    };
+    for info in snapshots.list().iter().rev().filter(usable) {
+        let is_before = match target {
+            Target::End => true,
+            // A guest that sleeps at the place itself has gone on since it came there.
+            Target::Position(position) if info.position == position => {
+                snapshot::is_at_its_position(snapshots, info)
+                    .map_err(|source| unusable(recording, info, source))?
+            }
+            Target::Position(position) => info.position < position,
+            // Steps take no time: another place of the same time may come before.
+            Target::Time(time) if info.guest_time == time => info.position.steps == 0,
+            Target::Time(time) => info.guest_time < time,
+        };
+        if is_before {
+            return Ok(Some(info.clone()));
+        }
+    }
+    Ok(first)
+}
+
+/// True if there was a snapshot that is there no more, and the recording does not start from it.
+fn is_gone(recording: &Recording, info: &SnapshotInfo) -> bool {
+    let gone = |there: Snapshots| there.damaged().is_empty() && there.at(info.position).is_none();
+    info.origin != Origin::Start && Snapshots::open(recording.dir(), recording.header_crc()).is_ok_and(gone)
+}
+
+/// What to say when the snapshot to start from does not do.
+fn unusable(recording: &Recording, info: &SnapshotInfo, source: SnapError) -> StartError {
+    if !source.is_damage() {
+        return source.into();
+    }
+    let instead = match info.origin {
+        Origin::Start => "the recording starts from it and cannot be replayed",
+        _ => "--no-snapshots replays without it, `scribe-vmm snapshot rm` removes it",
+    };
+    let recording = recording.dir().display().to_string();
+    StartError::BadSnapshot { recording, position: info.position, instead, source: Box::new(source) }
 }
 
 /// Takes snapshots as the replay goes on, and drops those that others make superfluous.
@@ -297,7 +442,7 @@ impl Automatic {
         self.ordinal.saturating_add(1).saturating_mul(AUTOMATIC_WORK)
     }
 
-    fn take(&mut self, machine: &Machine, phase: Phase) -> Result<(), snapshot::SnapError> {
+    fn take(&mut self, machine: &Machine, stand: Stand) -> Result<(), SnapError> {
         let ordinal = machine.work() / AUTOMATIC_WORK;
         self.ordinal = ordinal;
         let here = machine.position();
@@ -309,43 +454,11 @@ impl Automatic {
         if self.snapshots.list().iter().any(known) {
             return Ok(());
         }
-        snapshot::take(&mut self.snapshots, machine, phase, Origin::Automatic { ordinal })?;
-        let kept: Vec<(u64, Position)> = (self.snapshots.list().iter())
-            .filter_map(|info| match info.origin {
-                Origin::Automatic { ordinal } => Some((ordinal, info.position)),
-                _ => None,
-            })
-            .collect();
-        let ordinals: Vec<u64> = kept.iter().map(|(ordinal, _)| *ordinal).collect();
-        let gone = superseded(&ordinals, ordinal);
-        for (_, position) in kept.iter().filter(|(ordinal, _)| gone.contains(ordinal)) {
-            self.snapshots.remove(*position)?;
-        }
+        snapshot::take(&mut self.snapshots, machine, stand, Origin::Automatic { ordinal })?;
+        // Also gets rid of the pages that nobody needs, when they are half of all.
+        self.snapshots.thin()?;
         Ok(())
     }
-}
-
-/// Adds to a divergence how this host differs from the recording's.
-fn with_hosts(mut error: SessionError, header: &Header, here: &Host, engine: EngineName) -> SessionError {
-    let recorded = &header.host;
-    if let SessionError::Diverged(divergence) = &mut error {
-        let pairs = [
-            ("processor", &recorded.cpu_model, &here.cpu_model),
-            ("microcode", &recorded.microcode, &here.microcode),
-            ("host kernel", &recorded.kernel_release, &here.kernel_release),
-            ("KVM module", &recorded.kvm_module, &here.kvm_module),
-        ];
-        divergence.hosts = pairs
-            .iter()
-            .filter(|(_, then, now)| !then.is_empty() && then != now)
-            .map(|(what, then, now)| format!("{what}: recorded on {then:?}, replayed on {now:?}"))
-            .collect();
-        if engine != header.engine {
-            let (then, now) = (choice::name(header.engine), choice::name(engine));
-            divergence.hosts.push(format!("engine: recorded on {then}, replayed on {now}"));
-        }
-    }
-    error
 }
 
 /// True if the recording goes on behind `position`, as far as can be told.

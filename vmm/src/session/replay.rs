@@ -7,12 +7,15 @@ use std::sync::atomic::Ordering;
 use scribe_log::{Body, End, EndCause, Event, Events, FullDigest, Position, State, StopReason};
 
 use super::divergence::Divergence;
+use super::drive::{Phase, Stand};
+use super::snapshot::SnapError;
 use super::{Flow, Place, Policy, SessionError};
 use crate::engine::Progress;
 use crate::host::events::{HostEvent, HostLoop, Shared};
 use crate::inspect::check::Checker;
 use crate::inspect::state::Difference;
 use crate::machine::notice::NoticeError;
+use crate::machine::state::StateError;
 use crate::machine::{Machine, MachineError};
 
 /// Log events kept for reports.
@@ -48,8 +51,12 @@ pub struct Replay {
     recent: VecDeque<Event>,
     /// position of the last check that was equal
     agreed: Position,
+    /// position of the last at which the whole machine was equal, or where the replay began
+    whole: Position,
     /// guest time when the machine came to its position
     arrived: u64,
+    /// where events were last taken, and how many there, markers not counted
+    taken: (Position, u64),
     checks: u64,
     /// compares markers, if the recording has them
     checker: Option<Checker>,
@@ -77,7 +84,9 @@ impl Replay {
             host,
             recent: VecDeque::new(),
             agreed: machine.position(),
+            whole: machine.position(),
             arrived: machine.guest_time(),
+            taken: (machine.position(), 0),
             checks: 0,
             checker: None,
             bookmarks: Vec::new(),
@@ -95,6 +104,40 @@ impl Replay {
     pub fn check_markers(mut self, checker: Option<Checker>) -> Self {
         self.checker = checker;
         self
+    }
+
+    /// For a machine whose driver stood so when a snapshot was taken: what had been taken at its position does not come
+    /// again.
+    ///
+    /// # Errors
+    /// The log cannot be read, or never had that.
+    pub fn resume(mut self, machine: &Machine, stand: Stand) -> Result<Self, SessionError> {
+        if stand.phase == Phase::Arrived {
+            return Ok(self);
+        }
+        self.arrived = stand.arrived;
+        let here = machine.position();
+        while let Some(Ok(event)) = self.events.peek()
+            && event.position == here
+            && (event.body.is_marker() || self.taken.1 < stand.taken)
+        {
+            self.taken.1 += u64::from(!event.body.is_marker());
+            self.events.next();
+        }
+        if self.taken.1 == stand.taken {
+            return Ok(self);
+        }
+        if let Some(Err(error)) = self.events.next() {
+            return Err(error.into());
+        }
+        let reason = format!("{} events were taken at {here}, and the log has fewer", stand.taken);
+        Err(SnapError::from(StateError::Malformed { kind: "driver".into(), reason }).into())
+    }
+
+    /// How many events were taken at the machine's position, markers not counted, and guest time when it came there.
+    pub fn taken(&self, machine: &Machine) -> (u64, u64) {
+        let (position, count) = self.taken;
+        (if position == machine.position() { count } else { 0 }, self.arrived)
     }
 
     /// Sets where the driver is to pause.
@@ -120,6 +163,21 @@ impl Replay {
     /// True if the machine is to go live here: that was asked for from outside.
     pub fn leaves(&self) -> bool {
         self.leave
+    }
+
+    /// Guest time (ns) when the machine came to the sync point that it came to last.
+    pub fn arrived(&self) -> u64 {
+        self.arrived
+    }
+
+    /// Where the whole machine was last equal to the recording's, or where the replay began.
+    pub fn whole(&self) -> Position {
+        self.whole
+    }
+
+    /// Gives the connection to the host away for `other`.
+    pub fn replace_host(&mut self, other: HostLoop) -> HostLoop {
+        std::mem::replace(&mut self.host, other)
     }
 
     /// The connection to the host, when the replay is over.
@@ -162,6 +220,10 @@ impl Replay {
 
     fn next(&mut self, machine: &mut Machine) {
         if let Some(Ok(event)) = self.events.next() {
+            if !event.body.is_marker() {
+                let before = if self.taken.0 == event.position { self.taken.1 } else { 0 };
+                self.taken = (event.position, before + 1);
+            }
             machine.tell(|observer, at| observer.event(at, &event));
             if self.recent.len() == KEPT {
                 self.recent.pop_front();
@@ -247,6 +309,7 @@ impl Replay {
                     if full.is_some() {
                         self.check_full(machine, full)?;
                         machine.track_dirty_pages()?;
+                        self.whole = machine.position();
                     }
                     self.agreed = machine.position();
                 }

@@ -4,15 +4,16 @@ use std::io;
 
 use scribe_log::header::Header;
 use scribe_log::snapshots::{
-    NewSnapshot, Origin, PageMap, PageSink, PageSource, RAM, SnapshotError, SnapshotInfo, Snapshots, Visit,
+    NewSnapshot, Origin, PageMap, PageSink, PageSource, Part, RAM, SnapshotError, SnapshotInfo, Snapshots,
+    Visit,
 };
 
 use super::choice::Choice;
 use super::config::{self, ConfigError};
-use super::drive::{Driver, Phase};
+use super::drive::{Phase, Stand};
 use crate::machine::disk::Disk;
 use crate::machine::memory::{GuestRam, PAGE_SIZE};
-use crate::machine::state::{StateError, part};
+use crate::machine::state::{Parts, StateError, part};
 use crate::machine::{Machine, MachineError};
 
 /// Space of pages: clusters of the first disk that differ from its image.
@@ -21,7 +22,7 @@ const DISK: u32 = 1;
 const RUN_BYTES: usize = 1 << 20;
 
 const DRIVER: &str = "driver";
-const DRIVER_VERSION: u16 = 1;
+const DRIVER_VERSION: u16 = 2;
 
 /// Why a snapshot cannot be taken or used.
 #[derive(Debug, thiserror::Error)]
@@ -40,23 +41,43 @@ pub enum SnapError {
     Config(#[from] ConfigError),
 }
 
-/// Takes a snapshot of `machine`, which `driver` has paused.
+impl SnapError {
+    /// True if what is in the files is not what was written there by a program like this.
+    pub fn is_damage(&self) -> bool {
+        use SnapshotError::{Corrupt, Missing, OtherRecording, Recording, Replaced, TooNew};
+        match self {
+            Self::Files(error) => matches!(
+                error,
+                Corrupt { .. }
+                    | Missing { .. }
+                    | OtherRecording { .. }
+                    | Recording(_)
+                    | Replaced { .. }
+                    | TooNew { .. }
+            ),
+            Self::State(_) => true,
+            Self::Machine(_) | Self::Config(_) => false,
+        }
+    }
+}
+
+/// Takes a snapshot of `machine`, whose driver has paused and stands as `stand` says.
 ///
 /// # Errors
 /// The machine cannot be saved, or the snapshot not be written.
 pub fn take(
     snapshots: &mut Snapshots,
     machine: &Machine,
-    phase: Phase,
+    stand: Stand,
     origin: Origin,
 ) -> Result<SnapshotInfo, SnapError> {
     let mut parts = machine.save()?;
-    parts.push(part(DRIVER, DRIVER_VERSION, &phase).map_err(MachineError::from)?);
+    parts.push(part(DRIVER, DRIVER_VERSION, &stand).map_err(MachineError::from)?);
     let new = NewSnapshot { position: machine.position(), guest_time: machine.guest_time(), origin, parts };
     Ok(snapshots.add(&new, &mut Pages(machine))?)
 }
 
-/// The machine that `header` describes as it was at a snapshot, with a driver that goes on there.
+/// The machine that `header` describes as it was at a snapshot, and how its driver stood.
 ///
 /// # Errors
 /// The snapshot is damaged or does not fit, or the host cannot run the machine.
@@ -66,25 +87,42 @@ pub fn restore(
     header: &Header,
     choice: &Choice,
     scratch: &std::path::Path,
-) -> Result<(Machine, Driver), SnapError> {
+) -> Result<(Machine, Stand), SnapError> {
     let ram = GuestRam::new(header.memory).map_err(ConfigError::from)?;
     let mut disk = config::disk(header, scratch)?;
     let mut sink = Contents { ram: &ram, disk: disk.as_mut() };
     let mut parts = snapshots.load(info, &mut sink)?;
-    let phase = match parts.iter().position(|part| part.kind == DRIVER) {
-        Some(index) => {
-            let own = parts.swap_remove(index);
-            crate::machine::state::Parts::new(vec![own]).take(DRIVER, DRIVER_VERSION)?
-        }
-        None => return Err(StateError::Missing { kind: DRIVER.into() }.into()),
-    };
+    let stand = take_stand(&mut parts, info)?;
     let mut machine = config::build(header, choice, ram, disk, None)?;
     machine.restore(parts)?;
     if (machine.position(), machine.guest_time()) != (info.position, info.guest_time) {
         let reason = "its position is not that of its snapshot".into();
         return Err(StateError::Malformed { kind: "machine".into(), reason }.into());
     }
-    Ok((machine, Driver::at(phase)))
+    Ok((machine, stand))
+}
+
+/// True if the snapshot is of the first moment at its position, or of a place between two sync points: a guest that sleeps
+/// there has gone on since it came.
+///
+/// # Errors
+/// The snapshot is damaged.
+pub fn is_at_its_position(snapshots: &Snapshots, info: &SnapshotInfo) -> Result<bool, SnapError> {
+    let stand = take_stand(&mut snapshots.parts(info)?, info)?;
+    Ok(stand.phase != Phase::Idle)
+}
+
+/// The driver's part, out of all parts.
+fn take_stand(parts: &mut Vec<Part>, info: &SnapshotInfo) -> Result<Stand, StateError> {
+    let Some(index) = parts.iter().position(|part| part.kind == DRIVER) else {
+        return Err(StateError::Missing { kind: DRIVER.into() });
+    };
+    let stand: Stand = Parts::new(vec![parts.swap_remove(index)]).take(DRIVER, DRIVER_VERSION)?;
+    if stand.arrived > info.guest_time || (stand.phase == Phase::Arrived && stand.taken > 0) {
+        let reason = "what it says of its position is impossible".into();
+        return Err(StateError::Malformed { kind: DRIVER.into(), reason });
+    }
+    Ok(stand)
 }
 
 impl PageSink for Contents<'_> {

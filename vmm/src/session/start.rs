@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use scribe_log::header::{Header, Host, Pace};
 use scribe_log::snapshots::SnapshotError;
-use scribe_log::{EndCause, OpenError, Store, WriteError, WriteOptions, Writer};
+use scribe_log::{EndCause, OpenError, Position, Store, WriteError, WriteOptions, Writer};
 
 use super::SessionError;
 use super::config::{self, ConfigError, GuestConfig};
@@ -48,11 +48,23 @@ pub enum StartError {
     /// A snapshot cannot be taken or used.
     #[error(transparent)]
     Snapshot(#[from] SnapError),
+    /// The snapshot to start from cannot be used.
+    #[error("{recording}: the snapshot at {position} cannot be used; {instead}")]
+    BadSnapshot {
+        /// the recording's directory
+        recording: String,
+        /// where the snapshot is
+        position: Position,
+        /// what to do
+        instead: &'static str,
+        /// why not
+        source: Box<SnapError>,
+    },
     /// The guest cannot be told what it was to be told.
     #[error(transparent)]
     Notice(#[from] NoticeError),
-    /// A branch's recording has lost its first snapshot.
-    #[error("{}: a branch's recording without the snapshot that it starts from", .0.display())]
+    /// A branch's recording has lost its first snapshot, or has another's.
+    #[error("{}: a branch's recording without the snapshot that it starts from; it cannot be replayed", .0.display())]
     NoStart(PathBuf),
     /// The host's side failed.
     #[error("{what}: {reason}")]

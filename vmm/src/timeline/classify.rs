@@ -1,10 +1,12 @@
-//! Which lane an exit belongs to, and what to call it there.
+//! Which lane an exit or a disk request belongs to, and what to call it there.
+
+use std::borrow::Cow;
+
+use scribe_devices::virtio::blk::RequestRecord;
 
 use super::lane::Kind;
 use crate::engine::{Answer, Exit};
-use crate::machine::platform::{
-    GUEST_INTERFACE_PORT, GUEST_INTERFACE_PORTS, MMIO_BASE, MMIO_SLOT, UART_PORT,
-};
+use crate::inspect::decode::{Decoder, Device, request_name, request_status};
 
 /// An exit as its lane takes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,56 +18,136 @@ pub(super) struct Seen {
     pub(super) address: u64,
     /// what was read or written
     pub(super) value: u64,
+    /// all of it in words
+    pub(super) text: String,
 }
 
 /// Classifies an exit; `None` for HLT, which the idle time behind it shows.
-pub(super) fn exit(exit: &Exit, answer: Answer) -> Option<Seen> {
+pub(super) fn exit(decoder: &mut Decoder, exit: &Exit, answer: Answer) -> Option<Seen> {
+    let decoded = decoder.exit(exit, answer);
     let read = match answer {
         Answer::Value(value) => value,
         Answer::Done | Answer::GeneralProtection => 0,
     };
-    let (verb, bits, address, value, write) = match *exit {
-        Exit::PortRead { port, size } => ("in", 8 * size, u64::from(port), read, false),
-        Exit::PortWrite { port, size, value } => ("out", 8 * size, port.into(), value.into(), true),
-        Exit::MmioRead { address, size } => ("load", size.saturating_mul(8), address, read, false),
-        Exit::MmioWrite { address, size, value } => ("store", size.saturating_mul(8), address, value, true),
-        Exit::MsrRead { index } => ("rdmsr", 0, index.into(), read, false),
-        Exit::MsrWrite { index, value } => ("wrmsr", 0, index.into(), value, true),
+    let (verb, address, value, write) = match *exit {
+        Exit::PortRead { port, size } => (sized(&["in8", "in16", "in32"], size), port.into(), read, false),
+        Exit::PortWrite { port, size, value } => {
+            (sized(&["out8", "out16", "out32"], size), port.into(), value.into(), true)
+        }
+        Exit::MmioRead { address, size } => {
+            (sized(&["load8", "load16", "load32", "load64"], size), address, read, false)
+        }
+        Exit::MmioWrite { address, size, value } => {
+            (sized(&["store8", "store16", "store32", "store64"], size), address, value, true)
+        }
+        Exit::MsrRead { index } => ("rdmsr", index.into(), read, false),
+        Exit::MsrWrite { index, value } => ("wrmsr", index.into(), value, true),
         Exit::Halt => return None,
     };
-    let (lane, name) = match *exit {
-        Exit::PortRead { port, .. } | Exit::PortWrite { port, .. } => of_port(port, write),
-        Exit::MmioRead { .. } | Exit::MmioWrite { .. } => match address.checked_sub(MMIO_BASE) {
-            Some(offset) if offset < MMIO_SLOT => ("virtio", format!("{offset:#05x}")),
-            _ => ("unmapped", String::new()),
-        },
-        _ => ("msr", format!("{address:#x}")),
+    let lane = match decoded.device {
+        Device::Cpu | Device::Machine => "msr",
+        Device::Disk => "virtio",
+        other => other.name(),
     };
-    let verb = if bits == 0 { verb.to_owned() } else { format!("{verb}{bits}") };
-    Some(Seen { lane, kind: Kind { verb, name, write }, address, value })
+    let name = match decoded.register {
+        "" => Cow::Owned(format!("{address:#x}")),
+        name => Cow::Borrowed(name),
+    };
+    Some(Seen { lane, kind: Kind { verb, name, write }, address, value, text: decoded.to_string() })
 }
 
-fn of_port(port: u16, write: bool) -> (&'static str, String) {
-    if let Some(offset @ 0..GUEST_INTERFACE_PORTS) = port.checked_sub(GUEST_INTERFACE_PORT) {
-        return ("guest", format!("+{offset:#04x}"));
+/// The name for an access of `size` bytes.
+fn sized(names: &[&'static str], size: u8) -> &'static str {
+    let at = usize::try_from(size.max(1).ilog2()).unwrap_or(0);
+    names.get(at).copied().unwrap_or("access")
+}
+
+/// What to call a disk request.
+pub(super) fn request(request: &RequestRecord) -> Kind {
+    let RequestRecord { kind, status, .. } = *request;
+    let name = request_name(kind).map_or_else(|| Cow::Owned(format!("type {kind}")), Cow::Borrowed);
+    let name = match request_status(status) {
+        Some("ok") => name,
+        Some(other) => Cow::Owned(format!("{name}, {other}")),
+        None => Cow::Owned(format!("{name}, status {status}")),
+    };
+    let reads = matches!(request_name(kind), Some("read" | "get-id" | "get-lifetime"));
+    Kind { verb: "", name, write: !reads }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exits_come_to_the_lanes_of_their_devices() {
+        let mut decoder = Decoder::default();
+        for (taken, answer, lane, verb, name, write) in [
+            (
+                Exit::PortWrite { port: 0x3f8, size: 1, value: 0x41 },
+                Answer::Done,
+                "uart",
+                "out8",
+                "THR",
+                true,
+            ),
+            (Exit::PortRead { port: 0x3fd, size: 1 }, Answer::Value(0x60), "uart", "in8", "LSR", false),
+            (
+                Exit::PortWrite { port: 0xcf8, size: 4, value: 0 },
+                Answer::Done,
+                "unmapped",
+                "out32",
+                "PCI configuration address",
+                true,
+            ),
+            (
+                Exit::PortRead { port: 0x999, size: 2 },
+                Answer::Value(0xffff),
+                "unmapped",
+                "in16",
+                "0x999",
+                false,
+            ),
+            (
+                Exit::MmioWrite { address: 0xd000_0050, size: 4, value: 0 },
+                Answer::Done,
+                "virtio",
+                "store32",
+                "QueueNotify",
+                true,
+            ),
+            (
+                Exit::MmioRead { address: 0xfee0_0000, size: 8 },
+                Answer::Value(0),
+                "unmapped",
+                "load64",
+                "local APIC",
+                false,
+            ),
+            (Exit::MsrRead { index: 0x8b }, Answer::Value(1), "msr", "rdmsr", "PATCH_LEVEL", false),
+            (
+                Exit::MsrWrite { index: 0x999, value: 1 },
+                Answer::GeneralProtection,
+                "msr",
+                "wrmsr",
+                "0x999",
+                true,
+            ),
+        ] {
+            let seen = exit(&mut decoder, &taken, answer).unwrap();
+            let kind = Kind { verb, name: name.into(), write };
+            assert_eq!((seen.lane, &seen.kind), (lane, &kind));
+            assert!(seen.text.starts_with(verb), "{}", seen.text);
+        }
+        assert_eq!(exit(&mut decoder, &Exit::Halt, Answer::Done), None);
     }
-    if let Some(offset @ 0..8) = port.checked_sub(UART_PORT) {
-        let names = ["RBR", "IER", "IIR", "LCR", "MCR", "LSR", "MSR", "SCR"];
-        let name = match (offset, write) {
-            (0, true) => "THR",
-            (2, true) => "FCR",
-            _ => names[usize::from(offset)],
-        };
-        return ("uart", name.into());
-    }
-    match port {
-        0x20 | 0x21 | 0xa0 | 0xa1 | 0x4d0 | 0x4d1 => ("pic", format!("{port:#x}")),
-        0x40..=0x42 => ("pit", format!("counter {}", port - 0x40)),
-        0x43 => ("pit", "control".into()),
-        0x61 => ("pit", "port 0x61".into()),
-        0x60 | 0x64 => ("i8042", format!("{port:#x}")),
-        0x70 => ("rtc", "index".into()),
-        0x71 => ("rtc", "data".into()),
-        _ => ("unmapped", String::new()),
+
+    #[test]
+    fn requests_are_named_with_what_became_of_them() {
+        let kind = |kind, status| request(&RequestRecord { kind, sector: 0, bytes: 512, status });
+        assert_eq!(kind(0, 0), Kind { verb: "", name: "read".into(), write: false });
+        assert_eq!(kind(1, 1), Kind { verb: "", name: "write, error".into(), write: true });
+        assert_eq!(kind(4, 0).name, "flush");
+        assert_eq!(kind(99, 2).name, "type 99, unsupported");
     }
 }

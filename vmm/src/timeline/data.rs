@@ -1,5 +1,6 @@
 //! What the picture shows: collected from a machine while it is replayed.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -11,6 +12,7 @@ use super::classify;
 use super::lane::{Entry, Kind, Lane, Measure};
 use super::text::{Text, clean};
 use crate::engine::{Answer, Exit};
+use crate::inspect::decode::Decoder;
 use crate::machine::observe::{Moment, Observer};
 use crate::session::replay::describe;
 
@@ -48,7 +50,10 @@ struct Ahead {
 }
 
 /// The observer; what it sees is shared with who made it.
-pub struct Collector(Rc<RefCell<Seen>>);
+pub struct Collector {
+    seen: Rc<RefCell<Seen>>,
+    decoder: Decoder,
+}
 
 impl Collector {
     /// A collector that starts at `begin`, and what it will have seen.
@@ -61,7 +66,7 @@ impl Collector {
         });
         let seen = Seen { begin, end: begin, ahead: ahead.collect(), ..Seen::default() };
         let seen = Rc::new(RefCell::new(seen));
-        (Self(seen.clone()), seen)
+        (Self { seen: seen.clone(), decoder: Decoder::default() }, seen)
     }
 }
 
@@ -82,7 +87,7 @@ impl Seen {
         let guessed = if mark.position == at.position { latest } else { earliest };
         let guest_time = mark.time.map_or(guessed, |time| time.clamp(earliest, latest));
         let name = format!("bookmark: {}", mark.origin);
-        self.mark("bookmark", &name, Moment { position: mark.position, guest_time }, &mark.label);
+        self.mark("bookmark", name, Moment { position: mark.position, guest_time }, &mark.label);
     }
 
     /// Nothing comes any more.
@@ -100,8 +105,8 @@ impl Seen {
         self.lanes.entry(name.to_owned()).or_insert_with(|| Lane::new(measure))
     }
 
-    fn mark(&mut self, lane: &str, name: &str, at: Moment, text: &str) {
-        let kind = Kind { verb: String::new(), name: name.into(), write: true };
+    fn mark(&mut self, lane: &str, name: impl Into<Cow<'static, str>>, at: Moment, text: &str) {
+        let kind = Kind { verb: "", name: name.into(), write: true };
         self.lane(lane, Measure::Events).push(kind, Entry { text, ..entry(at) });
     }
 }
@@ -112,66 +117,53 @@ fn entry(at: Moment) -> Entry<'static> {
 
 impl Observer for Collector {
     fn exit(&mut self, at: Moment, exit: &Exit, answer: Answer) {
-        let mut seen = self.0.borrow_mut();
+        let mut seen = self.seen.borrow_mut();
         seen.at(at);
         seen.exits += 1;
-        if let Some(classify::Seen { lane, kind, address, value }) = classify::exit(exit, answer) {
-            seen.lane(lane, Measure::Events).push(kind, Entry { address, value, ..entry(at) });
+        if let Some(exit) = classify::exit(&mut self.decoder, exit, answer) {
+            let classify::Seen { lane, kind, address, value, text } = exit;
+            seen.lane(lane, Measure::Events).push(kind, Entry { address, value, text: &text, ..entry(at) });
         }
     }
 
     fn disk_request(&mut self, at: Moment, request: &RequestRecord) {
-        let (name, write) = match request.kind {
-            0 => ("read", false),
-            1 => ("write", true),
-            4 => ("flush", true),
-            8 => ("identify", false),
-            _ => ("unknown request", false),
-        };
-        let name = match request.status {
-            0 => name.into(),
-            1 => format!("{name}, I/O error"),
-            2 => format!("{name}, not supported"),
-            other => format!("{name}, status {other}"),
-        };
-        let kind = Kind { verb: String::new(), name, write };
         let entry = Entry { address: request.sector, value: request.bytes, ..entry(at) };
-        self.0.borrow_mut().lane("disk", Measure::Bytes).push(kind, entry);
+        self.seen.borrow_mut().lane("disk", Measure::Bytes).push(classify::request(request), entry);
     }
 
     fn console(&mut self, at: Moment, bytes: &[u8]) {
-        self.0.borrow_mut().text.push(at, bytes);
+        self.seen.borrow_mut().text.push(at, bytes);
     }
 
     fn interrupt(&mut self, at: Moment, vector: u8, irq: Option<u8>) {
-        let mut seen = self.0.borrow_mut();
+        let mut seen = self.seen.borrow_mut();
         seen.at(at);
         let lane = irq.map_or_else(|| "spurious".to_owned(), |irq| format!("irq{irq}"));
-        let kind = Kind { verb: String::new(), name: format!("vector {vector:#04x}"), write: true };
+        let kind = Kind { verb: "", name: format!("vector {vector:#04x}").into(), write: true };
         seen.lane(&lane, Measure::Events).push(kind, entry(at));
     }
 
     fn idle(&mut self, at: Moment, until: u64) {
-        let mut seen = self.0.borrow_mut();
+        let mut seen = self.seen.borrow_mut();
         seen.at(at);
         seen.at(Moment { guest_time: until, ..at });
         let span = until.saturating_sub(at.guest_time);
         let lane = seen.lane("vcpu", Measure::Time);
         if span > 0 && !lane.prolong(at.position, at.guest_time, until) {
-            let kind = Kind { verb: String::new(), name: "idle".into(), write: false };
+            let kind = Kind { verb: "", name: "idle".into(), write: false };
             lane.push(kind, Entry { span, value: span, ..entry(at) });
         }
     }
 
     fn event(&mut self, at: Moment, event: &Event) {
-        let mut seen = self.0.borrow_mut();
+        let mut seen = self.seen.borrow_mut();
         seen.at(at);
         match &event.body {
             Body::ConsoleInput { bytes } => {
                 let shown = &bytes[..bytes.len().min(INPUT_SHOWN)];
                 let more = if shown.len() < bytes.len() { "..." } else { "" };
                 let text = format!("\"{}\"{more}", shown.escape_ascii());
-                let kind = Kind { verb: String::new(), name: "console input".into(), write: true };
+                let kind = Kind { verb: "", name: "console input".into(), write: true };
                 let value = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
                 seen.lane("input", Measure::Bytes).push(kind, Entry { value, text: &text, ..entry(at) });
             }

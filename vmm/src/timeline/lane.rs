@@ -4,6 +4,7 @@
 //! lane's quantum) become one record with a count, and the quantum grows until they fit: a lane of a long recording is
 //! coarse, not missing.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use scribe_log::Position;
@@ -43,9 +44,9 @@ impl Measure {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Kind {
     /// what is done, such as `in8` or `store32`; empty for what has only a name
-    pub verb: String,
+    pub verb: &'static str,
     /// the register, or what it is
-    pub name: String,
+    pub name: Cow<'static, str>,
     /// from the guest: drawn above the line
     pub write: bool,
 }
@@ -172,7 +173,7 @@ impl Lane {
 
     fn kind_id(&mut self, kind: Kind) -> u32 {
         let full = self.kinds.len() >= KINDS_MAX && !self.kind_ids.contains_key(&kind);
-        let kind = if full { Kind { verb: "other".into(), name: String::new(), ..kind } } else { kind };
+        let kind = if full { Kind { verb: "other", name: "".into(), ..kind } } else { kind };
         if let Some(id) = self.kind_ids.get(&kind) {
             return *id;
         }
@@ -235,7 +236,7 @@ mod tests {
     use super::*;
 
     fn kind(name: &str) -> Kind {
-        Kind { verb: "in8".into(), name: name.into(), write: false }
+        Kind { verb: "in8", name: name.to_owned().into(), write: false }
     }
 
     fn at(exit: u64, text: &str) -> Entry<'_> {

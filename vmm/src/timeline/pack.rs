@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn columns_are_in_their_order() {
         let mut lane = Lane::new(Measure::Bytes);
-        let kind = |name: &str| Kind { verb: String::new(), name: name.into(), write: true };
+        let kind = |name: &str| Kind { verb: "", name: name.to_owned().into(), write: true };
         let position = Position { exit: 7, branches: 8, steps: 9 };
         lane.push(kind("a"), Entry { time: 300, span: 1, position, address: 2, value: 3, text: "" });
         let position = Position { exit: 9, branches: 0, steps: 0 };

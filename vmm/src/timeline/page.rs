@@ -152,7 +152,7 @@ fn page_lane<'a>(id: &'a str, lane: &'a Lane, group: &'static str, name: &str) -
         kinds: lane
             .kinds()
             .iter()
-            .map(|Kind { verb, name, write }| (verb.as_str(), name.as_str(), u8::from(*write)))
+            .map(|Kind { verb, name, write }| (*verb, name.as_ref(), u8::from(*write)))
             .collect(),
         texts: lane.texts(),
     }

@@ -36,6 +36,8 @@ struct Named(&'static str, Meaning);
 pub enum Device {
     /// the processor: HLT, MSRs, registers
     Cpu,
+    /// outside: bookmarks that the guest has not set
+    Host,
     /// the machine as a whole: digests, seals, time, the end
     Machine,
     /// the pair of interrupt controllers
@@ -58,8 +60,9 @@ pub enum Device {
 
 impl Device {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Cpu,
+        Self::Host,
         Self::Machine,
         Self::Pic,
         Self::Pit,
@@ -75,6 +78,7 @@ impl Device {
     pub fn name(self) -> &'static str {
         match self {
             Self::Cpu => "cpu",
+            Self::Host => "host",
             Self::Machine => "machine",
             Self::Pic => "pic",
             Self::Pit => "pit",

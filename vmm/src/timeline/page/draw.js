@@ -125,8 +125,9 @@ function drawSticks(g, lane, first, last, middle, room) {
     }
     g.globalAlpha = 1;
     const next = Math.min(xAt(i + 1), page.width);
-    const label = shortName(lane, i);
-    if (label && next - x > 34 && next - x > g.measureText(label).width + 12) {
+    const fits = (label) => label && next - x > Math.max(34, g.measureText(label).width + 12);
+    const label = next - x > 34 && [longName(lane, i), shortName(lane, i)].find(fits);
+    if (label) {
       g.fillStyle = colours.ink;
       g.fillText(label, x + 6, Math.min(Math.max(end, middle - room + 6), middle + room - 5));
       g.fillStyle = lane.colour;
@@ -235,7 +236,7 @@ function place(text, x, top, free, letter) {
   const before = right < Math.min(text.length, 40) && left > right;
   const length = Math.min(before ? left : right, 72);
   const cut = text.length > length ? `${text.slice(0, Math.max(length - 1, 0))}\u2026` : text;
-  const shown = length < 3 ? "" : cut, width = shown.length * letter;
+  const shown = length < Math.min(text.length, 10) ? "" : cut, width = shown.length * letter;
   const start = before ? x - 5 - width : x + 5;
   return { text, shown, x, top, start, width, free: before || !shown ? x + 5 : start + width + 2 * letter };
 }

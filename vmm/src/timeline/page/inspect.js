@@ -34,6 +34,13 @@ function shortName(lane, i) {
   return name || verb;
 }
 
+/** The same, with what the value means. */
+function longName(lane, i) {
+  if (lane.count[i] > 1 || !lane.text?.[i] || lane.group !== "devices") return "";
+  const [, meaning] = /: (.*)/.exec(words(lane, i)) ?? [];
+  return meaning && `${lane.kinds[lane.kind[i]].name}: ${meaning}`;
+}
+
 const whereOf = (lane, i) => position(lane.exit[i], lane.branches[i], lane.steps[i]);
 
 /** A bookmark's name, if `--to` takes it, else a position. */

@@ -320,7 +320,15 @@ async function start() {
   buttonEvents();
   new ResizeObserver(resize).observe(byId("field"));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", restyle);
-  addEventListener("beforeprint", () => (restyle(), resize(), draw()));
+  // Paper is light, and narrower.
+  for (const [event, printing] of [["beforeprint", true], ["afterprint", false]]) {
+    addEventListener(event, () => {
+      document.documentElement.classList.toggle("printing", printing);
+      restyle();
+      resize();
+      draw();
+    });
+  }
   draw();
   document.documentElement.dataset.state = "ready";
 }
