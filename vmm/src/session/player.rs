@@ -104,6 +104,35 @@ impl Player {
         scratch: &Path,
         target: Option<Target>,
     ) -> Result<Self, StartError> {
+        Self::begin(config, cache, host_facts, scratch, |recording, snapshots| {
+            if config.snapshots {
+                snapshots.damaged().iter().for_each(|error| say!("a snapshot is not used: {error}"));
+            }
+            start(recording, snapshots, config, target)
+        })
+    }
+
+    /// As [`open`](Self::open), at this very snapshot.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_at(
+        config: &ReplayConfig,
+        cache: &DigestCache,
+        host_facts: &Host,
+        scratch: &Path,
+        info: &SnapshotInfo,
+    ) -> Result<Self, StartError> {
+        Self::begin(config, cache, host_facts, scratch, |_, _| Ok(Some(info.clone())))
+    }
+
+    fn begin(
+        config: &ReplayConfig,
+        cache: &DigestCache,
+        host_facts: &Host,
+        scratch: &Path,
+        start: impl FnOnce(&Recording, &Snapshots) -> Result<Option<SnapshotInfo>, StartError>,
+    ) -> Result<Self, StartError> {
         let recording = Recording::open(config.directory)?;
         let mut header = recording.header().clone();
         let recorded = header.image.as_ref().map(|image| image.path.as_path());
@@ -111,10 +140,7 @@ impl Player {
         let image = image.map(|path| lock(path, false)).transpose()?;
         config::check_files(&mut header, &config.moved, cache)?;
         let snapshots = Snapshots::open(config.directory, recording.header_crc())?;
-        if config.snapshots {
-            snapshots.damaged().iter().for_each(|error| say!("a snapshot is not used: {error}"));
-        }
-        let start = start(&recording, &snapshots, config, target)?;
+        let start = start(&recording, &snapshots)?;
         let behaviour = config.behaviour.as_deref();
         // A kernel that was recorded on KVM has the note.
         let look = start.is_none() || (config.engine == Wish::Kvm && header.engine == EngineName::Soft);
@@ -250,9 +276,8 @@ impl Player {
         self.policy.shared()
     }
 
-    /// Takes a snapshot where the machine is, into the recording's directory, down to the disk. The machine does not sleep:
-    /// a replay that starts from a snapshot begins where the guest comes to a position, and what happened in a sleep would
-    /// happen again.
+    /// Takes a snapshot where the machine is, into the recording's directory, down to the disk. The guest does not sleep: a
+    /// snapshot that is asked for serves a replay to its own position too, which means the first moment there.
     ///
     /// # Errors
     /// It cannot be taken or written.
@@ -306,14 +331,9 @@ fn start(
     let Some(target) = target.filter(|_| config.snapshots) else { return Ok(first) };
     // What was sealed counts: a killed recorder may have taken a snapshot behind it.
     let sealed = recording.sealed_end().map(|(position, _)| position);
-    // What KVM may have to execute can only be put back at an exit.
-    let may_be_kvm = match &config.engine {
-        Wish::Kvm => true,
-        Wish::Soft => false,
-        Wish::Auto { kvm } => kvm.is_ok() && recording.header().engine == EngineName::Kvm,
-    };
+    let exits_only = may_be_kvm(config, recording);
     let usable = |info: &&SnapshotInfo| {
-        sealed.is_some_and(|end| info.position <= end) && (info.position.is_exit() || !may_be_kvm)
+        sealed.is_some_and(|end| info.position <= end) && (info.position.is_exit() || !exits_only)
     };
     for info in snapshots.list().iter().rev().filter(usable) {
         let is_before = match target {
@@ -333,6 +353,15 @@ fn start(
         }
     }
     Ok(first)
+}
+
+/// True if KVM may have to execute `recording`, where a machine can only be put back at an exit.
+pub(super) fn may_be_kvm(config: &ReplayConfig, recording: &Recording) -> bool {
+    match &config.engine {
+        Wish::Kvm => true,
+        Wish::Soft => false,
+        Wish::Auto { kvm } => kvm.is_ok() && recording.header().engine == EngineName::Kvm,
+    }
 }
 
 /// What to say when the snapshot to start from does not do.

@@ -342,6 +342,7 @@ impl Replay {
                 _ => {}
             }
         }
+        self.stopped |= self.host.shared.force_stop.load(Ordering::Relaxed);
         self.stopped
     }
 
