@@ -4,6 +4,7 @@
 mod bookmark;
 mod info;
 mod snapshot;
+mod verify;
 
 use scribe_tests::lab::{Lab, MEMORY, Outcome};
 use serde_json::Value;

@@ -374,6 +374,7 @@ impl Replay {
                 _ => {}
             }
         }
+        self.stopped |= self.host.shared.force_stop.load(Ordering::Relaxed);
         self.stopped
     }
 
