@@ -310,9 +310,6 @@ impl Player {
     /// # Errors
     /// It cannot be taken or written.
     pub fn take_snapshot(&mut self, origin: Origin) -> Result<SnapshotInfo, StartError> {
-        if self.driver.phase() == Phase::Idle {
-            return Err(StartError::internal("a snapshot in the middle of a sleep"));
-        }
         let mut snapshots = Snapshots::open(self.recording.dir(), self.recording.header_crc())?;
         snapshots.set_durable(true);
         Ok(snapshot::take(&mut snapshots, &self.machine, self.stand(), origin)?)
