@@ -112,6 +112,7 @@ fn host(cpu: &str, microcode: &str) -> Host {
 fn divergence(verdict: Option<Verdict>) -> Divergence {
     Divergence {
         agreed: Position::exit(1024),
+        last_exit: None,
         found_at: Position::exit(2048),
         what: "register rbx".into(),
         expected: "0x0000000000000003".into(),
@@ -246,6 +247,8 @@ fn an_unstable_replay_reads_like_this() {
     };
     let mut divergence = divergence(Some(verdict));
     causes(&mut divergence, &header(Engine::Kvm), &here);
+    divergence.last_exit = Some(Position::exit(1500));
+    divergence.events.push(format!("exit:2048 state {}", "rip ffffffff8101703c ".repeat(20)));
     insta::assert_snapshot!(divergence);
 }
 

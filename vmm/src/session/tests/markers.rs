@@ -183,6 +183,7 @@ fn the_first_exit_that_differs_is_named() {
     });
     let found = divergence(&wrong, busy());
     assert_eq!((&*found.what, found.found_at), ("an exit", Position::exit(100)));
+    assert_eq!(found.last_exit, Some(Position::exit(99)));
     assert!(found.expected.contains(r#"exit:100: out8 0x3f8 THR <- 0x79: "y""#), "{found}");
     assert!(found.found.contains(r#"exit:100: out8 0x3f8 THR <- 0x78: "x""#), "{found}");
     let missing = forged(&recorded, Level::Exits, |event| {
