@@ -14,8 +14,9 @@ use crate::engine::Progress;
 use crate::host::events::{HostEvent, HostLoop, Shared};
 use crate::inspect::check::Checker;
 use crate::inspect::state::Difference;
-use crate::machine::Machine;
+use crate::machine::notice::NoticeError;
 use crate::machine::state::StateError;
+use crate::machine::{Machine, MachineError};
 
 /// Log events kept for reports.
 const KEPT: usize = 8;
@@ -50,6 +51,8 @@ pub struct Replay {
     recent: VecDeque<Event>,
     /// position of the last check that was equal
     agreed: Position,
+    /// position of the last at which the whole machine was equal, or where the replay began
+    whole: Position,
     /// guest time when the machine came to its position
     arrived: u64,
     /// where events were last taken, and how many there, markers not counted
@@ -81,6 +84,7 @@ impl Replay {
             host,
             recent: VecDeque::new(),
             agreed: machine.position(),
+            whole: machine.position(),
             arrived: machine.guest_time(),
             taken: (machine.position(), 0),
             checks: 0,
@@ -164,6 +168,16 @@ impl Replay {
     /// Guest time (ns) when the machine came to the sync point that it came to last.
     pub fn arrived(&self) -> u64 {
         self.arrived
+    }
+
+    /// Where the whole machine was last equal to the recording's, or where the replay began.
+    pub fn whole(&self) -> Position {
+        self.whole
+    }
+
+    /// Gives the connection to the host away for `other`.
+    pub fn replace_host(&mut self, other: HostLoop) -> HostLoop {
+        std::mem::replace(&mut self.host, other)
     }
 
     /// The connection to the host, when the replay is over.
@@ -288,12 +302,14 @@ impl Replay {
             match body {
                 Body::TimeAdjust { .. } => return Ok(Flow::Continue),
                 Body::ConsoleInput { bytes } => machine.console_input(&bytes),
+                Body::Branch { seed, wall_clock } => self.notify_branch(machine, seed, wall_clock)?,
                 Body::Checkpoint { registers, full } => {
                     machine.tell_state()?;
                     self.check_rolling(machine, registers)?;
                     if full.is_some() {
                         self.check_full(machine, full)?;
                         machine.track_dirty_pages()?;
+                        self.whole = machine.position();
                     }
                     self.agreed = machine.position();
                 }
@@ -323,6 +339,22 @@ impl Replay {
             self.next(machine);
         }
         Ok(self.at_end_of_log(machine))
+    }
+
+    /// A branch's first input.
+    fn notify_branch(
+        &self,
+        machine: &mut Machine,
+        seed: Option<[u8; 32]>,
+        wall_clock: Option<u64>,
+    ) -> Result<(), SessionError> {
+        match machine.notify_branch(seed.as_ref(), wall_clock) {
+            Ok(()) => Ok(()),
+            Err(NoticeError::Memory(error)) => Err(MachineError::from(error).into()),
+            Err(NoticeError::NotAskedFor) => {
+                Err(self.diverged(machine, "the guest's wish for notices", "yes", "no"))
+            }
+        }
     }
 
     /// A killed recording just ends.
@@ -378,6 +410,11 @@ impl Policy for Replay {
         }
         if self.leave {
             return Ok(Flow::Pause);
+        }
+        // A branch can begin while the guest sleeps.
+        while let Some(Body::Branch { seed, wall_clock }) = self.peek(machine)? {
+            self.notify_branch(machine, seed, wall_clock)?;
+            self.next(machine);
         }
         self.slept = Some(machine.position());
         let target = self.target;

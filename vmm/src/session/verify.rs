@@ -106,7 +106,7 @@ pub fn verify(
     let end = recording.sealed_end().map(|(position, _)| position);
     // Behind the end there is nothing to compare with, and nobody uses them.
     let within = |info: &&SnapshotInfo| info.origin != Origin::Start && Some(info.position) <= end;
-    let exits_only = may_be_kvm(config, &recording);
+    let exits_only = may_be_kvm(&config.engine, &recording);
     let (snapshots, skipped): (Vec<SnapshotInfo>, Vec<SnapshotInfo>) = (snapshots.list().iter())
         .filter(within)
         .cloned()

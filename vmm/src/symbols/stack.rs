@@ -1,7 +1,7 @@
 //! The way from where the guest's kernel is to where it came from: a stack trace as Linux prints it.
 //!
 //! From one return address to the next there are three ways, the surest first: what the function's code does to the stack
-//! pointer ([`super::unwind`]), which takes symbols; a frame pointer that leads to a return address; and else the next word of
+//! pointer (`unwind`), which takes symbols; a frame pointer that leads to a return address; and else the next word of
 //! the stack that looks like one. Those that were only found by looking for them have a `?`, as with Linux: they may be left
 //! over from an earlier call.
 
@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::paging::Virtual;
 use super::table::{Symbols, UPPER_HALF};
-use super::unwind::{Spot, Stack, decode, frame_at};
+use super::unwind::{Realigned, Spot, Stack, decode, frame_at};
 use crate::engine::cpu::CpuState;
 use crate::machine::memory::GuestRam;
 
@@ -23,8 +23,10 @@ const STACK_BYTES: u64 = 16 << 10;
 /// A CALL has at least and at most this many bytes.
 const CALL_BYTES: std::ops::RangeInclusive<u64> = 2..=8;
 
-const EFER_LMA: u64 = 1 << 10;
-const CODE_64: u32 = 1 << 13;
+/// EFER: long mode is active.
+pub const EFER_LMA: u64 = 1 << 10;
+/// In a code segment's attributes: 64-bit code.
+pub const CODE_64: u32 = 1 << 13;
 const CS: usize = 1;
 
 /// What the guest is in the middle of.
@@ -115,6 +117,11 @@ pub fn trace(state: &CpuState, ram: &GuestRam, symbols: Option<&Symbols>) -> Sta
     StackTrace { mode, rip, rsp, frames: tracer.frames, cut }
 }
 
+/// The instruction at `address`, as the processor would execute it in 64-bit mode.
+pub fn instruction(address: u64, memory: &Virtual<'_>) -> Option<iced_x86::Instruction> {
+    decode(address, memory)
+}
+
 /// A place in code, and the registers there as far as they are known.
 #[derive(Debug, Clone, Copy)]
 struct Here {
@@ -173,21 +180,40 @@ impl Tracer<'_> {
     /// By what the function's code does.
     fn by_code(&self, here: Here) -> Option<Here> {
         let frame = frame_at(here.spot, self.symbols?, self.memory)?;
-        let by_base = || here.rbp?.checked_add(frame.base?);
-        let entry = match frame.stack {
-            Stack::Below(bytes) => here.rsp.checked_add(bytes)?,
-            Stack::Switched { outer, inner } => {
+        let realigned = match frame.realigned {
+            Realigned::Saved(below) => Some((here.rbp?, below)),
+            _ => None,
+        };
+        let entry = match (frame.stack, realigned) {
+            (_, Some((rbp, below))) => self.memory.word(rbp.checked_sub(below)?)?.checked_sub(8)?,
+            (Stack::Below(bytes), _) => here.rsp.checked_add(bytes)?,
+            (Stack::Switched { outer, inner }, _) => {
                 self.memory.word(here.rsp.checked_add(inner)?)?.checked_add(outer)?
             }
-            Stack::Unknown => by_base()?,
+            (Stack::Aligned(_) | Stack::Unknown, _) => here.rbp?.checked_add(frame.base?)?,
         };
-        let rbp = match (frame.saved_base, frame.base) {
-            (Some(saved), _) => self.memory.word(entry.checked_sub(saved)?),
-            (None, Some(_)) => None,
-            (None, None) => here.rbp,
+        let rbp = match (realigned, frame.saved_base, frame.base) {
+            (Some((rbp, _)), ..) => self.memory.word(rbp),
+            (_, Some(saved), _) => self.memory.word(entry.checked_sub(saved)?),
+            (_, None, Some(_)) => None,
+            (_, None, None) => here.rbp,
         };
         let certain = here.certain;
-        self.returns(entry).map(|spot| Here { spot, rsp: entry.wrapping_add(8), rbp, certain })
+        let spot = self.returns(entry).or_else(|| self.gone(entry))?;
+        Some(Here { spot, rsp: entry.wrapping_add(8), rbp, certain })
+    }
+
+    /// The return address in the word at `at` into code of the kernel's start, which is no more: Linux frees it.
+    fn gone(&self, at: u64) -> Option<Spot> {
+        let address = self.memory.word(at)?;
+        self.is_of_the_start(address.checked_sub(1)?).then_some(Spot::Return(address))
+    }
+
+    fn is_of_the_start(&self, address: u64) -> bool {
+        let Some(symbols) = self.symbols else { return false };
+        let one = |name| symbols.addresses(name).next();
+        let (Some(start), Some(end)) = (one("_sinittext"), one("_einittext")) else { return false };
+        (start..end).contains(&address) && symbols.is_code(address)
     }
 
     /// By a frame pointer, if it is one: on this stack, with a return address above it.
@@ -244,7 +270,9 @@ impl Tracer<'_> {
     fn entry(&self, here: Here) -> Option<Entry> {
         let Spot::Return(_) = here.spot else { return None };
         let symbol = self.symbols?.function(here.spot.inside())?;
-        if symbol.name.contains("startup_64") {
+        let inside = here.spot.inside();
+        let gone = self.is_of_the_start(inside) && !self.is_behind_call(inside.wrapping_add(1));
+        if gone || symbol.name.contains("startup_64") {
             return Some(Entry::Beginning);
         }
         if !(symbol.name.starts_with("asm_")
@@ -284,3 +312,6 @@ enum Entry {
     /// there is nothing behind it
     Beginning,
 }
+
+#[cfg(test)]
+mod tests;
