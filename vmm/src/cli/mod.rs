@@ -20,6 +20,7 @@ mod replay;
 mod run;
 mod seek;
 mod selftest;
+mod shrink;
 mod snapshot;
 mod survey;
 mod timeline;
@@ -53,6 +54,7 @@ enum Command {
     Info(info::InfoArgs),
     Ls(ls::LsArgs),
     Verify(verify::VerifyArgs),
+    Shrink(shrink::ShrinkArgs),
     Log(log::LogArgs),
     Timeline(timeline::TimelineArgs),
     Diff(diff::DiffArgs),
@@ -92,6 +94,7 @@ pub fn main() -> ExitCode {
         Command::Info(args) => info::run(&args),
         Command::Ls(args) => ls::run(&args),
         Command::Verify(args) => verify::run(args),
+        Command::Shrink(args) => shrink::run(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Log(args) => log::run(args),
         Command::Pack(args) => pack::pack(&args),
