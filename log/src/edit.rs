@@ -43,6 +43,15 @@ pub enum EditError {
         /// Where the first of that name is.
         position: Position,
     },
+    /// The guest set it.
+    #[error(
+        "bookmark {name} was set by the guest: it is an event of the recording and cannot be removed by itself (scribe-vmm \
+         shrink --bookmarks drops all)"
+    )]
+    SetByGuest {
+        /// Its name.
+        name: String,
+    },
     /// There is none of that name.
     #[error("{}: no bookmark {name}", path.display())]
     NoSuchBookmark {

@@ -226,6 +226,16 @@ impl Recording {
         Some((last.position, last.body.registers()?))
     }
 
+    /// Guest time (ns) where the recording ends. `None` if nothing was sealed, or the last event does not say.
+    pub fn end_time(&self) -> Option<u64> {
+        match &self.last.as_ref()?.body {
+            Body::End(end) => Some(end.guest_time),
+            Body::Seal { guest_time, .. } => Some(*guest_time),
+            Body::Checkpoint { full, .. } => full.map(|full| full.guest_time),
+            _ => None,
+        }
+    }
+
     /// All bookmarks: those that the guest set, for which it reads all events, and the others.
     ///
     /// # Errors

@@ -13,8 +13,8 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 use scribe_log::{
-    Bookmark, BookmarkError, BookmarkOrigin, Bookmarks, EditError, EndCause, Event, OpenError, Position,
-    Recording, State, WriteError, Writer,
+    Bookmark, BookmarkOrigin, Bookmarks, EditError, EndCause, Event, OpenError, Position, Recording, State,
+    WriteError, Writer,
 };
 use tempfile::{TempDir, tempdir};
 
@@ -181,6 +181,20 @@ fn bookmarks_of_a_finished_recording_come_and_go() {
 }
 
 #[test]
+fn several_are_removed_by_the_labels_they_had_together() {
+    let dir = recording(true);
+    let mut bookmarks = Bookmarks::open(dir.path()).unwrap();
+    let removed = bookmarks.remove_all(&["every#4", "every#2", "every#4", "start"]).unwrap();
+    let names: Vec<_> = removed.iter().map(|it| (it.name.as_str(), it.position.exit)).collect();
+    assert_eq!(names, [("every", 2000), ("every", 1000), ("start", 0)]);
+    let mut left = vec!["usr2 exit:3+700+2 signal", "every exit:1000 guest"];
+    left.extend(["every#2 exit:1500 guest"]);
+    assert_eq!(lines(dir.path())[..3], left);
+    assert!(bookmarks.remove_all::<&str>(&[]).unwrap().is_empty());
+    drop(bookmarks);
+}
+
+#[test]
 fn what_cannot_be_is_refused_and_changes_nothing() {
     let dir = recording(true);
     let before = fs::read(dir.path().join("bookmarks")).unwrap();
@@ -196,10 +210,14 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
     );
     assert!(refused("every#9", 7, added).starts_with("\"every#9\" is no name for a bookmark: "));
     assert_eq!(refused("x", 7, BookmarkOrigin::Guest), "bookmark x is the guest's: those are events");
-    let error = bookmarks.remove("every#3").unwrap_err();
-    assert!(matches!(error, EditError::Bookmark(BookmarkError::Guests { .. })), "{error}");
-    let error = bookmarks.remove("nothing").unwrap_err();
-    assert!(error.to_string().ends_with(": no bookmark nothing"), "{error}");
+    for labels in [&["every#3"][..], &["start", "every#3"]] {
+        let error = bookmarks.remove_all(labels).unwrap_err();
+        assert!(matches!(error, EditError::SetByGuest { .. }), "{error}");
+    }
+    for labels in [&["nothing"][..], &["start", "nothing"]] {
+        let error = bookmarks.remove_all(labels).unwrap_err();
+        assert!(error.to_string().ends_with(": no bookmark nothing"), "{error}");
+    }
     assert!(fs::read(dir.path().join("bookmarks")).unwrap() == before);
 
     let error = Bookmarks::open(&dir.path().join("x")).unwrap_err();

@@ -1,6 +1,6 @@
 //! The life of a recording: running, closed, killed, overwritten, and what is refused on the way.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod common;
 
@@ -10,8 +10,8 @@ use std::process::Command;
 
 use common::*;
 use scribe_log::{
-    Body, Bookmark, BookmarkOrigin, Bookmarks, EditError, EndCause, Event, MAX_PAGES, OpenError, Position,
-    Recording, Register, State, WriteError, Writer,
+    Body, Bookmark, BookmarkOrigin, Bookmarks, EditError, End, EndCause, Event, MAX_PAGES, OpenError,
+    Position, Recording, Register, State, WriteError, Writer,
 };
 use tempfile::tempdir;
 
@@ -22,6 +22,7 @@ fn running_then_complete() {
     let mut writer = Writer::create(&dir, &header(), false).unwrap();
     let recording = Recording::open(&dir).unwrap();
     assert_eq!((recording.state(), recording.sealed_end()), (State::Running, None));
+    assert_eq!(recording.end_time(), None);
     assert_eq!(recording.events().count(), 0);
 
     writer.append(&input(5, b"x")).unwrap();
@@ -32,6 +33,8 @@ fn running_then_complete() {
     let running = Recording::open(&dir).unwrap();
     assert_eq!((running.state(), running.header()), (State::Running, &header()));
     assert_eq!(running.sealed_end(), Some((at(6), 0x2000_0000_0000_0006)));
+    let Body::Seal { guest_time, .. } = seal(6).body else { panic!() };
+    assert_eq!(running.end_time(), Some(guest_time));
     let sizes = running.sizes();
     assert_eq!((sizes.header + sizes.events, sizes.torn), (writer.bytes_written(), 0));
 
@@ -39,6 +42,8 @@ fn running_then_complete() {
     let sizes = writer.close(&last).unwrap();
     let complete = Recording::open(&dir).unwrap();
     assert_eq!((complete.state(), complete.sizes(), complete.last()), (State::Complete, sizes, Some(&last)));
+    let Body::End(End { guest_time, .. }) = &last.body else { panic!() };
+    assert_eq!(complete.end_time(), Some(*guest_time));
     assert_eq!(complete.events().map(Result::unwrap).collect::<Vec<_>>(), [input(5, b"x"), last]);
     assert_eq!(fs::metadata(dir.join("events")).unwrap().len(), sizes.events);
     let mut names: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();

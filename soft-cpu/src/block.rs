@@ -64,6 +64,14 @@ impl Block {
         let instructions = self.key.behind.instructions + number as u8;
         Behind { instructions, flags: self.ops.get(number as usize).map_or(0, |op| op.flags) }
     }
+
+    /// Where instruction `number` starts, counted from the block's start.
+    pub(crate) fn start_of(&self, number: u64) -> u64 {
+        match number.checked_sub(1) {
+            None => 0,
+            Some(before) => self.ops.get(before as usize).map_or(0, |op| op.next.into()),
+        }
+    }
 }
 
 /// What has run of a block when execution stops in its middle.

@@ -12,6 +12,7 @@ mod block;
 mod cpu;
 #[cfg(test)]
 mod exact;
+mod executed;
 mod flags;
 #[cfg(test)]
 mod found;
@@ -41,6 +42,7 @@ use block::{Behind, Cache};
 use cpu::Cpu;
 use mmu::Mmu;
 use scribe_types::cpu::{CpuState, Registers};
+use scribe_types::executed::BlockSink;
 use scribe_types::stop::Stop;
 
 /// What the manuals leave open, decided (docs/determinism.md).
@@ -83,10 +85,12 @@ pub struct SoftCpu {
     exiting: Option<run::One>,
     /// the instruction of an exit is being retired
     finishing: bool,
-    /// what has run of the block that goes on at RIP
-    behind: Behind,
+    /// what has run of the block that goes on at RIP, if one does
+    behind: Option<Behind>,
     /// a stop that came up while an instruction was being retired
     deferred: Option<Stop>,
+    /// who is told of executed blocks
+    sink: Option<BlockSink>,
 }
 
 impl SoftCpu {
@@ -99,8 +103,9 @@ impl SoftCpu {
             mark: 0,
             exiting: None,
             finishing: false,
-            behind: Behind::default(),
+            behind: None,
             deferred: None,
+            sink: None,
         }
     }
 
@@ -136,13 +141,19 @@ impl SoftCpu {
         self.mark = self.cpu.instructions;
         self.deferred = None;
         self.exiting = None;
-        self.behind = Behind::default();
+        self.behind = None;
         Ok(())
     }
 
     /// What RDTSC reads: `now` at the last exit, and so much more for each conditional branch since (guest ns).
     pub fn set_clock(&mut self, now: u64, ns_per_branch: u64) {
         self.cpu.clock = (now, ns_per_branch);
+    }
+
+    /// From now on `sink` is told of each block of instructions that has retired; `None`: nobody is. At each stop it has
+    /// been told of all [`instructions`](Self::instructions) since. The guest sees nothing of it.
+    pub fn trace_blocks(&mut self, sink: Option<BlockSink>) {
+        self.sink = sink;
     }
 
     /// Starts tracking written pages. Idempotent.

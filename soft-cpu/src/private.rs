@@ -44,7 +44,7 @@ pub struct SoftPrivate {
     /// an open interrupt window is a stop
     window: bool,
     /// see [`Behind`]
-    behind: (u8, u8),
+    behind: Option<(u8, u8)>,
     tlb: SavedTlb,
 }
 
@@ -107,7 +107,7 @@ impl SoftPrivate {
         if self.branches > MOST || self.instructions > MOST || self.steps > self.instructions {
             return refuse("a count is impossible");
         }
-        let (instructions, flags) = self.behind;
+        let (instructions, flags) = self.behind.unwrap_or_default();
         let flags_fit = flags == 0 || (tcg && flags <= 4 && instructions > 0);
         if usize::from(instructions) >= LONGEST || !flags_fit {
             return refuse("the block that goes on is impossible");
@@ -161,7 +161,7 @@ impl SoftCpu {
             instructions: cpu.instructions,
             clock: cpu.clock,
             window: self.window,
-            behind: (self.behind.instructions, self.behind.flags),
+            behind: self.behind.map(|behind| (behind.instructions, behind.flags)),
             tlb: cpu.mmu.save_tlb(),
         })
     }
@@ -191,7 +191,6 @@ impl SoftCpu {
         cpu.update_careful();
         self.mark = private.instructions.saturating_sub(private.steps);
         self.window = private.window;
-        let (instructions, flags) = private.behind;
-        self.behind = Behind { instructions, flags };
+        self.behind = private.behind.map(|(instructions, flags)| Behind { instructions, flags });
     }
 }

@@ -7,6 +7,7 @@ use scribe_types::stop::{Answer, Exit, Fault as GuestFault, Progress, Stop};
 use crate::SoftCpu;
 use crate::block::{Behind, Block, Cache, Found, Want};
 use crate::cpu::{BLOCK_RIP, CS, Cpu, SS, Trap, vector};
+use crate::executed::{entered, executed};
 use crate::flags::{IF, RF, TF};
 use crate::mmu::NO_PAGE;
 use crate::op::{Ends, Op};
@@ -64,10 +65,13 @@ impl SoftCpu {
             if kick.load(Ordering::Relaxed) {
                 return Stop::Kicked;
             }
+            let branch_limit = until.map_or(u64::MAX, |until| until.branches);
             let stop = if self.cpu.careful {
                 self.careful_step()
+            } else if self.sink.is_some() {
+                self.blocks::<true>(limit, branch_limit, kick)
             } else {
-                self.blocks(limit, until.map_or(u64::MAX, |until| until.branches), kick)
+                self.blocks::<false>(limit, branch_limit, kick)
             };
             if let Some(stop) = stop {
                 return stop;
@@ -119,15 +123,22 @@ impl SoftCpu {
             && cpu.accesses.is_empty()
     }
 
-    /// Runs blocks until something has to be looked at.
-    fn blocks(&mut self, limit: u64, branch_limit: u64, kick: &AtomicBool) -> Option<Stop> {
+    /// Runs blocks until something has to be looked at. `TRACED`: somebody is told of them.
+    fn blocks<const TRACED: bool>(
+        &mut self,
+        limit: u64,
+        branch_limit: u64,
+        kick: &AtomicBool,
+    ) -> Option<Stop> {
         if let Some(stop) = self.deferred.take() {
             return Some(stop);
         }
         let (cpu, cache) = (&mut self.cpu, &mut self.cache);
         let mut limit = limit;
         let mut previous = None;
-        let mut behind = std::mem::take(&mut self.behind);
+        let behind = self.behind.take();
+        let mut continues = behind.is_some();
+        let mut behind = behind.unwrap_or_default();
         loop {
             let rip = cpu.rip;
             let number = match next_block(cpu, cache, previous, behind) {
@@ -143,8 +154,12 @@ impl SoftCpu {
             cpu.regs[usize::from(BLOCK_RIP)] = rip;
             cpu.mmu.running = block.pages;
             let before = cpu.instructions;
+            let begun = if TRACED { Some(entered(cpu, self.mark, continues)) } else { None };
             let (way, done) = run_block(cpu, block, limit);
             cpu.instructions += done;
+            if TRACED {
+                executed(&mut self.sink, begun, cpu.instructions - before);
+            }
             match way {
                 Way::Through => match block.ends {
                     Ends::Jump => {}
@@ -158,16 +173,16 @@ impl SoftCpu {
                     _ => cpu.rip = advanced(cpu, rip, block.length.into()),
                 },
                 Way::Limit => {
-                    cpu.rip = advanced(cpu, rip, start_of(block, done));
-                    self.behind = block.behind(done);
+                    cpu.rip = advanced(cpu, rip, block.start_of(done));
+                    self.behind = Some(block.behind(done));
                     return None;
                 }
                 Way::Trapped(trap) => {
-                    cpu.rip = advanced(cpu, rip, start_of(block, done));
+                    cpu.rip = advanced(cpu, rip, block.start_of(done));
                     stack_fault(cpu, block.ops.get(done as usize));
                     match trap {
                         Trap::Exit => self.exiting = One::of(block, done, rip),
-                        Trap::Again => self.behind = block.behind(done),
+                        Trap::Again => self.behind = Some(block.behind(done)),
                         _ => {}
                     }
                     return self.trapped(trap);
@@ -187,7 +202,7 @@ impl SoftCpu {
                 return None;
             }
             previous = Some(Previous { number, rip, generation });
-            behind = Behind::default();
+            (behind, continues) = (Behind::default(), false);
         }
     }
 
@@ -218,7 +233,7 @@ impl SoftCpu {
     }
 
     fn deliver(&mut self, event: Event) -> Option<Stop> {
-        self.behind = Behind::default();
+        self.behind = None;
         match self.cpu.deliver(event) {
             Ok(()) => {
                 self.cpu.update_careful();
@@ -235,7 +250,8 @@ impl SoftCpu {
     /// Executes the instruction at RIP by itself, and what has to happen around it: traps, breakpoints, the end of an
     /// interrupt shadow.
     fn one_instruction(&mut self) -> Option<Stop> {
-        self.behind = Behind::default();
+        self.behind = None;
+        let begun = self.sink.as_ref().map(|_| entered(&self.cpu, self.mark, false));
         let cpu = &mut self.cpu;
         let rip = cpu.rip;
         let (shadow, resume) = (cpu.shadow, cpu.flags.system & RF != 0);
@@ -268,7 +284,11 @@ impl SoftCpu {
         cpu.resume_set = false;
         let before = cpu.instructions;
         cpu.iterations = 1;
-        let partial = match (one.op.run)(cpu, &one.op) {
+        let ran = (one.op.run)(cpu, &one.op);
+        if begun.is_some() {
+            executed(&mut self.sink, begun, cpu.instructions - before + u64::from(ran.is_ok()));
+        }
+        let partial = match ran {
             Ok(()) => {
                 cpu.instructions += 1;
                 match one.ends {
@@ -364,30 +384,12 @@ impl Cpu {
         Ok(self.rip.wrapping_add(self.segs[CS].base) & 0xffff_ffff)
     }
 
-    /// Keeps an exception for later; a page fault's address is in CR2 already.
-    fn pend(&mut self, event: &Event) {
-        self.cr2 = event.cr2(self);
-        self.exception = Some((event.vector, event.code));
-        self.update_careful();
-    }
-
     /// True if the limit of CS cuts a block off.
     #[inline(always)]
     fn ends_beyond_limit(&self, rip: u64, block: &Block) -> bool {
         self.mode.bitness != 64
             && self.segs[CS].limit != u32::MAX
             && rip + u64::from(block.length) > u64::from(self.segs[CS].limit) + 1
-    }
-
-    /// DR6 bits of the instruction breakpoints at a linear address.
-    fn execute_breakpoints(&self, linear: u64) -> u64 {
-        (0..4)
-            .filter(|n| {
-                let enabled = self.dr7 >> (2 * n) & 3 != 0;
-                let execute = self.dr7 >> (16 + 4 * n) & 3 == 0;
-                enabled && execute && self.dr[*n as usize] == linear
-            })
-            .fold(0, |hits, n| hits | 1 << n)
     }
 }
 
@@ -466,14 +468,6 @@ fn run_counted(cpu: &mut Cpu, block: &Block, limit: u64) -> (Way, u64) {
 fn stack_fault(cpu: &mut Cpu, op: Option<&Op>) {
     if cpu.fault.canonical && op.is_some_and(|op| usize::from(op.seg) == SS) {
         cpu.fault.vector = vector::SS;
-    }
-}
-
-/// Where instruction `number` of a block starts.
-fn start_of(block: &Block, number: u64) -> u64 {
-    match number.checked_sub(1) {
-        None => 0,
-        Some(before) => block.ops.get(before as usize).map_or(0, |op| op.next.into()),
     }
 }
 

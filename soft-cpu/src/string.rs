@@ -237,7 +237,9 @@ fn repeated<E: Element, const CONDITION: bool>(cpu: &mut Cpu, op: &Op) -> Done {
             break;
         }
         if sync {
-            // Also behind the last element: RIP moves on when the instruction runs once more with its counter at 0.
+            // Also behind the last element: RIP moves on when the instruction runs once more with its counter at 0. A batch
+            // whose elements are stored to a device ends at each of them.
+            cpu.accesses.batch = 0;
             cpu.instructions += done;
             return Err(Trap::Again);
         }

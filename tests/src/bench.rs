@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use iced_x86::code_asm::CodeAssembler;
-use scribe_log::header::{Host, Pace};
+use scribe_log::header::{Host, Level, Pace};
 use scribe_log::{EVENTS_FILE, Event, HEADER_FILE, Recording};
 use scribe_vmm::session::config::{GuestConfig, Moved};
 use scribe_vmm::session::console::Console;
@@ -77,7 +77,18 @@ impl Bench {
 
     /// Records into `name`.
     pub fn record(&self, name: &str, guest: &GuestConfig, connections: Connections) -> Recorded {
-        self.record_noting(name, guest, connections, Noting::default())
+        self.record_at(Level::Inputs, name, guest, connections)
+    }
+
+    /// Records into `name` what is of this level.
+    pub fn record_at(
+        &self,
+        level: Level,
+        name: &str,
+        guest: &GuestConfig,
+        connections: Connections,
+    ) -> Recorded {
+        self.record_noting(name, guest, connections, Noting { level, ..Noting::default() })
     }
 
     /// Records into `name`, and notes more.

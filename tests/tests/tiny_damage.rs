@@ -11,7 +11,9 @@ use scribe_tests::engines;
 use scribe_tests::guests::{self, END_OF_INPUT};
 use scribe_vmm::host::clock;
 use scribe_vmm::session::SessionError;
+use scribe_vmm::session::choice::Wish;
 use scribe_vmm::session::divergence::Divergence;
+use scribe_vmm::session::divergence::verdict::Verdict;
 use scribe_vmm::session::replay::Outcome;
 use scribe_vmm::session::start::{Connections, StartError};
 
@@ -89,7 +91,13 @@ fn a_changed_input_is_found_in_its_interval() {
     assert!(found.exits.len() > 5 && !found.events.is_empty());
     let text = found.to_string();
     assert!(text.contains(&format!("between {} and {}", found.agreed, found.found_at)), "{text}");
-    assert!(found.hosts.is_empty(), "the same made-up host: {:?}", found.hosts);
+    assert!(found.differences.is_empty(), "the same made-up host: {:?}", found.differences);
+    assert_eq!(found.verdict, Some(Verdict::Recording { from: Position::START }), "{text}");
+    assert!(found.causes[0].cause.starts_with("the recording was changed"), "{text}");
+    let engine = if engines::current().wish() == Wish::Kvm { "kvm" } else { "soft" };
+    let back = format!("{} --engine {engine} --to {}", bench.path("changed").display(), found.agreed);
+    assert_eq!(found.commands[0].command, format!("scribe-vmm replay {back}"));
+    assert!(found.guest.is_some_and(|guest| guest.registers.rip != 0), "{text}");
 }
 
 /// Another byte in the last input, three before its end.
@@ -109,6 +117,7 @@ fn a_changed_input_that_has_not_arrived_is_found_in_the_devices() {
     rewrite(&bench, "changed", |events| change_input(events));
     let found = divergence(&bench, "changed");
     assert_eq!((found.agreed, found.found_at), (Position::START, Position::exit(64)));
+    assert!(matches!(found.verdict, Some(Verdict::Recording { .. })), "{found}");
     assert!(found.what.contains("devices"), "{}", found.what);
 }
 
@@ -136,6 +145,7 @@ fn a_changed_digest_is_found_where_it_is() {
         let found = divergence(&bench, &name);
         assert!(found.what.starts_with(what), "{what}: {}", found.what);
         assert_eq!((found.agreed, found.found_at), (Position::exit(2 * 64), third), "{what}");
+        assert!(matches!(found.verdict, Some(Verdict::Recording { .. })), "{found}");
     }
 }
 

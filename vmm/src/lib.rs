@@ -10,6 +10,7 @@
 //! * [`inspect`]: what happened, decoded: the log and its comparison
 //! * [`symbols`]: names for addresses in the guest's kernel, and what it is in the middle of
 //! * [`timeline`]: a recording as a picture
+//! * [`pack`]: a recording as one file
 //! * [`cli`]: the program's subcommands
 
 /// Writes one of our lines to stderr, as `println!` would format it.
@@ -22,6 +23,7 @@ pub mod engine;
 pub mod host;
 pub mod inspect;
 pub mod machine;
+pub mod pack;
 pub mod session;
 pub mod symbols;
 pub mod timeline;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::file::Encoder;
-use super::{Bookmark, BookmarkError, BookmarkList, BookmarkOrigin, MAX_BOOKMARKS};
+use super::{Bookmark, BookmarkError, BookmarkList, BookmarkOrigin, Listed, MAX_BOOKMARKS};
 use crate::edit::{self, EditError, EditLock};
 use crate::reader::Recording;
 use crate::{BOOKMARKS_FILE, BOOKMARKS_NEW_FILE};
@@ -65,22 +65,42 @@ impl Bookmarks {
     /// # Errors
     /// If there is none, it is the guest's, or the file cannot be written.
     pub fn remove(&mut self, label: &str) -> Result<Bookmark, EditError> {
+        let removed = self.remove_all(&[label])?.pop();
+        removed.ok_or_else(|| self.no_such(label))
+    }
+
+    /// Removes what all of these labels mean, in one step, and gives them back in that order. A label that is there twice
+    /// counts once.
+    ///
+    /// # Errors
+    /// As [`Bookmarks::remove`]. None is removed then.
+    pub fn remove_all<T: AsRef<str>>(&mut self, labels: &[T]) -> Result<Vec<Bookmark>, EditError> {
         let list = self.list();
-        let Some(found) = list.find(label) else {
-            let path = self.recording.dir().to_owned();
-            return Err(EditError::NoSuchBookmark { path, name: label.to_owned() });
-        };
-        let bookmark = found.bookmark.clone();
-        if bookmark.origin == BookmarkOrigin::Guest {
-            return Err(BookmarkError::Guests { name: label.to_owned() }.into());
+        let mut found: Vec<&Listed> = Vec::new();
+        for label in labels.iter().map(AsRef::as_ref) {
+            let listed = list.find(label).ok_or_else(|| self.no_such(label))?;
+            if listed.bookmark.origin == BookmarkOrigin::Guest {
+                return Err(EditError::SetByGuest { name: label.to_owned() });
+            }
+            if !found.contains(&listed) {
+                found.push(listed);
+            }
         }
-        // Equal ones are equal: the first of them will do.
         let mut others = self.others.clone();
-        if let Some(at) = others.iter().position(|other| *other == bookmark) {
-            others.remove(at);
+        for Listed { bookmark, .. } in &found {
+            // Equal ones are equal: the first of them will do.
+            if let Some(at) = others.iter().position(|other| other == bookmark) {
+                others.remove(at);
+            }
         }
-        self.write(others)?;
-        Ok(bookmark)
+        if !found.is_empty() {
+            self.write(others)?;
+        }
+        Ok(found.into_iter().map(|listed| listed.bookmark.clone()).collect())
+    }
+
+    fn no_such(&self, label: &str) -> EditError {
+        EditError::NoSuchBookmark { path: self.recording.dir().to_owned(), name: label.to_owned() }
     }
 
     fn write(&mut self, others: Vec<Bookmark>) -> Result<(), EditError> {

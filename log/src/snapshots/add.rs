@@ -135,8 +135,12 @@ impl Snapshots {
                 Some(generation) == newest
                     || self.listing.needs.iter().any(|(needed, _)| needed == generation)
             };
-            for generation in self.listing.packs.iter().filter(|generation| !needed(generation)) {
-                let _ = fs::remove_file(pack::path(&self.dir, *generation));
+            let unneeded: Vec<u32> =
+                self.listing.packs.iter().copied().filter(|generation| !needed(generation)).collect();
+            for generation in unneeded {
+                if fs::remove_file(pack::path(&self.dir, generation)).is_ok() {
+                    self.listing.packs.retain(|other| *other != generation);
+                }
             }
         }
         Ok(lock)

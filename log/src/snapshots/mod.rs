@@ -63,6 +63,16 @@ pub enum Origin {
 }
 
 impl Origin {
+    /// In one word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Origin::Start => "start",
+            Origin::Recorded => "recorded",
+            Origin::Asked => "asked",
+            Origin::Automatic { .. } => "automatic",
+        }
+    }
+
     fn encode(self) -> (u8, u64) {
         match self {
             Origin::Start => (0, 0),
@@ -129,7 +139,7 @@ pub struct Usage {
     pub snapshots: u64,
     /// Bytes of all packs.
     pub packs: u64,
-    /// Bytes of the packs that no snapshot refers to, as far as whole chunks go: less than [`Snapshots::compact`] frees.
+    /// Bytes of the packs that no snapshot needs: about what [`Snapshots::compact`] frees.
     pub unused: u64,
 }
 

@@ -1,12 +1,13 @@
 //! Reading everything there is, to know whether all of it can be used.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use super::Snapshots;
 use super::chunk;
 use super::error::SnapshotError;
 use super::load::Unpacker;
-use super::pack::{ChunkRef, Pack};
+use super::pack::{ChunkRef, FIRST_CHUNK, Pack};
 use super::pages::PAGE_BYTES;
 
 impl Snapshots {
@@ -46,14 +47,20 @@ impl Snapshots {
                 Ok(Some(pack)) => {
                     verify_pack(&pack, chunks.remove(generation).unwrap_or_default(), &mut found);
                 }
-                // Compacted meanwhile, or never finished and needed by nobody.
+                // Compacted meanwhile.
                 Ok(None) => {}
-                Err(SnapshotError::Corrupt { .. }) if !chunks.contains_key(generation) => {}
+                // Killed while it was made.
+                Err(SnapshotError::Corrupt { file, .. })
+                    if !chunks.contains_key(generation) && is_shorter_than_a_head(&file) => {}
                 Err(error) => found.push(error),
             }
         }
         found
     }
+}
+
+fn is_shorter_than_a_head(pack: &Path) -> bool {
+    pack.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() < FIRST_CHUNK)
 }
 
 /// Reads the chunks `needed`, and all others that are whole.

@@ -19,7 +19,7 @@ pub(crate) const DISK: u32 = 1;
 pub(crate) const FRAMES: u64 = 512;
 
 /// Pages by number. In RAM there are only those that are not zero.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub(crate) struct Machine {
     pub(crate) ram: BTreeMap<u64, Vec<u8>>,
     pub(crate) disk: BTreeMap<u64, Vec<u8>>,
@@ -33,15 +33,20 @@ pub(crate) fn page(seed: u64) -> Vec<u8> {
         return vec![0; PAGE_BYTES];
     }
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut words = (0..PAGE_BYTES / 8).map(|_| {
+    let mut bytes = vec![0; PAGE_BYTES];
+    for word in bytes.as_chunks_mut().0 {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        state & 0x00ff_0000_ffff_0000
-    });
-    let mut bytes: Vec<u8> = words.by_ref().flat_map(u64::to_le_bytes).collect();
+        *word = (state & 0x00ff_0000_ffff_0000).to_le_bytes();
+    }
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     bytes
+}
+
+/// A page of almost nothing, so that files can be changed at every byte.
+fn light(seed: u64) -> Vec<u8> {
+    [&page(seed)[..16], &page(0)[16..]].concat()
 }
 
 impl Machine {
@@ -57,10 +62,10 @@ impl Machine {
         machine
     }
 
-    /// A few pages: its files are small.
+    /// A few pages with little in them: its files are small.
     pub(crate) fn small(seed: u64) -> Machine {
-        let ram = [0, 1, 2, 9].map(|frame| (frame, page((seed << 32) + frame + 1)));
-        let disk = [(5, page(0)), (6, page(seed))];
+        let ram = [0, 1, 2, 9].map(|frame| (frame, light((seed << 32) + frame + 1)));
+        let disk = [(5, page(0)), (6, light(seed))];
         Machine { ram: ram.into(), disk: disk.into(), expected: PageMap::default() }
     }
 
@@ -82,10 +87,14 @@ impl PageSource for Machine {
 
     fn pages(&mut self, space: u32, visit: &mut Visit<'_>) -> io::Result<()> {
         if space == RAM {
+            let mut run = vec![0; 64 * PAGE_BYTES];
             for first in (0..FRAMES).step_by(64) {
-                let zero = page(0);
-                let run = (first..first + 64).flat_map(|frame| self.ram.get(&frame).unwrap_or(&zero).clone());
-                visit(first, &run.collect::<Vec<u8>>())?;
+                run.fill(0);
+                for (frame, content) in self.ram.range(first..first + 64) {
+                    let at = usize::try_from(frame - first).unwrap() * PAGE_BYTES;
+                    run[at..at + PAGE_BYTES].copy_from_slice(content);
+                }
+                visit(first, &run)?;
             }
             return Ok(());
         }

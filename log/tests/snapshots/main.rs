@@ -4,5 +4,10 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod damage;
+mod forged;
+mod golden;
+mod killed;
 mod life;
 mod machine;
+mod shared;

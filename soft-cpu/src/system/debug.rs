@@ -71,6 +71,17 @@ fn write<W: Word>(cpu: &mut Cpu, op: &Op) -> Done {
 }
 
 impl Cpu {
+    /// DR6 bits of the instruction breakpoints at a linear address.
+    pub(crate) fn execute_breakpoints(&self, linear: u64) -> u64 {
+        (0..4)
+            .filter(|n| {
+                let enabled = self.dr7 >> (2 * n) & 3 != 0;
+                let execute = self.dr7 >> (16 + 4 * n) & 3 == 0;
+                enabled && execute && self.dr[*n as usize] == linear
+            })
+            .fold(0, |hits, n| hits | 1 << n)
+    }
+
     /// Notes which I/O breakpoints an access to a port meets.
     pub(super) fn watch_port(&mut self, port: u16, size: u8) {
         if self.dr7 & 0xff == 0 || self.cr4 & CR4_DE == 0 {

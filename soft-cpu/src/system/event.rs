@@ -142,6 +142,13 @@ impl Cpu {
         }
     }
 
+    /// Keeps an exception for later; a page fault's address is in CR2 already.
+    pub(crate) fn pend(&mut self, event: &Event) {
+        self.cr2 = event.cr2(self);
+        self.exception = Some((event.vector, event.code));
+        self.update_careful();
+    }
+
     /// What follows from a fault while `first` was being delivered.
     fn second(&mut self, first: &Event) -> Result<Event, Trap> {
         let second = Event { rip: self.rip, ..Event::fault(self) };

@@ -1,12 +1,14 @@
 //! Exit codes, and what comes to which.
 
-use scribe_log::{EndCause, StoreError};
+use scribe_log::snapshots::SnapshotError;
+use scribe_log::{EditError, EndCause, OpenError, StoreError};
 
 use crate::engine::EngineError;
 use crate::machine::MachineError;
 use crate::session::SessionError;
 use crate::session::config::ConfigError;
 use crate::session::place::PlaceError;
+use crate::session::snapshot::SnapError;
 use crate::session::start::StartError;
 
 /// An error: bad image, disk full, unsupported feature.
@@ -84,12 +86,48 @@ impl From<PlaceError> for Failure {
     }
 }
 
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Self {
+        Self::new(RECORDING, error)
+    }
+}
+
+impl From<EditError> for Failure {
+    fn from(error: EditError) -> Self {
+        let code = match error {
+            EditError::Open(_) => RECORDING,
+            _ => ERROR,
+        };
+        Self::new(code, error)
+    }
+}
+
+impl From<SnapshotError> for Failure {
+    fn from(error: SnapshotError) -> Self {
+        Self::new(of_snapshot(&error), error)
+    }
+}
+
+/// The exit code for what is wrong with snapshots.
+fn of_snapshot(error: &SnapshotError) -> u8 {
+    match error {
+        SnapshotError::TooNew { .. }
+        | SnapshotError::OtherRecording { .. }
+        | SnapshotError::Recording(_)
+        | SnapshotError::Corrupt { .. } => RECORDING,
+        _ => ERROR,
+    }
+}
+
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         let code = match &error {
             StartError::Open(_) | StartError::Session(SessionError::Read(_)) => RECORDING,
+            StartError::NoStart(_) | StartError::Snapshot(SnapError::State(_)) => RECORDING,
+            StartError::Snapshot(SnapError::Files(error))
+            | StartError::Session(SessionError::Snapshot(SnapError::Files(error))) => of_snapshot(error),
             StartError::Session(SessionError::Diverged(_)) => DIVERGED,
-            StartError::BadSnapshot { .. } | StartError::NoStart(_) => RECORDING,
+            StartError::BadSnapshot { .. } => RECORDING,
             StartError::Snapshot(error) if error.is_damage() => RECORDING,
             StartError::Config(ConfigError::Changed { .. }) => RECORDING,
             StartError::Config(

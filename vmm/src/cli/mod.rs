@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand. Names, options and exit codes are a contract (docs/interface.md).
 
+mod bookmark;
 mod diff;
 pub mod doctor;
 mod exit;
@@ -8,14 +9,22 @@ mod guest;
 mod info;
 mod live;
 mod log;
+mod ls;
+mod output;
+mod pack;
 pub(crate) mod parse;
 mod progress;
 mod record;
 mod recorded;
 mod replay;
 mod run;
+mod seek;
 mod selftest;
+mod shrink;
+mod snapshot;
+mod survey;
 mod timeline;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -40,10 +49,17 @@ enum Command {
     Record(record::RecordArgs),
     Replay(replay::ReplayArgs),
     Live(live::LiveCommand),
+    Bookmark(bookmark::BookmarkArgs),
+    Snapshot(snapshot::SnapshotArgs),
     Info(info::InfoArgs),
+    Ls(ls::LsArgs),
+    Verify(verify::VerifyArgs),
+    Shrink(shrink::ShrinkArgs),
     Log(log::LogArgs),
     Timeline(timeline::TimelineArgs),
     Diff(diff::DiffArgs),
+    Pack(pack::PackArgs),
+    Unpack(pack::UnpackArgs),
     Doctor(doctor::DoctorArgs),
     Man(generate::ManArgs),
     Completions(generate::CompletionsArgs),
@@ -73,9 +89,16 @@ pub fn main() -> ExitCode {
         Command::Record(args) => record::run(args),
         Command::Replay(args) => replay::run(args),
         Command::Live(args) => live::run(args),
+        Command::Bookmark(args) => bookmark::run(args),
+        Command::Snapshot(args) => snapshot::run(args),
         Command::Info(args) => info::run(&args),
+        Command::Ls(args) => ls::run(&args),
+        Command::Verify(args) => verify::run(args),
+        Command::Shrink(args) => shrink::run(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Log(args) => log::run(args),
+        Command::Pack(args) => pack::pack(&args),
+        Command::Unpack(args) => pack::unpack(&args),
         Command::Man(args) => generate::man(&args),
         Command::Completions(args) => Ok(generate::completions(&args)),
         Command::Timeline(args) => timeline::run(args),

@@ -1,27 +1,32 @@
 //! The options that name a recording and say how to play it, which many subcommands share.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
-use scribe_log::Recording;
-use scribe_log::header::{Engine as EngineName, Host};
+use scribe_log::header::{Engine as EngineName, Header, Host};
+use scribe_log::{EditError, Recording, State, Store};
 
 use super::exit::{self, Failure};
 use super::guest::{self, EngineChoice};
 use super::parse;
+use crate::host::events::Shared;
 use crate::machine::disk::DiskError;
+use crate::pack;
 use crate::session::choice::Wish;
-use crate::session::config::{ConfigError, Moved};
+use crate::session::config::{self, ConfigError, Moved};
 use crate::session::files::DigestCache;
 use crate::session::place::Where;
 use crate::session::player::{Player, ReplayConfig};
 use crate::session::replay::Target;
 use crate::session::start::StartError;
+use crate::session::verify::{Verified, verify};
 
 /// Which recording.
 #[derive(Debug, Args)]
 pub(super) struct RecordingArg {
-    /// The recording: a directory, or a name below the recordings' home [default: the latest]
+    /// The recording: a directory, a name below the recordings' home, or a packed file [default: the latest]
     #[arg(value_name = "DIR")]
     recording: Option<PathBuf>,
 }
@@ -29,14 +34,42 @@ pub(super) struct RecordingArg {
 impl RecordingArg {
     /// Opens it.
     pub(super) fn open(&self) -> Result<Recording, Failure> {
-        let directory = guest::store()?.resolve(self.recording.as_deref())?;
+        let store = guest::store()?;
+        let mut directory = store.resolve(self.recording.as_deref())?;
+        if pack::is_pack(&directory) {
+            directory = unpacked(&store, &directory)?;
+        }
         Recording::open(&directory).map_err(|error| Failure::new(exit::RECORDING, error))
+    }
+
+    /// Opens it for a subcommand that will change it.
+    pub(super) fn open_to_change(&self) -> Result<Recording, Failure> {
+        if let Some(path) = self.recording.as_deref().filter(|path| pack::is_pack(path)) {
+            let text = format!("{}: a packed recording is not changed; unpack it first", path.display());
+            return Err(Failure::new(exit::ERROR, anyhow::Error::msg(text)));
+        }
+        let recording = self.open()?;
+        if recording.state() == State::Running {
+            return Err(EditError::Running { path: recording.dir().to_owned() }.into());
+        }
+        Ok(recording)
     }
 
     /// As it was named.
     pub(super) fn path(&self) -> Option<&Path> {
         self.recording.as_deref()
     }
+}
+
+/// The directory of a packed recording: unpacked once, below the home, under the digest of the pack.
+fn unpacked(store: &Store, file: &Path) -> Result<PathBuf, Failure> {
+    let digest = DigestCache::new(store.home()).of_file(file).map_err(anyhow::Error::from)?;
+    let name: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let directory = store.home().join(".unpacked").join(name);
+    if !directory.is_dir() {
+        pack::unpack(file, &directory)?;
+    }
+    Ok(directory)
 }
 
 /// How a recording is played.
@@ -94,7 +127,10 @@ impl PlayArgs {
         let kvm_matters = recording.header().engine == EngineName::Kvm;
         let (engine, host) = self.engine.wish(kvm_matters)?;
         Ok(Play {
-            moved: Moved { image: self.image, kernel: self.kernel, initrd: self.initrd },
+            moved: pack::beside(
+                recording.dir(),
+                Moved { image: self.image, kernel: self.kernel, initrd: self.initrd },
+            ),
             engine,
             behaviour: self.behaviour,
             snapshots: !self.no_snapshots,
@@ -113,7 +149,31 @@ impl Play {
         quiet: bool,
         target: Option<Target>,
     ) -> Result<Player, Failure> {
-        let config = ReplayConfig {
+        let config = self.config(recording, quiet);
+        Player::open(&config, &self.cache, &self.host, &guest::scratch(), target).map_err(failure)
+    }
+
+    /// Plays all of `recording`, and from each of its snapshots.
+    pub(super) fn verify(
+        &self,
+        recording: &Recording,
+        jobs: NonZeroUsize,
+        watch: &(dyn Fn(Arc<Shared>) + Sync),
+    ) -> Result<Verified, StartError> {
+        let config = self.config(recording, true);
+        verify(&config, &self.cache, &self.host, &guest::scratch(), jobs, watch)
+    }
+
+    /// Reads the files of the host that a recording with this header needs, and compares their digests. The header comes
+    /// back with where they lie now.
+    pub(super) fn read_files(&self, header: &Header) -> Result<Header, StartError> {
+        let mut header = header.clone();
+        config::check_files(&mut header, &self.moved, &self.cache.fresh())?;
+        Ok(header)
+    }
+
+    fn config<'a>(&self, recording: &'a Recording, quiet: bool) -> ReplayConfig<'a> {
+        ReplayConfig {
             directory: recording.dir(),
             moved: self.moved.clone(),
             engine: self.engine.clone(),
@@ -121,8 +181,7 @@ impl Play {
             quiet,
             perturb: self.perturb,
             snapshots: self.snapshots,
-        };
-        Player::open(&config, &self.cache, &self.host, &guest::scratch(), target).map_err(failure)
+        }
     }
 }
 

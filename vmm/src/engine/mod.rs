@@ -8,6 +8,7 @@ pub mod probe;
 pub mod soft;
 
 pub use scribe_types::cpu;
+pub use scribe_types::executed::{BlockSink, ExecutedBlock};
 pub use scribe_types::stop::{Answer, Exit, Fault, Progress, Stop};
 
 use cpu::{CpuState, Registers};
@@ -149,6 +150,18 @@ pub trait Engine {
     /// It is damaged, of another version, or does not fit the state and the RAM that are there. Nothing has changed then.
     fn restore_private(&mut self, _part: &Part) -> Result<(), EngineError> {
         Ok(())
+    }
+
+    /// From now on `sink` is told of each block of instructions that has retired, up to each stop; `None`: nobody is. The
+    /// guest, its counts and digests see nothing of it.
+    ///
+    /// # Errors
+    /// An engine that does not know what it executes.
+    fn trace_blocks(&mut self, sink: Option<BlockSink>) -> Result<(), EngineError> {
+        match sink {
+            None => Ok(()),
+            Some(_) => Err(EngineError::Unsupported("executed code can be told by the soft engine only")),
+        }
     }
 
     /// Starts tracking which pages the guest writes. Idempotent.

@@ -166,6 +166,18 @@ impl HostLoop {
     }
 }
 
+impl HostLoop {
+    /// A loop that is told nothing: what stands in for one that is needed elsewhere.
+    ///
+    /// # Errors
+    /// The host gave no file descriptor.
+    pub fn silent() -> std::io::Result<Self> {
+        let (_, events) = channel();
+        let wake = EventFd::new(EFD_NONBLOCK)?;
+        Ok(Self { events, shared: Arc::new(Shared::default()), wake, thread: None })
+    }
+}
+
 #[cfg(test)]
 impl HostLoop {
     /// A loop without a thread: what happens comes from the test.

@@ -1,30 +1,80 @@
 //! A replay that is not what was recorded: located and explained.
+//!
+//! Where it is found it is described by what was compared ([`Divergence::new`]). The player adds what it takes more to know:
+//! the [`guest`] there, what two further replays of the interval come to ([`passes`], [`verdict`]), how recording and replay
+//! differ, and from all of that the likely [`causes`]. [`text`] is the report for people; `Serialize` is that for scripts.
 
-use std::fmt;
+pub mod causes;
+pub mod guest;
+pub mod open;
+pub mod passes;
+#[cfg(test)]
+mod tests;
+pub mod text;
+pub mod verdict;
 
 use scribe_log::{Event, Position};
+use serde::{Serialize, Serializer};
 
 use crate::machine::Machine;
+use causes::Cause;
+use guest::Guest;
+use verdict::Verdict;
 
 /// What differs, where, and what came before.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Divergence {
     /// last position at which replay and recording agreed
+    #[serde(serialize_with = "position")]
     pub agreed: Position,
+    /// the last exit that was equal, if each was compared
+    #[serde(serialize_with = "optional_position")]
+    pub last_exit: Option<Position>,
     /// position at which they were found to differ
+    #[serde(serialize_with = "position")]
     pub found_at: Position,
     /// what was compared
     pub what: String,
     /// its recorded value
+    #[serde(rename = "recorded")]
     pub expected: String,
     /// its value in the replay
+    #[serde(rename = "replayed")]
     pub found: String,
-    /// the last exits of the replay, oldest first
-    pub exits: Vec<String>,
+    /// what two further replays of the interval say; `None`: there were none
+    pub verdict: Option<Verdict>,
+    /// how the replay differs from the recording before it begins
+    pub differences: Vec<Difference>,
+    /// why this may have happened, the likeliest first
+    pub causes: Vec<Cause>,
+    /// the guest where it was found
+    pub guest: Option<Guest>,
     /// the last events of the log, oldest first
     pub events: Vec<String>,
-    /// facts about hosts that differ between recording and replay
-    pub hosts: Vec<String>,
+    /// the last exits of the replay, oldest first
+    pub exits: Vec<String>,
+    /// commands to go on with
+    pub commands: Vec<Command>,
+}
+
+/// Something that was one thing when the recording was made and is another now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// what
+    pub what: &'static str,
+    /// then
+    pub recorded: String,
+    /// now
+    pub here: String,
+}
+
+/// A command and what it is good for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Command {
+    /// as it is typed
+    pub command: String,
+    /// what it does
+    pub purpose: String,
 }
 
 impl Divergence {
@@ -39,41 +89,30 @@ impl Divergence {
     ) -> Self {
         Self {
             agreed,
+            last_exit: None,
             found_at: machine.position(),
             what: what.into(),
             expected: expected.into(),
             found: found.into(),
-            exits: machine.trace().iter().map(ToString::to_string).collect(),
+            verdict: None,
+            differences: Vec::new(),
+            causes: Vec::new(),
+            guest: None,
             events: events.into_iter().map(|event| event.to_string()).collect(),
-            hosts: Vec::new(),
+            exits: machine.trace().iter().map(ToString::to_string).collect(),
+            commands: Vec::new(),
         }
     }
 }
 
-impl fmt::Display for Divergence {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "the replay diverged between {} and {}: {} differs",
-            self.agreed, self.found_at, self.what
-        )?;
-        writeln!(f, "  recorded: {}", self.expected)?;
-        writeln!(f, "  replayed: {}", self.found)?;
-        if !self.events.is_empty() {
-            writeln!(f, "last events of the recording:")?;
-            self.events.iter().try_for_each(|line| writeln!(f, "  {line}"))?;
-        }
-        if !self.exits.is_empty() {
-            writeln!(f, "last exits of the replay:")?;
-            self.exits.iter().try_for_each(|line| writeln!(f, "  {line}"))?;
-        }
-        for line in &self.hosts {
-            writeln!(f, "note: {line}")?;
-        }
-        write!(
-            f,
-            "likely causes: the guest read something that is not recorded (docs/determinism.md), the host's processor \
-             or KVM differs from the recording's, or a bug in scribe-vmm"
-        )
+/// A position as it is written everywhere.
+fn position<S: Serializer>(position: &Position, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(position)
+}
+
+fn optional_position<S: Serializer>(position: &Option<Position>, serializer: S) -> Result<S::Ok, S::Error> {
+    match position {
+        Some(position) => serializer.collect_str(position),
+        None => serializer.serialize_none(),
     }
 }

@@ -100,8 +100,8 @@ impl Where {
             Self::Time(time) if *time < start.guest_time => {
                 Err(outside("before", "starts", seconds(start.guest_time)))
             }
-            Self::Time(time) => match end {
-                Some((_, end)) if *time > end => Err(outside("behind", "ends", seconds(end))),
+            Self::Time(time) => match recording.end_time() {
+                Some(end) if *time > end => Err(outside("behind", "ends", seconds(end))),
                 _ => Ok(Target::Time(*time)),
             },
             Self::Position(position) => {

@@ -1,11 +1,13 @@
 //! A recording that is played: from power-on or from the nearest snapshot to wherever one wants to look, and on.
 
+mod explain;
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use scribe_log::header::{Engine as EngineName, Header, Host};
-use scribe_log::snapshots::{Origin, SnapshotInfo, Snapshots, superseded};
+use scribe_log::snapshots::{Origin, SnapshotError, SnapshotInfo, Snapshots};
 use scribe_log::{Position, Recording, State};
 
 use super::SessionError;
@@ -22,6 +24,7 @@ use crate::host::perturb::Perturbation;
 use crate::inspect::check::Checker;
 use crate::machine::Machine;
 use crate::machine::disk::lock;
+use crate::machine::kernel::BootFiles;
 
 /// What the guest has to work (ns of guest time, sleep not counted) between two automatic snapshots: about a second of the
 /// soft engine.
@@ -70,8 +73,23 @@ pub struct Player {
     scratch: PathBuf,
     host_facts: Host,
     perturbation: Option<Perturbation>,
+    wanted: Wanted,
+    /// where it began, and whether with a snapshot that is no part of the recording
+    began: (Position, bool),
     /// locked
     _image: Option<File>,
+}
+
+/// Chooses the snapshot to start from; `None`: at power-on.
+type Choose<'a> = dyn Fn(&Recording, &Snapshots, &Wanted) -> Result<Option<SnapshotInfo>, StartError> + 'a;
+
+/// What of a [`ReplayConfig`] is needed later.
+pub(super) struct Wanted {
+    pub(super) moved: Moved,
+    pub(super) engine: Wish,
+    pub(super) behaviour: Option<String>,
+    pub(super) quiet: bool,
+    pub(super) snapshots: bool,
 }
 
 /// What is left of a player whose machine goes live.
@@ -104,6 +122,39 @@ impl Player {
         scratch: &Path,
         target: Option<Target>,
     ) -> Result<Self, StartError> {
+        Self::begin(config, cache, host_facts, scratch, &|recording, snapshots, wanted| {
+            if config.snapshots {
+                snapshots.damaged().iter().for_each(|error| say!("a snapshot is not used: {error}"));
+            }
+            start(recording, snapshots, wanted, target)
+        })
+    }
+
+    /// As [`open`](Self::open), at this very snapshot.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_at(
+        config: &ReplayConfig,
+        cache: &DigestCache,
+        host_facts: &Host,
+        scratch: &Path,
+        info: &SnapshotInfo,
+    ) -> Result<Self, StartError> {
+        Self::begin(config, cache, host_facts, scratch, &|recording, snapshots, _| {
+            let found = snapshots.at(info.position).cloned();
+            let (dir, position) = (recording.dir().to_owned(), info.position);
+            found.map(Some).ok_or_else(|| SnapshotError::Missing { dir, position }.into())
+        })
+    }
+
+    fn begin(
+        config: &ReplayConfig,
+        cache: &DigestCache,
+        host_facts: &Host,
+        scratch: &Path,
+        choose: &Choose<'_>,
+    ) -> Result<Self, StartError> {
         let recording = Recording::open(config.directory)?;
         let mut header = recording.header().clone();
         let recorded = header.image.as_ref().map(|image| image.path.as_path());
@@ -111,10 +162,14 @@ impl Player {
         let image = image.map(|path| lock(path, false)).transpose()?;
         config::check_files(&mut header, &config.moved, cache)?;
         let snapshots = Snapshots::open(config.directory, recording.header_crc())?;
-        if config.snapshots {
-            snapshots.damaged().iter().for_each(|error| say!("a snapshot is not used: {error}"));
-        }
-        let start = start(&recording, &snapshots, config, target)?;
+        let wanted = Wanted {
+            moved: config.moved.clone(),
+            engine: config.engine.clone(),
+            behaviour: config.behaviour.clone(),
+            quiet: config.quiet,
+            snapshots: config.snapshots,
+        };
+        let start = choose(&recording, &snapshots, &wanted)?;
         let behaviour = config.behaviour.as_deref();
         // A kernel that was recorded on KVM has the note.
         let look = start.is_none() || (config.engine == Wish::Kvm && header.engine == EngineName::Soft);
@@ -122,27 +177,22 @@ impl Player {
         let noted = files.as_ref().map_or(header.engine == EngineName::Kvm, |(_, noted)| *noted);
         let choice = choice::for_recording(&config.engine, behaviour, &header, noted)?;
         prepare_process()?;
-        let (mut machine, stand) = match (&start, &files) {
-            (Some(info), _) => snapshot::restore(&snapshots, info, &header, &choice, scratch)
-                .map_err(|source| unusable(&recording, info, source))?,
-            (None, Some((files, _))) => {
-                let machine = config::assemble(&header, files, &choice, scratch)?;
-                let stand = Stand::arrived(machine.guest_time());
-                (machine, stand)
+        let parts =
+            Parts { recording: &recording, snapshots: &snapshots, header: &header, choice: &choice, scratch };
+        let (mut machine, stand) = match parts.machine(start.as_ref(), files.as_ref().map(|(files, _)| files))
+        {
+            // Another replay has thinned them out since they were listed: there are others.
+            Err(_) if start.as_ref().is_some_and(|info| is_gone(&recording, info)) => {
+                return Self::begin(config, cache, host_facts, scratch, choose);
             }
-            (None, None) => return Err(StartError::internal("a machine without files or snapshot")),
+            machine => machine?,
         };
         if !config.quiet {
             choice.tell();
         }
         let host = replay_host(&machine)?;
-        let checker = Checker::attach(&mut machine, &header).map_err(SessionError::from)?;
-        let events = recording.events_from(machine.position())?;
-        let policy = Replay::new(events, recording.state(), host, &machine).check_markers(checker);
-        let policy = policy.resume(&machine, stand).map_err(|error| match (error, &start) {
-            (SessionError::Snapshot(source), Some(info)) => unusable(&recording, info, source),
-            (error, _) => error.into(),
-        })?;
+        let policy = parts.policy(&mut machine, stand, host, start.as_ref())?;
+        let began = (machine.position(), start.is_some_and(|info| info.origin != Origin::Start));
         Ok(Self {
             automatic: config.snapshots.then(|| Automatic::new(snapshots, &machine)),
             recording,
@@ -154,6 +204,8 @@ impl Player {
             scratch: scratch.to_owned(),
             host_facts: host_facts.clone(),
             perturbation: perturbation(config.perturb),
+            wanted,
+            began,
             _image: image,
         })
     }
@@ -167,8 +219,10 @@ impl Player {
         loop {
             self.policy.set_work_limit(self.automatic.as_ref().map(Automatic::next_work));
             let run = self.driver.run(&mut self.machine, &mut self.policy, console);
-            let run =
-                run.map_err(|error| with_hosts(error, &self.header, &self.host_facts, self.choice.engine))?;
+            let run = match run {
+                Err(SessionError::Diverged(found)) => return Err(self.explain(*found)),
+                run => run?,
+            };
             if let Run::Ended(_) = run {
                 let outcome = self.policy.outcome().cloned();
                 return outcome
@@ -216,6 +270,15 @@ impl Player {
         self.driver.phase()
     }
 
+    /// The machine's position and guest time (ns) when it came there. A guest that sleeps came to it before it fell asleep.
+    pub fn arrival(&self) -> (Position, u64) {
+        let time = match self.driver.phase() {
+            Phase::Idle => self.policy.arrived(),
+            Phase::Arrived | Phase::Running => self.machine.guest_time(),
+        };
+        (self.machine.position(), time)
+    }
+
     /// The recording's header, its files where they lie now.
     pub fn header(&self) -> &Header {
         &self.header
@@ -241,12 +304,14 @@ impl Player {
         self.policy.shared()
     }
 
-    /// Takes a snapshot where the machine is, into the recording's directory.
+    /// Takes a snapshot where the machine is, into the recording's directory, down to the disk. The guest does not sleep: a
+    /// snapshot that is asked for serves a replay to its own position too, which means the first moment there.
     ///
     /// # Errors
     /// It cannot be taken or written.
     pub fn take_snapshot(&mut self, origin: Origin) -> Result<SnapshotInfo, StartError> {
         let mut snapshots = Snapshots::open(self.recording.dir(), self.recording.header_crc())?;
+        snapshots.set_durable(true);
         Ok(snapshot::take(&mut snapshots, &self.machine, self.stand(), origin)?)
     }
 
@@ -264,6 +329,54 @@ impl Player {
     }
 }
 
+/// What a recording's machine is made of.
+#[derive(Clone, Copy)]
+struct Parts<'a> {
+    recording: &'a Recording,
+    snapshots: &'a Snapshots,
+    header: &'a Header,
+    choice: &'a Choice,
+    scratch: &'a Path,
+}
+
+impl Parts<'_> {
+    /// The machine as it was at a snapshot, or at power-on: then with the files that it boots.
+    fn machine(
+        &self,
+        start: Option<&SnapshotInfo>,
+        files: Option<&BootFiles>,
+    ) -> Result<(Machine, Stand), StartError> {
+        let Self { recording, snapshots, header, choice, scratch } = *self;
+        match (start, files) {
+            (Some(info), _) => snapshot::restore(snapshots, info, header, choice, scratch)
+                .map_err(|source| unusable(recording, info, source)),
+            (None, Some(files)) => {
+                let machine = config::assemble(header, files, choice, scratch)?;
+                let stand = Stand::arrived(machine.guest_time());
+                Ok((machine, stand))
+            }
+            (None, None) => Err(StartError::internal("a machine without files or snapshot")),
+        }
+    }
+
+    /// What it replays from there on.
+    fn policy(
+        &self,
+        machine: &mut Machine,
+        stand: Stand,
+        host: HostLoop,
+        start: Option<&SnapshotInfo>,
+    ) -> Result<Replay, StartError> {
+        let checker = Checker::attach(machine, self.header).map_err(SessionError::from)?;
+        let events = self.recording.events_from(machine.position())?;
+        let policy = Replay::new(events, self.recording.state(), host, machine).check_markers(checker);
+        policy.resume(machine, stand).map_err(|error| match (error, start) {
+            (SessionError::Snapshot(source), Some(info)) => unusable(self.recording, info, source),
+            (error, _) => error.into(),
+        })
+    }
+}
+
 /// The connection of a replay to the host: signals, no console.
 fn replay_host(machine: &Machine) -> Result<HostLoop, StartError> {
     host_loop(Watch {
@@ -275,26 +388,27 @@ fn replay_host(machine: &Machine) -> Result<HostLoop, StartError> {
 }
 
 /// The snapshot to start from; `None`: at power-on.
-fn start(
+pub(super) fn start(
     recording: &Recording,
     snapshots: &Snapshots,
-    config: &ReplayConfig,
+    wanted: &Wanted,
     target: Option<Target>,
 ) -> Result<Option<SnapshotInfo>, StartError> {
     let first = match recording.header().start {
         None => None,
-        Some(_) => match snapshots.list().iter().find(|info| info.origin == Origin::Start) {
-            Some(info) => Some(info.clone()),
-            None => return Err(StartError::NoStart(recording.dir().to_owned())),
+        Some(start) => match snapshots.list().iter().find(|info| info.origin == Origin::Start) {
+            Some(info) if (info.position, info.guest_time) == (start.position, start.guest_time) => {
+                Some(info.clone())
+            }
+            _ => return Err(StartError::NoStart(recording.dir().to_owned())),
         },
     };
-    let Some(target) = target.filter(|_| config.snapshots) else { return Ok(first) };
+    let Some(target) = target.filter(|_| wanted.snapshots) else { return Ok(first) };
     // What was sealed counts: a killed recorder may have taken a snapshot behind it.
     let sealed = recording.sealed_end().map(|(position, _)| position);
-    // Only an engine that counts can go on between two exits.
-    let counts = config.engine == Wish::Soft || recording.header().counter.is_some();
+    let exits_only = may_be_kvm(&wanted.engine, recording);
     let usable = |info: &&SnapshotInfo| {
-        sealed.is_some_and(|end| info.position <= end) && (info.position.is_exit() || counts)
+        sealed.is_some_and(|end| info.position <= end) && (info.position.is_exit() || !exits_only)
     };
     for info in snapshots.list().iter().rev().filter(usable) {
         let is_before = match target {
@@ -314,6 +428,21 @@ fn start(
         }
     }
     Ok(first)
+}
+
+/// True if there was a snapshot that is there no more, and the recording does not start from it.
+fn is_gone(recording: &Recording, info: &SnapshotInfo) -> bool {
+    let gone = |there: Snapshots| there.damaged().is_empty() && there.at(info.position).is_none();
+    info.origin != Origin::Start && Snapshots::open(recording.dir(), recording.header_crc()).is_ok_and(gone)
+}
+
+/// True if KVM may have to execute `recording`, where a machine can only be put back at an exit.
+pub(super) fn may_be_kvm(engine: &Wish, recording: &Recording) -> bool {
+    match engine {
+        Wish::Kvm => true,
+        Wish::Soft => false,
+        Wish::Auto { kvm } => kvm.is_ok() && recording.header().engine == EngineName::Kvm,
+    }
 }
 
 /// What to say when the snapshot to start from does not do.
@@ -359,42 +488,10 @@ impl Automatic {
             return Ok(());
         }
         snapshot::take(&mut self.snapshots, machine, stand, Origin::Automatic { ordinal })?;
-        let kept: Vec<(u64, Position)> = (self.snapshots.list().iter())
-            .filter_map(|info| match info.origin {
-                Origin::Automatic { ordinal } => Some((ordinal, info.position)),
-                _ => None,
-            })
-            .collect();
-        let ordinals: Vec<u64> = kept.iter().map(|(ordinal, _)| *ordinal).collect();
-        let gone = superseded(&ordinals, ordinal);
-        for (_, position) in kept.iter().filter(|(ordinal, _)| gone.contains(ordinal)) {
-            self.snapshots.remove(*position)?;
-        }
+        // Also gets rid of the pages that nobody needs, when they are half of all.
+        self.snapshots.thin()?;
         Ok(())
     }
-}
-
-/// Adds to a divergence how this host differs from the recording's.
-fn with_hosts(mut error: SessionError, header: &Header, here: &Host, engine: EngineName) -> SessionError {
-    let recorded = &header.host;
-    if let SessionError::Diverged(divergence) = &mut error {
-        let pairs = [
-            ("processor", &recorded.cpu_model, &here.cpu_model),
-            ("microcode", &recorded.microcode, &here.microcode),
-            ("host kernel", &recorded.kernel_release, &here.kernel_release),
-            ("KVM module", &recorded.kvm_module, &here.kvm_module),
-        ];
-        divergence.hosts = pairs
-            .iter()
-            .filter(|(_, then, now)| !then.is_empty() && then != now)
-            .map(|(what, then, now)| format!("{what}: recorded on {then:?}, replayed on {now:?}"))
-            .collect();
-        if engine != header.engine {
-            let (then, now) = (choice::name(header.engine), choice::name(engine));
-            divergence.hosts.push(format!("engine: recorded on {then}, replayed on {now}"));
-        }
-    }
-    error
 }
 
 /// True if the recording goes on behind `position`, as far as can be told.

@@ -14,8 +14,9 @@ use crate::engine::Progress;
 use crate::host::events::{HostEvent, HostLoop, Shared};
 use crate::inspect::check::Checker;
 use crate::inspect::state::Difference;
-use crate::machine::Machine;
+use crate::machine::notice::NoticeError;
 use crate::machine::state::StateError;
+use crate::machine::{Machine, MachineError};
 
 /// Log events kept for reports.
 const KEPT: usize = 8;
@@ -50,6 +51,10 @@ pub struct Replay {
     recent: VecDeque<Event>,
     /// position of the last check that was equal
     agreed: Position,
+    /// position of the last at which the whole machine was equal, or where the replay began
+    whole: Position,
+    /// the last exit that was equal, if exits are compared
+    last_exit: Option<Position>,
     /// guest time when the machine came to its position
     arrived: u64,
     /// where events were last taken, and how many there, markers not counted
@@ -81,6 +86,8 @@ impl Replay {
             host,
             recent: VecDeque::new(),
             agreed: machine.position(),
+            whole: machine.position(),
+            last_exit: None,
             arrived: machine.guest_time(),
             taken: (machine.position(), 0),
             checks: 0,
@@ -161,6 +168,21 @@ impl Replay {
         self.leave
     }
 
+    /// Guest time (ns) when the machine came to the sync point that it came to last.
+    pub fn arrived(&self) -> u64 {
+        self.arrived
+    }
+
+    /// Where the whole machine was last equal to the recording's, or where the replay began.
+    pub fn whole(&self) -> Position {
+        self.whole
+    }
+
+    /// Gives the connection to the host away for `other`.
+    pub fn replace_host(&mut self, other: HostLoop) -> HostLoop {
+        std::mem::replace(&mut self.host, other)
+    }
+
     /// The connection to the host, when the replay is over.
     pub fn into_host(self) -> HostLoop {
         self.host
@@ -220,10 +242,14 @@ impl Replay {
             && event.body.is_marker()
             && event.position <= here
         {
+            let exit = matches!(event.body, Body::Exit { .. }).then_some(event.position);
             let difference = match &mut self.checker {
                 Some(checker) => checker.compare(machine, event)?,
                 None => None,
             };
+            if difference.is_none() && self.checker.is_some() {
+                self.last_exit = exit.or(self.last_exit);
+            }
             self.next(machine);
             if let Some(Difference { what, recorded, found }) = difference {
                 return Err(self.diverged(machine, what, recorded, found));
@@ -240,7 +266,8 @@ impl Replay {
         found: impl Into<String>,
     ) -> SessionError {
         let recent = self.recent.iter().cloned();
-        SessionError::Diverged(Box::new(Divergence::new(machine, self.agreed, recent, what, expected, found)))
+        let divergence = Divergence::new(machine, self.agreed, recent, what, expected, found);
+        SessionError::Diverged(Box::new(Divergence { last_exit: self.last_exit, ..divergence }))
     }
 
     fn check_rolling(&mut self, machine: &Machine, expected: u64) -> Result<(), SessionError> {
@@ -283,12 +310,14 @@ impl Replay {
             match body {
                 Body::TimeAdjust { .. } => return Ok(Flow::Continue),
                 Body::ConsoleInput { bytes } => machine.console_input(&bytes),
+                Body::Branch { seed, wall_clock } => self.notify_branch(machine, seed, wall_clock)?,
                 Body::Checkpoint { registers, full } => {
                     machine.tell_state()?;
                     self.check_rolling(machine, registers)?;
                     if full.is_some() {
                         self.check_full(machine, full)?;
                         machine.track_dirty_pages()?;
+                        self.whole = machine.position();
                     }
                     self.agreed = machine.position();
                 }
@@ -320,6 +349,22 @@ impl Replay {
         Ok(self.at_end_of_log(machine))
     }
 
+    /// A branch's first input.
+    fn notify_branch(
+        &self,
+        machine: &mut Machine,
+        seed: Option<[u8; 32]>,
+        wall_clock: Option<u64>,
+    ) -> Result<(), SessionError> {
+        match machine.notify_branch(seed.as_ref(), wall_clock) {
+            Ok(()) => Ok(()),
+            Err(NoticeError::Memory(error)) => Err(MachineError::from(error).into()),
+            Err(NoticeError::NotAskedFor) => {
+                Err(self.diverged(machine, "the guest's wish for notices", "yes", "no"))
+            }
+        }
+    }
+
     /// A killed recording just ends.
     fn at_end_of_log(&mut self, machine: &Machine) -> Flow {
         if self.events.peek().is_some() || self.state == State::Complete {
@@ -337,6 +382,7 @@ impl Replay {
                 _ => {}
             }
         }
+        self.stopped |= self.host.shared.force_stop.load(Ordering::Relaxed);
         self.stopped
     }
 
@@ -372,6 +418,11 @@ impl Policy for Replay {
         }
         if self.leave {
             return Ok(Flow::Pause);
+        }
+        // A branch can begin while the guest sleeps.
+        while let Some(Body::Branch { seed, wall_clock }) = self.peek(machine)? {
+            self.notify_branch(machine, seed, wall_clock)?;
+            self.next(machine);
         }
         self.slept = Some(machine.position());
         let target = self.target;

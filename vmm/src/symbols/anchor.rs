@@ -16,6 +16,9 @@ const ALIGNMENT: u64 = 2 << 20;
 /// Anchors that must agree for symbols from another file than the kernel's.
 const ENOUGH: usize = 3;
 
+/// What the names of an ELF kernel's first handlers begin with.
+const EARLY: &str = "early_idt_handler";
+
 /// Exceptions and their handlers, by the names of Linux since 5.8 and before.
 const HANDLERS: [(u64, [&str; 2]); 6] = [
     (0, ["asm_exc_divide_error", "divide_error"]),
@@ -37,24 +40,24 @@ pub fn place(found: Found, state: &CpuState, memory: &Virtual<'_>) -> Result<Sym
     let mut slide = None;
     let mut agree = 0;
     for (name, there) in anchors(&symbols, state, memory) {
-        let distances: Vec<u64> = symbols.addresses(name).map(|linked| there.wrapping_sub(linked)).collect();
-        let fits = |distance: &&u64| {
-            distance.is_multiple_of(ALIGNMENT) && slide.is_none_or(|slide| slide == **distance)
+        let fits = |distance: &u64| {
+            let first = slide.is_none_or(|slide| slide == *distance);
+            first && if certain { *distance == 0 } else { distance.is_multiple_of(ALIGNMENT) }
         };
-        match distances.iter().find(fits) {
-            None if distances.is_empty() => continue,
-            None => return foreign(format!("{name} is at {there:#x}")),
+        match symbols.addresses(name).map(|linked| there.wrapping_sub(linked)).find(fits) {
             Some(distance) => {
-                slide = Some(*distance);
+                slide = Some(distance);
                 agree += 1;
             }
+            // An ELF kernel that starts has its first handlers there.
+            None if certain && symbols.function(there).is_some_and(|found| found.name.starts_with(EARLY)) => {
+            }
+            None => return foreign(format!("{name} is at {there:#x}")),
         }
     }
     match slide {
-        Some(0) if certain => Ok(symbols),
-        Some(slide) if certain => foreign(format!("it seems to be moved by {slide:#x} bytes")),
+        _ if certain => Ok(symbols),
         Some(slide) if agree >= ENOUGH => Ok(symbols.moved(slide)),
-        None if certain => Ok(symbols),
         _ => foreign("it has not set up its entry points, or has none of these names".into()),
     }
 }
@@ -63,6 +66,7 @@ pub fn place(found: Found, state: &CpuState, memory: &Virtual<'_>) -> Result<Sym
 fn anchors(symbols: &Symbols, state: &CpuState, memory: &Virtual<'_>) -> Vec<(&'static str, u64)> {
     let lstar = state.msrs.iter().find(|(index, _)| *index == LSTAR).map(|(_, value)| *value);
     let mut anchors = vec![("entry_SYSCALL_64", lstar.unwrap_or_default())];
+    anchors.retain(|(name, _)| symbols.addresses(name).next().is_some());
     for (vector, names) in HANDLERS {
         let known = names.into_iter().find(|name| symbols.addresses(name).next().is_some());
         if let (Some(name), Some(there)) = (known, gate(vector, state, memory)) {
@@ -143,6 +147,7 @@ mod tests {
         ram.write(IDT + 14 * 16, &0x8e00_0010_1234_u64.to_le_bytes()).unwrap();
         assert!(placed(found(false), &(state, ram)).is_err());
         assert!(placed(found(true), &running(ALIGNMENT, 6)).is_err(), "an ELF kernel is not moved");
+        assert_eq!(placed(found(true), &running(0, 6)), Ok(0));
     }
 
     #[test]
@@ -150,6 +155,14 @@ mod tests {
         let (state, ram) = running(0, 0);
         let early = (CpuState { msrs: Vec::new(), ..state }, ram);
         assert_eq!(placed(found(true), &early), Ok(0));
+        let (state, ram) = running(0, 0);
+        let early_handler = format!("{}ffffffff81700000 t early_idt_handler_array\n", map());
+        ram.write(IDT, &0x8170_8e00_0010_0009_u64.to_le_bytes()).unwrap();
+        ram.write(IDT + 8, &0xffff_ffff_u64.to_le_bytes()).unwrap();
+        let symbols = Symbols::of_map(early_handler.as_bytes(), "vmlinux");
+        let starting = (state, ram);
+        assert_eq!(placed(Found { symbols, certain: true }, &starting), Ok(0));
+        assert!(placed(found(true), &starting).is_err());
         assert!(placed(found(false), &early).is_err());
         assert!(placed(found(false), &running(0, 1)).is_err());
         assert_eq!(placed(found(false), &running(0, 2)), Ok(0));

@@ -1,9 +1,13 @@
 //! The way from where the guest's kernel is to where it came from: a stack trace as Linux prints it.
 //!
 //! From one return address to the next there are three ways, the surest first: what the function's code does to the stack
-//! pointer ([`super::unwind`]), which takes symbols; a frame pointer that leads to a return address; and else the next word of
+//! pointer (`unwind`), which takes symbols; a frame pointer that leads to a return address; and else the next word of
 //! the stack that looks like one. Those that were only found by looking for them have a `?`, as with Linux: they may be left
 //! over from an earlier call.
+
+mod entry;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 
@@ -12,9 +16,10 @@ use serde::Serialize;
 
 use super::paging::Virtual;
 use super::table::{Symbols, UPPER_HALF};
-use super::unwind::{Spot, Stack, decode, frame_at};
+use super::unwind::{Realigned, Spot, Stack, decode, frame_at};
 use crate::engine::cpu::CpuState;
 use crate::machine::memory::GuestRam;
+use entry::Entry;
 
 /// Most lines of a trace.
 const MAX_FRAMES: usize = 64;
@@ -23,8 +28,10 @@ const STACK_BYTES: u64 = 16 << 10;
 /// A CALL has at least and at most this many bytes.
 const CALL_BYTES: std::ops::RangeInclusive<u64> = 2..=8;
 
-const EFER_LMA: u64 = 1 << 10;
-const CODE_64: u32 = 1 << 13;
+/// EFER: long mode is active.
+pub const EFER_LMA: u64 = 1 << 10;
+/// In a code segment's attributes: 64-bit code.
+pub const CODE_64: u32 = 1 << 13;
 const CS: usize = 1;
 
 /// What the guest is in the middle of.
@@ -99,7 +106,7 @@ impl fmt::Display for Frame {
 
 /// What the processor in `state` over `ram` is in the middle of. `symbols` are those of its kernel, where it runs.
 pub fn trace(state: &CpuState, ram: &GuestRam, symbols: Option<&Symbols>) -> StackTrace {
-    let (rip, rsp) = (state.registers.rip, state.registers.general[4]);
+    let (rip, rcx, rsp) = (state.registers.rip, state.registers.general[1], state.registers.general[4]);
     let code = state.segments[CS];
     let mode = if code.selector & 3 == 3 {
         Mode::User
@@ -109,10 +116,15 @@ pub fn trace(state: &CpuState, ram: &GuestRam, symbols: Option<&Symbols>) -> Sta
         Mode::Early
     };
     let memory = Virtual::new(state, ram);
-    let mut tracer = Tracer { memory: &memory, symbols, frames: Vec::new() };
+    let mut tracer = Tracer { memory: &memory, symbols, kernel: code.selector, rcx, frames: Vec::new() };
     let here = Here { spot: Spot::Before(rip), rsp, rbp: Some(state.registers.general[5]), certain: true };
     let cut = mode == Mode::Kernel && tracer.from(here);
     StackTrace { mode, rip, rsp, frames: tracer.frames, cut }
+}
+
+/// The instruction at `address`, as the processor would execute it in 64-bit mode.
+pub fn instruction(address: u64, memory: &Virtual<'_>) -> Option<iced_x86::Instruction> {
+    decode(address, memory)
 }
 
 /// A place in code, and the registers there as far as they are known.
@@ -127,6 +139,10 @@ struct Here {
 struct Tracer<'a> {
     memory: &'a Virtual<'a>,
     symbols: Option<&'a Symbols>,
+    /// the kernel's code segment
+    kernel: u16,
+    /// where the guest is
+    rcx: u64,
     frames: Vec<Frame>,
 }
 
@@ -173,21 +189,40 @@ impl Tracer<'_> {
     /// By what the function's code does.
     fn by_code(&self, here: Here) -> Option<Here> {
         let frame = frame_at(here.spot, self.symbols?, self.memory)?;
-        let by_base = || here.rbp?.checked_add(frame.base?);
-        let entry = match frame.stack {
-            Stack::Below(bytes) => here.rsp.checked_add(bytes)?,
-            Stack::Switched { outer, inner } => {
+        let realigned = match frame.realigned {
+            Realigned::Saved(below) => Some((here.rbp?, below)),
+            _ => None,
+        };
+        let entry = match (frame.stack, realigned) {
+            (_, Some((rbp, below))) => self.memory.word(rbp.checked_sub(below)?)?.checked_sub(8)?,
+            (Stack::Below(bytes), _) => here.rsp.checked_add(bytes)?,
+            (Stack::Switched { outer, inner }, _) => {
                 self.memory.word(here.rsp.checked_add(inner)?)?.checked_add(outer)?
             }
-            Stack::Unknown => by_base()?,
+            (Stack::Aligned(_) | Stack::Unknown, _) => here.rbp?.checked_add(frame.base?)?,
         };
-        let rbp = match (frame.saved_base, frame.base) {
-            (Some(saved), _) => self.memory.word(entry.checked_sub(saved)?),
-            (None, Some(_)) => None,
-            (None, None) => here.rbp,
+        let rbp = match (realigned, frame.saved_base, frame.base) {
+            (Some((rbp, _)), ..) => self.memory.word(rbp),
+            (_, Some(saved), _) => self.memory.word(entry.checked_sub(saved)?),
+            (_, None, Some(_)) => None,
+            (_, None, None) => here.rbp,
         };
         let certain = here.certain;
-        self.returns(entry).map(|spot| Here { spot, rsp: entry.wrapping_add(8), rbp, certain })
+        let spot = self.returns(entry).or_else(|| self.gone(entry))?;
+        Some(Here { spot, rsp: entry.wrapping_add(8), rbp, certain })
+    }
+
+    /// The return address in the word at `at` into code of the kernel's start, which is no more: Linux frees it.
+    fn gone(&self, at: u64) -> Option<Spot> {
+        let address = self.memory.word(at)?;
+        self.is_of_the_start(address.checked_sub(1)?).then_some(Spot::Return(address))
+    }
+
+    fn is_of_the_start(&self, address: u64) -> bool {
+        let Some(symbols) = self.symbols else { return false };
+        let one = |name| symbols.addresses(name).next();
+        let (Some(start), Some(end)) = (one("_sinittext"), one("_einittext")) else { return false };
+        (start..end).contains(&address) && symbols.is_code(address)
     }
 
     /// By a frame pointer, if it is one: on this stack, with a return address above it.
@@ -238,49 +273,4 @@ impl Tracer<'_> {
                 }
         })
     }
-
-    /// What is behind a place in the kernel's entry code, from where nobody returns as from a function: the registers that
-    /// were saved there.
-    fn entry(&self, here: Here) -> Option<Entry> {
-        let Spot::Return(_) = here.spot else { return None };
-        let symbol = self.symbols?.function(here.spot.inside())?;
-        if symbol.name.contains("startup_64") {
-            return Some(Entry::Beginning);
-        }
-        if !(symbol.name.starts_with("asm_")
-            || symbol.name.starts_with("entry_")
-            || symbol.name.starts_with("ret_from_fork"))
-        {
-            return None;
-        }
-        let saved = |word: u64| self.memory.word(here.rsp.checked_add(8 * word)?);
-        // struct pt_regs (arch/x86/include/asm/ptrace.h)
-        let (Some(rbp), Some(rip), Some(cs), Some(flags), Some(rsp), Some(ss)) =
-            (saved(4), saved(16), saved(17), saved(18), saved(19), saved(20))
-        else {
-            return Some(Entry::Beginning);
-        };
-        // Bit 1 is always set, bits 3, 5, 15 and those from 22 on never.
-        let plausible = flags & !0x3f_7fd5 == 2 && cs < 1 << 16 && ss < 1 << 16;
-        let spot = Spot::Before(rip);
-        Some(match cs & 3 {
-            3 if plausible && ss & 3 == 3 => Entry::Program { rip, rsp },
-            0 if plausible && cs != 0 && self.memory.is_kernel_code(rip) => {
-                Entry::Kernel(Here { spot, rsp, rbp: Some(rbp), certain: here.certain })
-            }
-            // A kernel thread has nowhere to go back to.
-            _ => Entry::Beginning,
-        })
-    }
-}
-
-/// Where the kernel was entered from.
-enum Entry {
-    Program {
-        rip: u64,
-        rsp: u64,
-    },
-    Kernel(Here),
-    /// there is nothing behind it
-    Beginning,
 }

@@ -284,6 +284,7 @@ pub(super) mod tests {
         put(&mut file, 40, &64_u64.to_le_bytes());
         put(&mut file, 58, &64_u16.to_le_bytes());
         put(&mut file, 60, &4_u16.to_le_bytes());
+        put(&mut file, 62, &3_u16.to_le_bytes());
         let strings = b"\0main\0label\0absolute\0data\0";
         let symbols: [(u32, u8, u16, u64); 5] = [
             (0, 0, 0, 0),

@@ -49,8 +49,24 @@ pub(super) enum Stack {
         /// on this one
         inner: u64,
     },
+    /// this many bytes below a place that was aligned
+    Aligned(u64),
     /// nobody knows
     Unknown,
+}
+
+/// How far a function has come that aligns its stack as GCC does it: R10 points above the return address, RSP is aligned,
+/// RBP is a frame pointer below that, and R10 is saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Realigned {
+    /// it does not, or not yet
+    No,
+    /// R10 points above the return address
+    Pointer,
+    /// RBP points this many bytes below the aligned place
+    Based(u64),
+    /// RBP does, and this many bytes below it is what R10 was; the word at RBP is the caller's
+    Saved(u64),
 }
 
 /// What is known at a spot.
@@ -61,10 +77,12 @@ pub(super) struct Frame {
     pub(super) base: Option<u64>,
     /// the caller's RBP is saved this many bytes below the entry's RSP; `None`: it is still in RBP, unless `base` is known
     pub(super) saved_base: Option<u64>,
+    pub(super) realigned: Realigned,
 }
 
 impl Frame {
-    const ENTRY: Self = Self { stack: Stack::Below(0), base: None, saved_base: None };
+    const ENTRY: Self =
+        Self { stack: Stack::Below(0), base: None, saved_base: None, realigned: Realigned::No };
 }
 
 /// What is known at `spot` of the function there.
@@ -185,7 +203,7 @@ pub(super) fn decode(address: u64, memory: &Virtual<'_>) -> Option<Instruction> 
 
 /// What an instruction that goes on to the next does to what is known.
 fn effect(instruction: &Instruction, frame: Frame) -> Frame {
-    let Frame { stack, base, saved_base } = frame;
+    let Frame { stack, base, saved_base, realigned } = frame;
     let operand = |number| {
         let is_register = instruction.op_count() > number && instruction.op_kind(number) == OpKind::Register;
         if is_register { instruction.op_register(number) } else { Register::None }
@@ -203,9 +221,11 @@ fn effect(instruction: &Instruction, frame: Frame) -> Frame {
             Register::RBP => base,
             _ => None,
         };
-        from.filter(|_| plain)
-            .and_then(|from| from.checked_sub_signed(instruction.memory_displacement64().cast_signed()))
+        let from = i64::try_from(from.filter(|_| plain)?).ok()?;
+        from.checked_sub(instruction.memory_displacement64().cast_signed())
     };
+    let forget_base = Frame { base: None, realigned: Realigned::No, ..frame };
+    let moves = instruction.stack_pointer_increment();
     match (instruction.mnemonic(), first) {
         (Mnemonic::Push, Register::RBP) if base.is_none() && saved_base.is_none() => {
             let stack = moved(stack, -8);
@@ -213,24 +233,36 @@ fn effect(instruction: &Instruction, frame: Frame) -> Frame {
                 Stack::Below(bytes) => Some(bytes),
                 _ => None,
             };
-            Frame { stack, base, saved_base }
+            Frame { stack, saved_base, ..frame }
         }
-        (Mnemonic::Pop, Register::RBP) => Frame { stack: moved(stack, 8), base: None, saved_base: None },
+        (Mnemonic::Push, Register::R10) => {
+            let stack = moved(stack, -8);
+            let realigned = match (realigned, stack) {
+                (Realigned::Based(base), Stack::Aligned(below)) => Realigned::Saved(below - base),
+                _ => realigned,
+            };
+            Frame { stack, realigned, ..frame }
+        }
+        (Mnemonic::Pop, Register::RBP) => Frame { stack: moved(stack, 8), saved_base: None, ..forget_base },
         (Mnemonic::Pop, Register::RSP) => match stack {
             Stack::Switched { outer, inner: 0 } => Frame { stack: Stack::Below(outer), ..frame },
             _ => Frame { stack: Stack::Unknown, ..frame },
         },
         (Mnemonic::Leave, _) => {
             let stack = below(base.and_then(|base| base.checked_sub(8)));
-            Frame { stack, base: None, saved_base: None }
+            Frame { stack, saved_base: None, ..forget_base }
         }
-        (Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Push, _) => {
-            Frame { stack: moved(stack, instruction.stack_pointer_increment()), ..frame }
-        }
+        (Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Push, _) => Frame { stack: moved(stack, moves), ..frame },
         (Mnemonic::Add, Register::RSP) => Frame { stack: by(stack, immediate, false), ..frame },
         (Mnemonic::Sub, Register::RSP) => Frame { stack: by(stack, immediate, true), ..frame },
-        (Mnemonic::Lea, Register::RSP) => Frame { stack: below(address()), ..frame },
-        (Mnemonic::Lea, Register::RBP) => Frame { base: address(), ..frame },
+        (Mnemonic::And, Register::RSP) if realigned == Realigned::Pointer => {
+            Frame { stack: Stack::Aligned(0), ..frame }
+        }
+        (Mnemonic::Lea, Register::RSP) => Frame { stack: below(address().and_then(to_u64)), ..frame },
+        (Mnemonic::Lea, Register::RBP) => Frame { base: address().and_then(to_u64), ..forget_base },
+        (Mnemonic::Lea, Register::R10) if address() == Some(-8) => {
+            Frame { realigned: Realigned::Pointer, ..frame }
+        }
         (Mnemonic::Mov, Register::RSP) => {
             let stack = match (second, stack) {
                 (Register::RBP, _) => below(base),
@@ -241,19 +273,24 @@ fn effect(instruction: &Instruction, frame: Frame) -> Frame {
             Frame { stack, ..frame }
         }
         (Mnemonic::Mov, Register::RBP) if second == Register::RSP => match stack {
-            Stack::Below(bytes) => Frame { base: Some(bytes), ..frame },
-            _ => Frame { base: None, ..frame },
+            Stack::Below(bytes) => Frame { base: Some(bytes), ..forget_base },
+            Stack::Aligned(bytes) => Frame { realigned: Realigned::Based(bytes), ..forget_base },
+            _ => forget_base,
         },
         (Mnemonic::Xchg, _) if second == Register::RSP => Frame { stack: Stack::Unknown, ..frame },
         (_, Register::RSP | Register::ESP | Register::SP | Register::SPL) => {
             Frame { stack: Stack::Unknown, ..frame }
         }
         (_, Register::RBP | Register::EBP | Register::BP | Register::BPL) => {
-            Frame { stack: moved(stack, instruction.stack_pointer_increment()), base: None, ..frame }
+            Frame { stack: moved(stack, moves), ..forget_base }
         }
-        (Mnemonic::Enter, _) => Frame { stack: Stack::Unknown, base: None, saved_base: None },
-        _ => Frame { stack: moved(stack, instruction.stack_pointer_increment()), ..frame },
+        (Mnemonic::Enter, _) => Frame { stack: Stack::Unknown, saved_base: None, ..forget_base },
+        _ => Frame { stack: moved(stack, moves), ..frame },
     }
+}
+
+fn to_u64(bytes: i64) -> Option<u64> {
+    u64::try_from(bytes).ok()
 }
 
 /// RSP moved by `bytes`, up if positive.
@@ -265,6 +302,7 @@ fn moved(stack: Stack, bytes: i32) -> Stack {
             Some(inner) => Stack::Switched { outer, inner },
             None => Stack::Unknown,
         },
+        Stack::Aligned(below) => below.checked_add_signed(down).map_or(Stack::Unknown, Stack::Aligned),
         Stack::Unknown => Stack::Unknown,
     }
 }
@@ -375,9 +413,32 @@ mod tests {
         a.ret()?;
         let at = addresses(&mut a);
         let found = frames(&mut a, "", &[Spot::Return(at[6]), Spot::Before(at[7]), Spot::Before(at[9])]);
-        assert_eq!(found[0].unwrap(), Frame { stack: Stack::Unknown, base: Some(8), saved_base: Some(8) });
+        assert_eq!(
+            found[0].unwrap(),
+            Frame { stack: Stack::Unknown, base: Some(8), saved_base: Some(8), realigned: Realigned::No }
+        );
         assert_eq!(below(&found[1]), 16);
         assert_eq!(found[2].unwrap(), Frame::ENTRY);
+        Ok(())
+    }
+
+    #[test]
+    fn a_stack_that_is_aligned_leads_back_through_what_is_saved() -> Result<(), IcedError> {
+        let mut a = CodeAssembler::new(64)?;
+        a.lea(r10, qword_ptr(rsp) + 8)?;
+        a.and(rsp, -16)?;
+        a.push(qword_ptr(r10) - 8)?;
+        a.push(rbp)?;
+        a.mov(rbp, rsp)?;
+        a.push(r12)?;
+        a.push(r10)?;
+        a.sub(rsp, 0x90)?;
+        a.call(CODE + 0x8000)?; // 8
+        a.ret()?;
+        let at = addresses(&mut a);
+        let found = frames(&mut a, "", &[Spot::Return(at[9]), Spot::Before(at[5])]);
+        assert_eq!(found[0].unwrap().realigned, Realigned::Saved(16));
+        assert_eq!(found[1].unwrap().realigned, Realigned::Based(16));
         Ok(())
     }
 
