@@ -249,7 +249,9 @@ fn a_file_that_may_not_grow_ends_the_recording_with_what_there_is() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{name}: {stderr}");
         assert!(stderr.contains("File too large") && stderr.contains("kept in"), "{name}: {stderr}");
-        assert_eq!(stderr.lines().count(), 2, "where it is kept, and what went wrong: {stderr}");
+        // Snapshots that do not fit are done without.
+        let lines = stderr.lines().filter(|line| !line.contains("; the recording goes on")).count();
+        assert_eq!(lines, 2, "where it is kept, and what went wrong: {stderr}");
         assert_eq!(lab.recording(name).state(), State::Crashed);
         let replayed = lab.replay(name, &[]).ends_with(0).says("last sealed position");
         assert!(replayed.console().starts_with("ready"), "{replayed}");
