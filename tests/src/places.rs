@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use scribe_log::snapshots::{SnapshotInfo, Snapshots};
 use scribe_log::{Body, End, Event, FullDigest, Position, Recording};
+use scribe_vmm::engine::cpu::Registers;
 use scribe_vmm::session::choice::Wish;
 use scribe_vmm::session::config::Moved;
 use scribe_vmm::session::console::Console;
@@ -23,6 +24,8 @@ pub struct Sight {
     pub position: Position,
     /// what comes next
     pub phase: Phase,
+    /// at the last sync point
+    pub registers: Registers,
     /// of exits and registers on the way
     pub rolling: u64,
     /// of everything
@@ -172,7 +175,8 @@ pub fn look(player: &mut Player) -> Sight {
     let phase = player.phase();
     let machine = player.machine_mut();
     let full = machine.full_digest().unwrap();
-    Sight { position: machine.position(), phase, rolling: machine.rolling(), full }
+    let registers = *machine.registers();
+    Sight { position: machine.position(), phase, registers, rolling: machine.rolling(), full }
 }
 
 /// Random places of a recording that ends so, of each form in turn: exits, branches behind one, steps behind a branch, guest
