@@ -182,12 +182,17 @@ impl Lab {
         }
     }
 
-    /// Copies the files of recording `from` to `to`.
+    /// Copies recording `from` to `to`, its snapshots too.
     pub fn copy_recording(&self, from: &str, to: &str) {
         std::fs::create_dir_all(self.path(to)).unwrap();
         for entry in std::fs::read_dir(self.path(from)).unwrap() {
-            let entry = entry.unwrap();
-            std::fs::copy(entry.path(), self.path(to).join(entry.file_name())).unwrap();
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            let (from, to) = (format!("{from}/{name}"), format!("{to}/{name}"));
+            if self.path(&from).is_dir() {
+                self.copy_recording(&from, &to);
+            } else {
+                std::fs::copy(self.path(&from), self.path(&to)).unwrap();
+            }
         }
     }
 }

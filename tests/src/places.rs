@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use scribe_log::snapshots::{SnapshotInfo, Snapshots};
-use scribe_log::{End, FullDigest, Position, Recording};
+use scribe_log::{Body, End, Event, FullDigest, Position, Recording};
 use scribe_vmm::session::choice::Wish;
 use scribe_vmm::session::config::Moved;
 use scribe_vmm::session::console::Console;
@@ -81,7 +81,7 @@ impl Theatre {
     /// It has none.
     pub fn end(&self) -> End {
         match self.recording().last().map(|event| event.body.clone()) {
-            Some(scribe_log::Body::End(end)) => end,
+            Some(Body::End(end)) => end,
             other => panic!("{}: {other:?}", self.directory.display()),
         }
     }
@@ -175,18 +175,31 @@ pub fn look(player: &mut Player) -> Sight {
     Sight { position: machine.position(), phase, rolling: machine.rolling(), full }
 }
 
-/// Random places of a recording that ends so, of each form in turn: exits, branches behind one, steps behind a branch,
-/// guest times. The first list is of positions, the second of times; both ascend.
-pub fn places(chance: &mut Chance, end: &End, count: usize) -> (Vec<Target>, Vec<Target>) {
+/// Random places of a recording that ends so, of each form in turn: exits, branches behind one, steps behind a branch, guest
+/// times. The first list is of positions, the second of times; both ascend. `every_exit`: the events of the same recording
+/// at the level of exits, which say where the guest is long without one.
+pub fn places(
+    chance: &mut Chance,
+    end: &End,
+    every_exit: &[Event],
+    count: usize,
+) -> (Vec<Target>, Vec<Target>) {
+    let gaps: Vec<(u64, u64)> = every_exit
+        .iter()
+        .filter_map(|event| match event.body {
+            Body::Exit { branches: branches @ 20.., .. } => Some((event.position.exit - 1, branches)),
+            _ => None,
+        })
+        .collect();
     let mut positions = Vec::new();
     let mut times = Vec::new();
     for number in 0..count {
-        let exit = below(chance, end.exits);
-        let (branches, steps) = (below(chance, 300), below(chance, 6));
+        let (exit, gap) = gaps[chance.below(gaps.len())];
+        let branches = below(chance, gap.min(400));
         match number % 4 {
-            0 => positions.push(Position::exit(exit)),
+            0 => positions.push(Position::exit(below(chance, end.exits))),
             1 => positions.push(Position { exit, branches, steps: 0 }),
-            2 => positions.push(Position { exit, branches, steps }),
+            2 => positions.push(Position { exit, branches, steps: below(chance, 6) }),
             _ => times.push(below(chance, end.guest_time)),
         }
     }

@@ -42,6 +42,7 @@ fn leave(lab: &Lab, parent: &str, place: &str, branch: &str) -> Outcome {
         .typed()
         .start();
     call.waits_for_message("live from");
+    call.types(b"\n"); // the parent's user may have been in the middle of a line
     ask(&mut call, branch);
     call.types(b"exit 3\n");
     call.finish().ends_with(0).says("status 3")
@@ -170,8 +171,8 @@ fn a_signal_ends_the_recording_and_the_guest_lives_on() {
 fn a_signal_lets_a_replayed_guest_go_live() {
     let Some(lab) = Lab::on_soft("a_signal_lets_a_replayed_guest_go_live") else { return };
     let mut call = shell(&lab, "parent", &["--pace", "max"]);
-    call.types(b"echo lo''op; i=0; while [ $i -lt 60000 ]; do i=$((i + 1)); done; echo do''ne\n");
-    call.waits_for("done");
+    call.types(b"echo lo''op; i=0; while [ $i -lt 60000 ]; do i=$((i + 1)); done; echo fini''shed\n");
+    call.waits_for("finished");
     call.types(b"exit\n");
     call.finish().ends_with(0);
     let mut call = lab.call(&["replay", "parent"]).typed().start();
@@ -181,7 +182,7 @@ fn a_signal_lets_a_replayed_guest_go_live() {
     ask(&mut call, "alive");
     call.types(b"exit 5\n");
     // The rest of what had been typed when it was recorded never comes: only the loop was under way.
-    call.finish().ends_with(0).says("status 5").shows("done");
+    call.finish().ends_with(0).says("status 5").shows("finished");
 }
 
 #[test]

@@ -23,12 +23,13 @@ fn at_times_kicked(way: Way, number: usize) -> Way {
 #[cfg_attr(debug_assertions, ignore = "whole machines in this process: cargo test --release")]
 fn a_place_is_the_same_however_one_comes_there() {
     const NAME: &str = "a_place_is_the_same_however_one_comes_there";
-    let Some(lab) = Lab::anywhere(NAME) else { return };
+    let Some(lab) = Lab::on_soft(NAME) else { return };
     lab.record("demo", &["--pace", "max", "--snapshot-every", "300ms", "--", "/bin/demo"]).shows("demo: ok");
     let theatre = Theatre::new(&lab, "demo");
-    let end = theatre.end();
     let wanted = count("SCRIBE_TEST_PLACES", 12);
-    let (positions, times) = places(&mut Chance::new(NAME), &end, wanted);
+    lab.record("every-exit", &["--pace", "max", "--log-level", "3", "--", "/bin/demo"]);
+    let (positions, times) =
+        places(&mut Chance::new(NAME), &theatre.end(), &lab.events("every-exit"), wanted);
     // Whoever looks at many places in one run sees what whoever comes for one does, and the run goes on as if nobody had.
     let _load: Vec<Load> = (0..count("SCRIBE_TEST_LOAD", 0)).map(|_| Load::start()).collect();
     let mut all = Vec::new();
@@ -46,7 +47,7 @@ fn a_place_is_the_same_however_one_comes_there() {
             counted += usize::from(!sight.position.is_exit());
         }
     }
-    assert!(!lab.is_soft() || counted > 0);
+    assert!(counted > wanted / 4, "{counted}");
     figure(
         "places in the demo",
         format!(
@@ -84,9 +85,10 @@ fn continue_from_each(lab: &Lab, name: &str) -> usize {
 fn each_snapshot_leads_to_the_end() {
     let Some(lab) = Lab::on_soft("each_snapshot_leads_to_the_end") else { return };
     let mut found = Vec::new();
-    for level in ["0", "1", "3"] {
+    let levels = ["0", "3", "1"].into_iter().take(count("SCRIBE_TEST_LEVELS", 2));
+    for level in levels {
         let digests = ["--digest-every", "8192", "--log-level", level];
-        let guest = ["--pace", "max", "--snapshot-every", "400ms", "--", "/bin/demo"];
+        let guest = ["--pace", "max", "--snapshot-every", "800ms", "--", "/bin/demo"];
         lab.record(level, &[&digests[..], &guest].concat());
         found.push(continue_from_each(&lab, level));
     }
@@ -94,7 +96,7 @@ fn each_snapshot_leads_to_the_end() {
     figure(
         "snapshots of the demo",
         format!(
-            "{found:?} at levels 0, 1 and 3: from each the rest of the recording is replayed, all digests equal"
+            "{found:?} at levels 0, 3 (and 1): from each the rest of the recording is replayed, all digests equal"
         ),
     );
 }
@@ -104,7 +106,7 @@ fn each_snapshot_leads_to_the_end() {
 fn exits_are_the_same_on_kvm_however_one_comes_there() {
     const NAME: &str = "exits_are_the_same_on_kvm_however_one_comes_there";
     let Some(lab) = Lab::enter(NAME) else { return };
-    let guest = ["--pace", "max", "--snapshot-every", "20ms", "--", "sh", "-c", "forks && floats && entropy"];
+    let guest = ["--pace", "max", "--snapshot-every", "1ms", "--", "sh", "-c", "forks && floats && entropy"];
     lab.record("kvm", &[&[MEMORY], &guest[..]].concat());
     let theatre = Theatre::new(&lab, "kvm");
     let end = theatre.end();

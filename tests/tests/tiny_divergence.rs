@@ -3,11 +3,13 @@
 
 use std::fs::{self, File};
 
+use iced_x86::code_asm::*;
 use scribe_log::snapshots::{Origin, SNAPSHOTS_DIR, Snapshots};
 use scribe_log::{Body, EVENTS_FILE, HEADER_FILE, Header, Position, Recording, Writer};
 use scribe_tests::bench::{self, Bench};
-use scribe_tests::engines;
+use scribe_tests::engines::{self, Under};
 use scribe_tests::guests::{self, END_OF_INPUT};
+use scribe_tests::tiny::{self, Emitted};
 use scribe_vmm::session::SessionError;
 use scribe_vmm::session::config::{GuestConfig, Moved};
 use scribe_vmm::session::console::Console;
@@ -111,6 +113,36 @@ fn forge(bench: &Bench, name: &str) {
     events.iter().for_each(|event| writer.append(event).unwrap());
     writer.close(&end).unwrap();
     fs::rename(bench.path("forged").join(EVENTS_FILE), bench.path(name).join(EVENTS_FILE)).unwrap();
+}
+
+/// Reads random numbers of the host and writes them to a port.
+fn noise(a: &mut CodeAssembler) -> Emitted {
+    let mut again = a.create_label();
+    a.mov(ebx, 20_i32)?;
+    a.set_label(&mut again)?;
+    a.rdrand(eax)?;
+    a.out(0x80_i32, al)?;
+    a.dec(ebx)?;
+    a.jnz(again)?;
+    tiny::power_off(a, 0)
+}
+
+/// On KVM alone: elsewhere RDRAND does not execute.
+#[test]
+fn noise_of_the_host_is_unstable() {
+    engines::on(Under::Kvm, "noise_of_the_host_is_unstable", || {
+        if !std::arch::is_x86_feature_detected!("rdrand") {
+            return tiny::skip("noise_of_the_host_is_unstable", "this processor has no RDRAND");
+        }
+        let bench = Bench::new();
+        let guest = bench.guest(noise);
+        bench.record("a", &guest, Connections::none());
+        let found = divergence(&mut player(&bench, "a", false, None));
+        let Some(Verdict::Unstable { first_at, .. }) = found.verdict else { panic!("{found}") };
+        assert_eq!(first_at, Some(Position::exit(1)), "{found}");
+        assert_eq!(found.causes[0].cause, "the guest reads the host's clock or noise", "{found}");
+        assert!(found.causes[0].because.contains("`rdrand eax`"), "{found}");
+    });
 }
 
 scribe_tests::each_engine!(

@@ -3,7 +3,9 @@
 
 mod bookmark;
 mod info;
+mod shrink;
 mod snapshot;
+mod verify;
 
 use scribe_tests::lab::{Lab, MEMORY, Outcome};
 use serde_json::Value;

@@ -20,9 +20,11 @@ mod replay;
 mod run;
 mod seek;
 mod selftest;
+mod shrink;
 mod snapshot;
 mod survey;
 mod timeline;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -51,6 +53,8 @@ enum Command {
     Snapshot(snapshot::SnapshotArgs),
     Info(info::InfoArgs),
     Ls(ls::LsArgs),
+    Verify(verify::VerifyArgs),
+    Shrink(shrink::ShrinkArgs),
     Log(log::LogArgs),
     Timeline(timeline::TimelineArgs),
     Diff(diff::DiffArgs),
@@ -89,6 +93,8 @@ pub fn main() -> ExitCode {
         Command::Snapshot(args) => snapshot::run(args),
         Command::Info(args) => info::run(&args),
         Command::Ls(args) => ls::run(&args),
+        Command::Verify(args) => verify::run(args),
+        Command::Shrink(args) => shrink::run(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Log(args) => log::run(args),
         Command::Pack(args) => pack::pack(&args),

@@ -150,6 +150,8 @@ impl Machine {
     /// The observers back, as one, if there are any: nobody is told any more.
     pub fn take_observer(&mut self) -> Option<Box<dyn Observer>> {
         self.devices.unwatch();
+        self.ram_digest.unwatch();
+        self.state_told = None;
         self.observer.take()
     }
 

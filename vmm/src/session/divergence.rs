@@ -27,6 +27,9 @@ pub struct Divergence {
     /// last position at which replay and recording agreed
     #[serde(serialize_with = "position")]
     pub agreed: Position,
+    /// the last exit that was equal, if each was compared
+    #[serde(serialize_with = "optional_position")]
+    pub last_exit: Option<Position>,
     /// position at which they were found to differ
     #[serde(serialize_with = "position")]
     pub found_at: Position,
@@ -86,6 +89,7 @@ impl Divergence {
     ) -> Self {
         Self {
             agreed,
+            last_exit: None,
             found_at: machine.position(),
             what: what.into(),
             expected: expected.into(),

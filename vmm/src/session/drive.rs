@@ -113,11 +113,6 @@ impl Driver {
         policy: &mut dyn Policy,
         console: &mut Console,
     ) -> Result<Left, SessionError> {
-        // A branch can begin in the midst of a sleep: that is its place, before anything happens there.
-        if self.phase == Phase::Idle && policy.pause(machine).is_some_and(|place| machine.position() >= place)
-        {
-            return Ok(Left::Paused);
-        }
         loop {
             if self.phase == Phase::Arrived {
                 if policy.pause(machine).is_some_and(|place| machine.position() >= place) {

@@ -53,6 +53,8 @@ pub struct Replay {
     agreed: Position,
     /// position of the last at which the whole machine was equal, or where the replay began
     whole: Position,
+    /// the last exit that was equal, if exits are compared
+    last_exit: Option<Position>,
     /// guest time when the machine came to its position
     arrived: u64,
     /// where events were last taken, and how many there, markers not counted
@@ -85,6 +87,7 @@ impl Replay {
             recent: VecDeque::new(),
             agreed: machine.position(),
             whole: machine.position(),
+            last_exit: None,
             arrived: machine.guest_time(),
             taken: (machine.position(), 0),
             checks: 0,
@@ -239,10 +242,14 @@ impl Replay {
             && event.body.is_marker()
             && event.position <= here
         {
+            let exit = matches!(event.body, Body::Exit { .. }).then_some(event.position);
             let difference = match &mut self.checker {
                 Some(checker) => checker.compare(machine, event)?,
                 None => None,
             };
+            if difference.is_none() && self.checker.is_some() {
+                self.last_exit = exit.or(self.last_exit);
+            }
             self.next(machine);
             if let Some(Difference { what, recorded, found }) = difference {
                 return Err(self.diverged(machine, what, recorded, found));
@@ -259,7 +266,8 @@ impl Replay {
         found: impl Into<String>,
     ) -> SessionError {
         let recent = self.recent.iter().cloned();
-        SessionError::Diverged(Box::new(Divergence::new(machine, self.agreed, recent, what, expected, found)))
+        let divergence = Divergence::new(machine, self.agreed, recent, what, expected, found);
+        SessionError::Diverged(Box::new(Divergence { last_exit: self.last_exit, ..divergence }))
     }
 
     fn check_rolling(&mut self, machine: &Machine, expected: u64) -> Result<(), SessionError> {
@@ -374,6 +382,7 @@ impl Replay {
                 _ => {}
             }
         }
+        self.stopped |= self.host.shared.force_stop.load(Ordering::Relaxed);
         self.stopped
     }
 

@@ -1,9 +1,13 @@
 //! The way from where the guest's kernel is to where it came from: a stack trace as Linux prints it.
 //!
 //! From one return address to the next there are three ways, the surest first: what the function's code does to the stack
-//! pointer ([`super::unwind`]), which takes symbols; a frame pointer that leads to a return address; and else the next word of
+//! pointer (`unwind`), which takes symbols; a frame pointer that leads to a return address; and else the next word of
 //! the stack that looks like one. Those that were only found by looking for them have a `?`, as with Linux: they may be left
 //! over from an earlier call.
+
+mod entry;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 
@@ -15,6 +19,7 @@ use super::table::{Symbols, UPPER_HALF};
 use super::unwind::{Realigned, Spot, Stack, decode, frame_at};
 use crate::engine::cpu::CpuState;
 use crate::machine::memory::GuestRam;
+use entry::Entry;
 
 /// Most lines of a trace.
 const MAX_FRAMES: usize = 64;
@@ -101,7 +106,7 @@ impl fmt::Display for Frame {
 
 /// What the processor in `state` over `ram` is in the middle of. `symbols` are those of its kernel, where it runs.
 pub fn trace(state: &CpuState, ram: &GuestRam, symbols: Option<&Symbols>) -> StackTrace {
-    let (rip, rsp) = (state.registers.rip, state.registers.general[4]);
+    let (rip, rcx, rsp) = (state.registers.rip, state.registers.general[1], state.registers.general[4]);
     let code = state.segments[CS];
     let mode = if code.selector & 3 == 3 {
         Mode::User
@@ -111,7 +116,7 @@ pub fn trace(state: &CpuState, ram: &GuestRam, symbols: Option<&Symbols>) -> Sta
         Mode::Early
     };
     let memory = Virtual::new(state, ram);
-    let mut tracer = Tracer { memory: &memory, symbols, frames: Vec::new() };
+    let mut tracer = Tracer { memory: &memory, symbols, kernel: code.selector, rcx, frames: Vec::new() };
     let here = Here { spot: Spot::Before(rip), rsp, rbp: Some(state.registers.general[5]), certain: true };
     let cut = mode == Mode::Kernel && tracer.from(here);
     StackTrace { mode, rip, rsp, frames: tracer.frames, cut }
@@ -134,6 +139,10 @@ struct Here {
 struct Tracer<'a> {
     memory: &'a Virtual<'a>,
     symbols: Option<&'a Symbols>,
+    /// the kernel's code segment
+    kernel: u16,
+    /// where the guest is
+    rcx: u64,
     frames: Vec<Frame>,
 }
 
@@ -264,54 +273,4 @@ impl Tracer<'_> {
                 }
         })
     }
-
-    /// What is behind a place in the kernel's entry code, from where nobody returns as from a function: the registers that
-    /// were saved there.
-    fn entry(&self, here: Here) -> Option<Entry> {
-        let Spot::Return(_) = here.spot else { return None };
-        let symbol = self.symbols?.function(here.spot.inside())?;
-        let inside = here.spot.inside();
-        let gone = self.is_of_the_start(inside) && !self.is_behind_call(inside.wrapping_add(1));
-        if gone || symbol.name.contains("startup_64") {
-            return Some(Entry::Beginning);
-        }
-        if !(symbol.name.starts_with("asm_")
-            || symbol.name.starts_with("entry_")
-            || symbol.name.starts_with("ret_from_fork"))
-        {
-            return None;
-        }
-        let saved = |word: u64| self.memory.word(here.rsp.checked_add(8 * word)?);
-        // struct pt_regs (arch/x86/include/asm/ptrace.h)
-        let (Some(rbp), Some(rip), Some(cs), Some(flags), Some(rsp), Some(ss)) =
-            (saved(4), saved(16), saved(17), saved(18), saved(19), saved(20))
-        else {
-            return Some(Entry::Beginning);
-        };
-        // Bit 1 is always set, bits 3, 5, 15 and those from 22 on never.
-        let plausible = flags & !0x3f_7fd5 == 2 && cs < 1 << 16 && ss < 1 << 16;
-        let spot = Spot::Before(rip);
-        Some(match cs & 3 {
-            3 if plausible && ss & 3 == 3 => Entry::Program { rip, rsp },
-            0 if plausible && cs != 0 && self.memory.is_kernel_code(rip) => {
-                Entry::Kernel(Here { spot, rsp, rbp: Some(rbp), certain: here.certain })
-            }
-            // A kernel thread has nowhere to go back to.
-            _ => Entry::Beginning,
-        })
-    }
 }
-
-/// Where the kernel was entered from.
-enum Entry {
-    Program {
-        rip: u64,
-        rsp: u64,
-    },
-    Kernel(Here),
-    /// there is nothing behind it
-    Beginning,
-}
-
-#[cfg(test)]
-mod tests;

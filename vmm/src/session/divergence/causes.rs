@@ -161,9 +161,10 @@ impl Facts<'_> {
         }
     }
 
-    /// What was read when it was recorded, no replay reads again; on the soft engine nothing of it can be read.
+    /// What was read when it was recorded, no replay reads again: on KVM replays would not agree, on the soft engine there
+    /// is nothing of it to be read.
     fn recorded_noise(&self, causes: &mut Causes) {
-        if self.header.engine != Engine::Kvm {
+        if (self.header.engine, self.here.engine) != (Engine::Kvm, Engine::Soft) {
             return;
         }
         let found = self.near(|open| open == Open::Noise);

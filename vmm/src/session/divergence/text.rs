@@ -17,11 +17,12 @@ impl Display for Divergence {
         let Self { agreed, found_at, what, expected, found, .. } = self;
         let mut report = Report { f };
         if agreed == found_at {
-            write!(report.f, "the replay diverged at {found_at}: {what}")?;
+            write!(report.f, "the replay diverged at {found_at}")?;
         } else {
-            write!(report.f, "the replay diverged between {agreed} and {found_at}: {what}")?;
+            write!(report.f, "the replay diverged between {agreed} and {found_at}")?;
         }
         report.line("")?;
+        report.labelled("differs", what)?;
         report.labelled("recorded", expected)?;
         report.labelled("replayed", found)?;
         let exits = found_at.exit.saturating_sub(agreed.exit);
@@ -30,7 +31,8 @@ impl Display for Divergence {
             1 => ", 1 exit before".into(),
             exits => format!(", {exits} exits before"),
         };
-        report.labelled("last equal", &format!("{agreed}{before}"))?;
+        let exits = self.last_exit.map_or_else(String::new, |last| format!("; each exit up to {last}"));
+        report.labelled("last equal", &format!("{agreed}{before}{exits}"))?;
         if let Some(verdict) = &self.verdict {
             report.verdict(verdict)?;
         }
@@ -90,7 +92,12 @@ impl Report<'_, '_> {
             return Ok(());
         }
         self.title(title)?;
-        lines.iter().try_for_each(|line| self.line(&format!("  {line}")))
+        lines.iter().try_for_each(|line| {
+            // The state of a processor is an event, too.
+            let cut: String = line.chars().take(WIDTH - 2).collect();
+            let more = if cut.len() < line.len() { " ..." } else { "" };
+            self.line(&format!("  {cut}{more}"))
+        })
     }
 
     /// Text that begins behind `first` and goes on below it, broken between words.

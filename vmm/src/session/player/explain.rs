@@ -67,8 +67,7 @@ impl Player {
         if !self.wanted.quiet {
             let from = nearest.as_ref().map_or(Position::START, |info| info.position);
             say!(
-                "the replay diverged before {}; to tell why it is replayed {FURTHER} times more from {from} on (Ctrl-C: \
-                 without)",
+                "the replay diverged; it is replayed {FURTHER} more times, from {from} to {}, to tell why (Ctrl-C: without)",
                 divergence.found_at
             );
         }
@@ -132,13 +131,19 @@ impl Player {
     }
 
     fn commands(&self, divergence: &Divergence) -> Vec<Command> {
-        let Divergence { agreed, found_at, .. } = divergence;
+        let Divergence { agreed, last_exit, found_at, .. } = divergence;
         let options = self.options();
         let recording = word(self.recording.dir());
-        let mut commands = vec![Command {
-            command: format!("scribe-vmm replay {recording}{options} --to {agreed}"),
-            purpose: "stops where both were last equal".into(),
-        }];
+        let to = |position: &Position| format!("scribe-vmm replay {recording}{options} --to {position}");
+        let equal = "stops where both were last equal";
+        let mut commands = Vec::new();
+        if let Some(exit) = last_exit.filter(|exit| exit > agreed) {
+            commands.push(Command {
+                command: to(&exit),
+                purpose: "stops behind the last exit that was equal".into(),
+            });
+        }
+        commands.push(Command { command: to(agreed), purpose: equal.into() });
         let level = self.recording.header().level;
         if level < Level::Exits {
             commands.push(Command {

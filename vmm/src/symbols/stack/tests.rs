@@ -186,6 +186,50 @@ fn an_interrupt_leads_to_where_it_came() {
 }
 
 #[test]
+fn what_is_being_saved_is_found_too() {
+    let (mut kernel, _) = three();
+    kernel.function(0x500, "__entry_text_start", |_| {});
+    let entry = kernel.function(0x500, "asm_common_interrupt", |a| {
+        a.call(CODE + 0x580).unwrap();
+    });
+    kernel.function(0x580, "error_entry", |a| {
+        a.push(rsi).unwrap();
+        a.mov(rsi, qword_ptr(rsp) + 8).unwrap();
+        a.mov(qword_ptr(rsp) + 8, rdi).unwrap();
+        a.push(rdx).unwrap();
+        a.lea(rax, qword_ptr(rsp) + 8).unwrap();
+        a.ret().unwrap();
+    });
+    kernel.function(0x600, "__entry_text_end", |_| {});
+    let frame = [CODE + 0x202, 0x10, 0x246, TOP - 8, 0x18];
+    let ends = ["  -- interrupted --", "  inner+0x2/0x100"];
+    // Before and after the call, and in what it calls.
+    kernel.state.registers.rip = CODE + 0x500;
+    kernel.stack(&[&[0x30], &frame[..]].concat());
+    assert_eq!(kernel.trace(true)[1..], ends);
+    kernel.state.registers.rip = CODE + 0x581;
+    kernel.stack(&[&[1, entry, 0x30], &frame[..]].concat());
+    let lines = kernel.trace(true);
+    assert_eq!(lines[..2], ["  error_entry+0x1/0x80", "  asm_common_interrupt+0x5/0x80"]);
+    assert_eq!(lines[2..], ends);
+}
+
+#[test]
+fn a_system_call_that_has_just_begun_says_who_made_it() {
+    let (mut kernel, _) = three();
+    kernel.function(0x500, "entry_SYSCALL_64", |a| {
+        a.swapgs().unwrap();
+    });
+    kernel.function(0x600, "__entry_text_end", |_| {});
+    kernel.map += &format!("{:x} t __entry_text_start\n", CODE + 0x500);
+    kernel.state.registers.rip = CODE + 0x500;
+    kernel.state.registers.general[1] = 0x40_1002;
+    kernel.state.registers.general[4] = 0x7ffe_0000;
+    let lines = kernel.trace(true);
+    assert_eq!(lines[1..], ["  -- entered from a program: rip 0x401002, rsp 0x7ffe0000 --"]);
+}
+
+#[test]
 fn a_kernel_thread_ends_where_it_began() {
     let (mut kernel, [_, outer, old]) = three();
     let began = kernel.function(0x500, "ret_from_fork_asm", |a| {
