@@ -8,8 +8,11 @@ use thiserror::Error;
 
 use crate::snapshot::{RestoreError, Snapshot, require};
 
+mod clock_page;
 #[cfg(test)]
 mod tests;
+
+pub use clock_page::{CLOCK_PAGE_BYTES, ClockPage};
 
 /// First port.
 pub const BASE: u16 = 0x5c0;

@@ -1,7 +1,7 @@
 //! The MC146818 real-time clock and its CMOS memory, ports 0x70 and 0x71.
 //!
-//! The time is the base given at construction plus guest time, and never the host's. The guest may set it; what it
-//! sets is kept as an offset (MC146818A data sheet, "Programming the time and calendar"). There is no update cycle
+//! The time is the base given at construction plus guest time, and never the host's. The guest may set it, and so may a
+//! machine that leaves its recording; what they set is kept as an offset (MC146818A data sheet, "Programming the time and calendar"). There is no update cycle
 //! that a read could hit, so UIP is always 0, and there are no interrupts: alarm, periodic and update-ended enables
 //! are kept in register B without effect, and register C reads 0. The century is register 0x32, as on PCs.
 
@@ -53,7 +53,7 @@ pub struct Rtc {
 pub struct RtcState {
     /// Time at guest time 0, in seconds since 1970.
     pub base: u64,
-    /// Seconds that the guest has moved the clock by.
+    /// Seconds that the clock has been moved by.
     pub offset: i64,
     /// Register selected through port 0x70, 0..128.
     pub index: u8,
@@ -145,7 +145,13 @@ impl Rtc {
         self.register(REGISTER_B) & B_SET != 0
     }
 
-    /// What the clock would show had the guest never set it.
+    /// Sets the clock from outside: from here on it goes on from `unix_seconds`, unless the guest is just setting it.
+    pub fn set(&mut self, unix_seconds: u64, now: u64) {
+        let seconds = i64::try_from(unix_seconds).unwrap_or(i64::MAX);
+        self.state.offset = seconds.saturating_sub(self.unset_time(now));
+    }
+
+    /// What the clock would show had nobody ever set it.
     fn unset_time(&self, now: u64) -> i64 {
         let seconds = self.state.base.saturating_add(now / 1_000_000_000);
         i64::try_from(seconds).unwrap_or(i64::MAX)

@@ -39,6 +39,14 @@ pub enum Body {
         /// Nanoseconds since the guest came to the position, deadlines that passed meanwhile included.
         nanoseconds: u64,
     },
+    /// A machine that has left its parent recording here was told so: the guest's kernel gets fresh entropy, the guest's
+    /// clock is moved, or both. Must be understood.
+    Branch {
+        /// The entropy.
+        seed: Option<[u8; 32]>,
+        /// What the real-time clock shows from here on, in seconds since 1970.
+        wall_clock: Option<u64>,
+    },
     /// Digests to compare with those of a replay. Must be understood.
     Checkpoint {
         /// Rolling digest of the registers at every exit so far.
@@ -262,6 +270,7 @@ impl Body {
         match self {
             Body::ConsoleInput { .. } => "console-input",
             Body::TimeAdjust { .. } => "time-adjust",
+            Body::Branch { .. } => "branch",
             Body::Checkpoint { .. } => "checkpoint",
             Body::Seal { .. } => "seal",
             Body::Bookmark { .. } => "bookmark",

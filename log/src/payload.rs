@@ -21,6 +21,10 @@ pub(crate) const STATE: u8 = 0x08;
 pub(crate) const EXIT: u8 = 0x09;
 pub(crate) const DISK_REQUEST: u8 = 0x0a;
 pub(crate) const CONSOLE_OUTPUT: u8 = 0x0b;
+pub(crate) const BRANCH: u8 = 0x8c;
+
+const WITH_SEED: u8 = 1;
+const WITH_WALL_CLOCK: u8 = 2;
 
 const POWER_OFF: u8 = 0;
 const RESET: u8 = 1;
@@ -41,6 +45,7 @@ const _: () = assert!(MUST_UNDERSTAND == 0x80);
 const _: () = assert!(CONSOLE_INPUT == 0x81 && TIME_ADJUST == 0x82 && CHECKPOINT == 0x83 && SEAL == 0x84);
 const _: () = assert!(END == 0x85 && BOOKMARK == 0x06 && INTERRUPT == 0x07);
 const _: () = assert!(STATE == 0x08 && EXIT == 0x09 && DISK_REQUEST == 0x0a && CONSOLE_OUTPUT == 0x0b);
+const _: () = assert!(BRANCH == 0x8c && WITH_SEED == 1 && WITH_WALL_CLOCK == 2);
 const _: () = assert!(SPURIOUS == 255);
 const _: () = assert!(POWER_OFF == 0 && RESET == 1 && PANIC == 2 && TRIPLE_FAULT == 3);
 const _: () = assert!(REFUSED_INSTRUCTION == 4 && HALTED_FOREVER == 5 && STOPPED == 6);
@@ -65,6 +70,7 @@ pub(crate) fn kind(body: &Body) -> u8 {
     match body {
         Body::ConsoleInput { .. } => CONSOLE_INPUT,
         Body::TimeAdjust { .. } => TIME_ADJUST,
+        Body::Branch { .. } => BRANCH,
         Body::Checkpoint { .. } => CHECKPOINT,
         Body::Seal { .. } => SEAL,
         Body::Bookmark { .. } => BOOKMARK,
@@ -82,6 +88,7 @@ pub(crate) fn encode(body: &Body) -> Result<Vec<u8>, Unfit> {
     match body {
         Body::ConsoleInput { bytes } => out.extend_from_slice(limited(bytes, MAX_DATA)?),
         Body::TimeAdjust { nanoseconds } => put_varint(&mut out, *nanoseconds),
+        Body::Branch { seed, wall_clock } => put_branch(&mut out, seed.as_ref(), *wall_clock)?,
         Body::Checkpoint { registers, full } => {
             out.extend_from_slice(&registers.to_le_bytes());
             put_full(&mut out, full.as_ref());
@@ -128,6 +135,7 @@ pub(crate) fn decode(kind: u8, payload: &[u8]) -> Result<Option<Body>, Malformed
     let body = match kind {
         CONSOLE_INPUT => Body::ConsoleInput { bytes: data(&mut input)?.to_vec() },
         TIME_ADJUST => Body::TimeAdjust { nanoseconds: input.varint()? },
+        BRANCH => branch(&mut input)?,
         CHECKPOINT => Body::Checkpoint { registers: input.u64()?, full: full(&mut input)? },
         SEAL => Body::Seal { registers: input.u64()?, guest_time: input.varint()? },
         BOOKMARK => Body::Bookmark { name: text(data(&mut input)?)? },
@@ -164,6 +172,29 @@ fn text(bytes: &[u8]) -> Result<String, Malformed> {
         Ok(text) => Ok(text.to_owned()),
         Err(_) => Err(Malformed("its text is not UTF-8")),
     }
+}
+
+fn put_branch(out: &mut Vec<u8>, seed: Option<&[u8; 32]>, wall_clock: Option<u64>) -> Result<(), Unfit> {
+    let with = |some: bool, flag: u8| if some { flag } else { 0 };
+    match with(seed.is_some(), WITH_SEED) | with(wall_clock.is_some(), WITH_WALL_CLOCK) {
+        0 => return Err(Unfit::Invalid("it changes nothing")),
+        flags => out.push(flags),
+    }
+    out.extend_from_slice(seed.map_or(&[], |seed| seed));
+    if let Some(seconds) = wall_clock {
+        put_varint(out, seconds);
+    }
+    Ok(())
+}
+
+fn branch(input: &mut Input<'_>) -> Result<Body, Malformed> {
+    let flags = input.u8()?;
+    if flags == 0 || flags & !(WITH_SEED | WITH_WALL_CLOCK) != 0 {
+        return Err(Malformed("its flags are unknown: made by a newer scribe-vmm"));
+    }
+    let seed = if flags & WITH_SEED == 0 { None } else { Some(input.array()?) };
+    let wall_clock = if flags & WITH_WALL_CLOCK == 0 { None } else { Some(input.varint()?) };
+    Ok(Body::Branch { seed, wall_clock })
 }
 
 fn put_full(out: &mut Vec<u8>, full: Option<&FullDigest>) {
@@ -276,4 +307,21 @@ fn registers(input: &mut Input<'_>) -> Result<GeneralRegisters, Malformed> {
         rip: input.u64()?,
         rflags: input.u64()?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_branch_says_what_it_changes() {
+        assert!(encode(&Body::Branch { seed: None, wall_clock: None }).is_err());
+        let seed = [WITH_SEED].into_iter().chain([7; 32]).collect::<Vec<u8>>();
+        assert_eq!(decode(BRANCH, &seed), Ok(Some(Body::Branch { seed: Some([7; 32]), wall_clock: None })));
+        for bad in
+            [&[][..], &[0], &[4], &[WITH_WALL_CLOCK | 4, 5], &[WITH_WALL_CLOCK], &seed[..32], &[2, 5, 0]]
+        {
+            assert!(decode(BRANCH, bad).is_err(), "{bad:?}");
+        }
+    }
 }

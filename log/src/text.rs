@@ -26,6 +26,7 @@ impl fmt::Display for Body {
         match self {
             Body::ConsoleInput { bytes } => data(f, bytes),
             Body::TimeAdjust { nanoseconds } => write!(f, "+{}", Seconds(*nanoseconds)),
+            Body::Branch { seed, wall_clock } => branch(f, seed.as_ref(), *wall_clock),
             Body::Checkpoint { registers, full } => {
                 write!(f, "registers {registers:016x}")?;
                 digest(f, full.as_ref())
@@ -60,6 +61,18 @@ impl fmt::Display for Body {
             Body::ConsoleOutput { bytes } => data(f, bytes),
             Body::End(end) => end.fmt(f),
         }
+    }
+}
+
+fn branch(f: &mut fmt::Formatter<'_>, seed: Option<&[u8; 32]>, wall_clock: Option<u64>) -> fmt::Result {
+    if let Some(seed) = seed {
+        f.write_str("seed ")?;
+        seed.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+    }
+    match (seed, wall_clock) {
+        (None, Some(seconds)) => write!(f, "wall clock {seconds} s since 1970"),
+        (Some(_), Some(seconds)) => write!(f, ", wall clock {seconds} s since 1970"),
+        (_, None) => Ok(()),
     }
 }
 
@@ -223,6 +236,11 @@ mod tests {
         );
         let name = line(Body::Bookmark { name: "a\nb\u{1b}".to_owned() });
         assert_eq!(name, r#"exit:1           bookmark      "a\nb\u{1b}""#);
+        let branch = |seed, wall_clock| Body::Branch { seed, wall_clock }.to_string();
+        let seed = format!("seed {}", "5c".repeat(32));
+        assert_eq!(branch(Some([0x5c; 32]), None), seed);
+        assert_eq!(branch(Some([0x5c; 32]), Some(7)), seed + ", wall clock 7 s since 1970");
+        assert_eq!(branch(None, Some(0)), "wall clock 0 s since 1970");
     }
 
     #[test]

@@ -53,6 +53,15 @@ impl Writer {
         Writer::create_with(dir, header, WriteOptions { overwrite, durable: false })
     }
 
+    /// What [`Writer::create_with`] would say now of what is in `dir`, which is not touched: for those who work long before
+    /// they come to record.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check(dir: &Path, overwrite: bool) -> Result<(), WriteError> {
+        directory::admit(dir, overwrite, false)
+    }
+
     /// Starts a recording in directory `dir`, which is made, with its parents, if it is not there.
     ///
     /// # Errors

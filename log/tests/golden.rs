@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use common::*;
 use scribe_log::header::{Level, Parent, Start};
 use scribe_log::{
-    Bookmark, BookmarkOrigin, EndCause, Event, Header, Listed, Position, Recording, ShrinkOptions, State,
-    Writer, shrink,
+    Body, Bookmark, BookmarkOrigin, EndCause, Event, Header, Listed, Position, Recording, ShrinkOptions,
+    State, Writer, shrink,
 };
 use tempfile::tempdir;
 
@@ -62,6 +62,11 @@ fn make(name: &str, dir: &Path) {
             branch.iter().for_each(|event| writer.append(event).unwrap());
             writer.close(&end(2001, EndCause::HaltedForever)).unwrap();
         }
+        // A branch whose guest was told so, in each way.
+        "v1-notices" => {
+            notices().iter().for_each(|event| writer.append(event).unwrap());
+            writer.close(&end(2001, EndCause::HaltedForever)).unwrap();
+        }
         // Half a bookmark at the end.
         "v1-bookmarks-crashed" => {
             bookmarks().into_iter().for_each(|bookmark| writer.bookmark(bookmark).unwrap());
@@ -81,7 +86,7 @@ fn make(name: &str, dir: &Path) {
 fn header_of(name: &str) -> Header {
     match name {
         "v1-markers" => Header { level: Level::Exits, ..header() },
-        "v1-branch" => {
+        "v1-branch" | "v1-notices" => {
             let at = branch_start().position;
             let identity = header_of("v1-markers").identity().unwrap();
             let parent = Parent { path: "recordings/v1-markers".into(), header: identity, at };
@@ -94,6 +99,12 @@ fn header_of(name: &str) -> Header {
 
 fn branch_start() -> Start {
     Start { position: Position { exit: 1000, branches: 12, steps: 3 }, guest_time: 2_000_000 }
+}
+
+fn notices() -> Vec<Event> {
+    let position = branch_start().position;
+    let notice = |seed, wall_clock| Event::new(position, Body::Branch { seed, wall_clock });
+    vec![notice(Some([0x5e; 32]), Some(1_767_225_600)), notice(None, Some(0)), notice(Some([0; 32]), None)]
 }
 
 /// As the events of "v1-complete", with all markers among them.
@@ -119,7 +130,7 @@ fn bookmarks() -> Vec<Bookmark> {
     origins.into_iter().enumerate().map(bookmark).collect()
 }
 
-const CLOSED: [&str; 4] = ["v1-complete", "v1-segments", "v1-markers", "v1-branch"];
+const CLOSED: [&str; 5] = ["v1-complete", "v1-segments", "v1-markers", "v1-branch", "v1-notices"];
 const CRASHED: [&str; 2] = ["v1-crashed", "v1-bookmarks-crashed"];
 
 fn many() -> Vec<Event> {
@@ -290,6 +301,20 @@ fn branch() {
     exit:2001        end           halted with nothing that can wake it; 2001 exits, 0.004002000s, 3 inputs; registers 30000000000007d1 cpu 0123456789abcdef ram fedcba98000000000000000000000007 devices 0000000000000055 at 1.234567890s
     "#);
     assert_same_bytes("v1-branch");
+}
+
+#[test]
+fn notices_of_a_branch() {
+    let recording = Recording::open(&stored("v1-notices")).unwrap();
+    let all = [notices(), vec![end(2001, EndCause::HaltedForever)]].concat();
+    assert_eq!(recording.events().map(Result::unwrap).collect::<Vec<_>>(), all);
+    insta::assert_snapshot!(lines(&recording), @r#"
+    exit:1000+12+3   branch        seed 5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e, wall clock 1767225600 s since 1970
+    exit:1000+12+3   branch        wall clock 0 s since 1970
+    exit:1000+12+3   branch        seed 0000000000000000000000000000000000000000000000000000000000000000
+    exit:2001        end           halted with nothing that can wake it; 2001 exits, 0.004002000s, 3 inputs; registers 30000000000007d1 cpu 0123456789abcdef ram fedcba98000000000000000000000007 devices 0000000000000055 at 1.234567890s
+    "#);
+    assert_same_bytes("v1-notices");
 }
 
 #[test]

@@ -31,6 +31,10 @@ fn bodies() -> impl Strategy<Value = Body> {
         4 => vec(any::<u8>(), 0..200).prop_map(|bytes| Body::ConsoleInput { bytes }),
         1 => (any::<u8>(), 0usize..=65_536).prop_map(|(byte, count)| Body::ConsoleInput { bytes: vec![byte; count] }),
         2 => any::<u64>().prop_map(|nanoseconds| Body::TimeAdjust { nanoseconds }),
+        1 => (any::<[u8; 32]>(), any::<u64>(), 0..3).prop_map(|(seed, seconds, which)| Body::Branch {
+            seed: (which != 0).then_some(seed),
+            wall_clock: (which != 1).then_some(seconds),
+        }),
         2 => (any::<u64>(), full_digests()).prop_map(|(registers, full)| Body::Checkpoint { registers, full }),
         1 => any::<String>().prop_map(|name| Body::Bookmark { name }),
         1 => any::<(u8, u8)>().prop_map(|(vector, irq)| Body::Interrupt { vector, irq }),

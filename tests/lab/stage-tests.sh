@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Builds the whole-VM tests (tests/tests/lab_*.rs), and those of tiny guests that want a KVM whose interrupt windows are
-# exact, and copies their programs, under plain names, to target/lab/bin, where run.sh takes them along. Prints the names.
+# exact and whose CPL 0 has every instruction, and copies their programs, under plain names, to target/lab/bin, where
+# run.sh takes them along. Prints the names.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 programs=()
-for source in tests/tests/lab_*.rs tests/tests/golden.rs tests/tests/tiny_record.rs; do
+for source in tests/tests/lab_*.rs tests/tests/golden.rs tests/tests/tiny_record.rs tests/tests/tiny_restore.rs; do
   program=${source##*/}
   programs+=("${program%.rs}")
 done

@@ -18,6 +18,7 @@ use scribe_vmm::session::start::{
 };
 
 use crate::engines;
+use crate::places::Theatre;
 use crate::tiny::{self, Emitted};
 
 /// Kicks at intervals of so many microseconds.
@@ -87,9 +88,19 @@ impl Bench {
         guest: &GuestConfig,
         connections: Connections,
     ) -> Recorded {
+        self.record_noting(name, guest, connections, Noting { level, ..Noting::default() })
+    }
+
+    /// Records into `name`, and notes more.
+    pub fn record_noting(
+        &self,
+        name: &str,
+        guest: &GuestConfig,
+        connections: Connections,
+        noting: Noting,
+    ) -> Recorded {
         let (mut console, output) = console();
         let directory = self.path(name);
-        let noting = Noting { level, ..Noting::default() };
         let target = Target { directory: &directory, overwrite: false, store: None, noting };
         let host = made_up_host();
         let report = start::record(guest, &self.cache, host, connections, &target, &mut console).unwrap();
@@ -151,6 +162,12 @@ impl Bench {
             kicks += replayed.report.kicks;
         }
         kicks
+    }
+
+    /// Recording `name`, to be played in this process.
+    pub fn theatre(&self, name: &str) -> Theatre {
+        let cache = DigestCache::new(self.dir.path());
+        Theatre::at(self.path(name), self.path(""), engines::current().wish(), cache)
     }
 
     /// The recording's files, header and events.

@@ -24,11 +24,19 @@ const RBR: u32 = UART_PORT as u32;
 /// # Errors
 /// The assembler's.
 pub fn ticks(a: &mut CodeAssembler, count: u32) -> Emitted {
+    ticks_of(a, TEN_MS, count)
+}
+
+/// As [`ticks`], with another period in PIT ticks.
+///
+/// # Errors
+/// The assembler's.
+pub fn ticks_of(a: &mut CodeAssembler, period: u16, count: u32) -> Emitted {
     let (mut again, mut tick, mut quiet) = (a.create_label(), a.create_label(), a.create_label());
     tiny::gate(a, PIC_VECTORS, tick)?;
     tiny::load_idt(a)?;
     tiny::pic(a, &[0])?;
-    tiny::pit_periodic(a, TEN_MS)?;
+    tiny::pit_periodic(a, period)?;
     a.mov(rbx, DATA)?;
     a.mov(r12d, 0)?;
     a.set_label(&mut again)?;

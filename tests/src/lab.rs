@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 
 use scribe_log::{Body, End, Event, Recording};
 use scribe_vmm::host::clock;
+use scribe_vmm::session::choice::Wish;
 
 /// Seconds that one call of the program may take.
 const LIMIT_S: u64 = 180;
@@ -102,6 +103,11 @@ impl Lab {
         self.engine == "soft"
     }
 
+    /// What executes guests, as the library is asked for it.
+    pub fn wish(&self) -> Wish {
+        if self.is_soft() { Wish::Soft } else { Wish::Kvm }
+    }
+
     /// A path in this test's folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
@@ -176,12 +182,17 @@ impl Lab {
         }
     }
 
-    /// Copies the files of recording `from` to `to`.
+    /// Copies recording `from` to `to`, its snapshots too.
     pub fn copy_recording(&self, from: &str, to: &str) {
         std::fs::create_dir_all(self.path(to)).unwrap();
         for entry in std::fs::read_dir(self.path(from)).unwrap() {
-            let entry = entry.unwrap();
-            std::fs::copy(entry.path(), self.path(to).join(entry.file_name())).unwrap();
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            let (from, to) = (format!("{from}/{name}"), format!("{to}/{name}"));
+            if self.path(&from).is_dir() {
+                self.copy_recording(&from, &to);
+            } else {
+                std::fs::copy(self.path(&from), self.path(&to)).unwrap();
+            }
         }
     }
 }
@@ -238,6 +249,20 @@ impl Call {
     pub fn typed(mut self) -> Self {
         self.command.stdin(Stdio::piped());
         self
+    }
+
+    /// Its standard streams are a terminal: what it says on standard error is among its output, in which lines end with a
+    /// carriage return too.
+    pub fn on_a_terminal(self) -> Self {
+        let words = [self.command.get_program()].into_iter().chain(self.command.get_args());
+        let quoted: Vec<String> =
+            words.map(|word| format!("'{}'", word.to_str().unwrap().replace('\'', r"'\''"))).collect();
+        let mut command = Command::new("script");
+        command.args(["--quiet", "--return", "--flush", "--command", &quoted.join(" "), "/dev/null"]);
+        command.current_dir(self.command.get_current_dir().unwrap());
+        command.envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self { title: self.title, command }
     }
 
     /// With an environment variable.
@@ -396,6 +421,24 @@ impl std::fmt::Display for Outcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { title, code, stderr, .. } = self;
         write!(f, "`{title}` [{code}]\n--- stdout\n{}\n--- stderr\n{stderr}", self.console())
+    }
+}
+
+/// A program that keeps a processor busy, until dropped.
+#[derive(Debug)]
+pub struct Load(Child);
+
+impl Load {
+    /// Starts it.
+    pub fn start() -> Self {
+        Self(Command::new("sh").args(["-c", "while :; do :; done"]).stdin(Stdio::null()).spawn().unwrap())
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

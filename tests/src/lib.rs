@@ -8,6 +8,7 @@ pub mod engines;
 pub mod fuzz;
 pub mod guests;
 pub mod lab;
+pub mod places;
 pub mod png;
 pub mod ring0;
 pub mod timeline;

@@ -117,7 +117,7 @@ fn a_killed_recording_replays_to_its_last_seal() {
     call.signal("KILL");
     let recorded = call.finish().ends_with(-1);
     assert_eq!(lab.recording("killed").state(), State::Crashed);
-    lab.call(&["info", "killed"]).finish().ends_with(0).shows("not closed");
+    lab.call(&["info", "killed"]).finish().ends_with(0).shows("crashed");
     lab.call(&["log", "killed"]).finish().ends_with(0);
     for options in [&[][..], &KICKS] {
         let replayed =

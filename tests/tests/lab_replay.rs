@@ -1,10 +1,8 @@
 //! Whole machines: what was recorded is replayed, and what is recorded twice is the same.
 #![allow(clippy::unwrap_used, reason = "tests, also outside of test functions")]
 
-use std::process::{Command, Stdio};
-
 use scribe_log::{Body, EndCause};
-use scribe_tests::lab::{KICKS, Lab, MEMORY, count, figure};
+use scribe_tests::lab::{KICKS, Lab, Load, MEMORY, count, figure};
 
 /// Most bytes of header and events of a boot, the demo and power-off.
 const MOST_LOG: u64 = 64 * 1024;
@@ -29,23 +27,6 @@ fn the_demo_replays_every_time() {
     let ram = end.full.unwrap().ram;
     figure("demo", format!("{} exits, rolling digest {:016x}, RAM {ram:032x}", end.exits, end.registers));
     figure("replays of the demo", format!("{0} of {0} equal, {pairs} of them with host kicks", 2 * pairs));
-}
-
-/// A program that keeps the lab's processor busy, until dropped.
-struct Load(std::process::Child);
-
-impl Load {
-    fn start() -> Self {
-        let command = Command::new("sh").args(["-c", "while :; do :; done"]).stdin(Stdio::null()).spawn();
-        Self(command.unwrap())
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// Records the same three times: alone, with host kicks, beside another program that wants the processor.

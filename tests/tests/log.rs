@@ -4,7 +4,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-use scribe_tests::lab::{Lab, figure, in_checkout};
+use scribe_tests::lab::{Lab, figure, in_checkout, wait_until};
 
 /// Columns of the guest time, which a recording does not have.
 const TIME: std::ops::Range<usize> = 22..37;
@@ -70,6 +70,27 @@ fn every_exit_noted_and_a_replay_that_tells_them_are_the_same_lines() {
 }
 
 #[test]
+fn executed_code_is_told_between_the_exits() {
+    let Some(lab) = Lab::on_soft("executed_code_is_told_between_the_exits") else { return };
+    lab.record("a", &["--pace", "max", "--", "/bin/true"]);
+    let range = ["--expand", "a", "--from", "exit:400", "--to", "exit:440"];
+    let plain = lines(&lab, &range);
+    let traced = lines(&lab, &[&range[..], &["--trace", "blocks"]].concat());
+    let (blocks, others): (Vec<String>, Vec<String>) =
+        traced.into_iter().partition(|line| line.contains(" cpu      block "));
+    assert_eq!(others, plain);
+    assert!(blocks.len() > 1000, "{} blocks", blocks.len());
+    for name in ["asm_common_interrupt+0x0/", "handle_level_irq+0x0/", "mask_and_ack_8259A+0x0/"] {
+        assert!(blocks.iter().any(|line| line.contains(name)), "{name}");
+    }
+    let count =
+        |more: &[&str]| lines(&lab, &[&range[..], &["--trace", "blocks", "--kind", "block"], more].concat());
+    assert_eq!(count(&[]), blocks);
+    assert!(count(&["-c"]).last().unwrap().contains(&blocks.len().to_string()));
+    lab.call(&["log", "a", "--trace", "blocks"]).finish().ends_with(2).says("--expand");
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_error() {
     let Some(lab) = Lab::on_soft("a_reader_that_goes_away_is_no_error") else { return };
     lab.record("a", &["--pace", "max", "--log-level", "3", "--", "/bin/demo"]);
@@ -92,8 +113,8 @@ fn a_recording_that_is_not_closed_says_so() {
     call.waits_for("# ");
     call.types(b"echo $((6 * 7)) is the answer\n");
     call.waits_for("42 is the answer");
-    std::thread::sleep(std::time::Duration::from_millis(600));
-    lab.call(&["log", "a"]).finish().ends_with(0).says("still being recorded").shows("42 is the answer");
+    let running = || lab.call(&["log", "a"]).finish().ends_with(0).says("still being recorded");
+    assert!(wait_until(20, || running().console().contains("42 is the answer")), "{}", running());
     call.signal("KILL");
     let _ = call.finish();
     let log = lab.call(&["log", "a"]).finish().ends_with(0).says("was not closed").shows("42 is the answer");

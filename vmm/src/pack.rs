@@ -11,6 +11,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use scribe_log::header::Origin as FileOrigin;
@@ -175,7 +176,7 @@ pub fn pack(recording: &Recording, moved: &Moved, to: &Path, options: PackOption
     }
     let contents = Contents { format: FORMAT, files: entries };
     let failed = |source| PackError::Io { path: to.display().to_string(), what: "cannot be written", source };
-    let file = tempfile::NamedTempFile::new_in(parent).map_err(failed)?;
+    let file = tempfile::Builder::new().permissions(mode(0o666)).tempfile_in(parent).map_err(failed)?;
     write(file.as_file(), &contents, &sources).and_then(|()| seal(file.path())).map_err(failed)?;
     let file = match options.overwrite {
         true => file.persist(to),
@@ -183,6 +184,11 @@ pub fn pack(recording: &Recording, moved: &Moved, to: &Path, options: PackOption
     }
     .map_err(|error| failed(error.error))?;
     file.metadata().map(|metadata| metadata.len()).map_err(failed)
+}
+
+/// What the user's umask leaves of it is what a new file or directory usually has.
+fn mode(mode: u32) -> fs::Permissions {
+    fs::Permissions::from_mode(mode)
 }
 
 /// Names in the pack, and where the files lie.
@@ -323,7 +329,8 @@ pub fn unpack(from: &Path, to: &Path) -> Result<(), PackError> {
     }
     let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(io_error("cannot be made", parent))?;
-    let scratch = tempfile::tempdir_in(parent).map_err(io_error("no temporary directory there", parent))?;
+    let scratch = tempfile::Builder::new().permissions(mode(0o777)).tempdir_in(parent);
+    let scratch = scratch.map_err(io_error("no temporary directory there", parent))?;
     let decoder = zstd::Decoder::new(sealed(from)?).map_err(io_error("cannot be read", from))?;
     read(decoder, &path, scratch.path())?;
     let scratch = scratch.keep();

@@ -37,6 +37,24 @@ fn linux_reads_the_time() {
 }
 
 #[test]
+fn the_clock_is_set_from_outside() {
+    let mut rtc = Rtc::new(UNIX);
+    let now = 500 * SECOND + 7;
+    rtc.set(951_782_400, now); // 29 February 2000
+    assert_eq!(time(&mut rtc, now), [0x00, 0x00, 0x00, 0x03, 0x29, 0x02, 0x00, 0x20]);
+    assert_eq!(time(&mut rtc, now + SECOND)[0], 0x01);
+    set(&mut rtc, 0x00, 0x30, now);
+    rtc.set(0, now);
+    assert_eq!(
+        time(&mut rtc, now),
+        [0x00, 0x00, 0x00, 0x05, 0x01, 0x01, 0x70, 0x19],
+        "what the guest set is over"
+    );
+    rtc.set(u64::MAX, u64::MAX);
+    assert_eq!(time(&mut rtc, u64::MAX), [0x59, 0x59, 0x23, 0x06, 0x31, 0x12, 0x99, 0x99]);
+}
+
+#[test]
 fn every_format() {
     let mut rtc = Rtc::new(UNIX);
     for (format, expected) in [

@@ -165,6 +165,11 @@ impl Blk {
         self.served.get_or_insert_default();
     }
 
+    /// From now on requests are not kept.
+    pub fn unwatch(&mut self) {
+        self.served = None;
+    }
+
     /// The requests served since the last call, if the device is [watched](Self::watch).
     pub fn take_served(&mut self) -> Vec<RequestRecord> {
         self.served.as_mut().map(std::mem::take).unwrap_or_default()

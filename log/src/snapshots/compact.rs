@@ -7,7 +7,7 @@ use super::body::Body;
 use super::chunk;
 use super::error::SnapshotError;
 use super::load::{Unpacker, pieces};
-use super::pack::{self, Index, Pack, Place};
+use super::pack::{self, ChunkRef, Index, Pack, Place};
 use super::pages::PAGE_BYTES;
 use super::store::{Storing, store};
 use super::{Snapshots, Usage};
@@ -23,14 +23,18 @@ impl Snapshots {
             let path = pack::path(&self.dir, *generation);
             usage.packs += fs::metadata(&path).map_err(SnapshotError::io("read", &path))?.len();
         }
-        // Chunks of different packs may be at the same offset.
-        let mut needed = BTreeMap::new();
+        let mut needed: BTreeMap<(u32, u64), Needed> = BTreeMap::new();
         for (info, (generation, _)) in self.listing.snapshots.iter().zip(&self.listing.needs) {
             usage.snapshots += info.bytes;
             let (body, _) = self.contents(info)?;
-            needed.extend(body.chunks.iter().map(|chunk| ((*generation, chunk.offset), chunk.length)));
+            for piece in pieces(&body) {
+                let Some(chunk) = body.chunks.get(piece.chunk) else { continue };
+                let of_chunk =
+                    needed.entry((*generation, chunk.offset)).or_insert_with(|| Needed::new(chunk));
+                of_chunk.pages.iter_mut().skip(piece.slot).take(piece.count).for_each(|page| *page = true);
+            }
         }
-        let needed: u64 = needed.values().map(|length| u64::from(*length)).sum();
+        let needed: u64 = needed.values().map(Needed::bytes).sum();
         let heads = self.listing.packs.len() as u64 * pack::FIRST_CHUNK;
         usage.unused = usage.packs.saturating_sub(needed).saturating_sub(heads);
         Ok(usage)
@@ -89,6 +93,25 @@ impl Snapshots {
         self.refresh()?;
         let usage = self.usage()?;
         Ok(before.saturating_sub(usage.snapshots + usage.packs))
+    }
+}
+
+/// What of a chunk is needed by any snapshot.
+struct Needed {
+    length: u64,
+    pages: Vec<bool>,
+}
+
+impl Needed {
+    fn new(chunk: &ChunkRef) -> Needed {
+        Needed { length: chunk.length.into(), pages: vec![false; chunk.pages as usize] }
+    }
+
+    /// The chunk's bytes, less those of the pages that are not needed, as if all took the same.
+    fn bytes(&self) -> u64 {
+        let needed = self.pages.iter().filter(|needed| **needed).count() as u64;
+        // Neither is above 2^21.
+        self.length * needed / (self.pages.len() as u64).max(1)
     }
 }
 

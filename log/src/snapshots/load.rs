@@ -43,8 +43,16 @@ impl Snapshots {
 
     /// Reads a snapshot's file, and opens the pack that it needs, if it needs one.
     pub(super) fn contents(&self, info: &SnapshotInfo) -> Result<(Body, Option<Pack>), SnapshotError> {
+        self.contents_with(info, |generation| Pack::open(&self.dir, generation, false))
+    }
+
+    fn contents_with(
+        &self,
+        info: &SnapshotInfo,
+        mut open: impl FnMut(u32) -> Result<Option<Pack>, SnapshotError>,
+    ) -> Result<(Body, Option<Pack>), SnapshotError> {
         let path = self.path(info.position);
-        let mut compacted = false;
+        let mut missing = None;
         loop {
             let Some(mut file) = SnapshotFile::open(&path, &self.dir, info.position, &self.identity)? else {
                 return Err(SnapshotError::Missing { dir: self.dir.clone(), position: info.position });
@@ -54,19 +62,19 @@ impl Snapshots {
                 return Ok((body, None));
             }
             let generation = file.head.generation;
-            if let Some(pack) = Pack::open(&self.dir, generation, false)? {
+            if let Some(pack) = open(generation)? {
                 let length = pack.length()?;
                 if length < file.head.pack_end {
                     return Err(SnapshotError::corrupt(&pack.path, length, "the pack is cut short"));
                 }
                 return Ok((body, Some(pack)));
             }
-            // Another process has compacted since the file was opened, and the file is another now; or the pack is gone.
-            if compacted {
+            // Either another process has compacted since the file was opened, and the file is another now, or it is gone.
+            if missing == Some(generation) {
                 let pack = pack::path(&self.dir, generation);
                 return Err(SnapshotError::corrupt(&pack, 0, "the pack is missing"));
             }
-            compacted = true;
+            missing = Some(generation);
         }
     }
 }
@@ -208,5 +216,90 @@ impl<'a> Unpacker<'a> {
                 Err(SnapshotError::io("unpack pages of", &self.pack.path)(io::Error::from(error.kind())))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::{NewSnapshot, Origin, PAGE_BYTES, PageMap, PageSource, RAM, SNAPSHOTS_DIR, Visit};
+    use super::*;
+    use crate::{HEADER_FILE, Position};
+
+    /// As many pages of RAM, each another.
+    struct Pages(u8);
+
+    impl PageSource for Pages {
+        fn spaces(&self) -> Vec<u32> {
+            vec![RAM]
+        }
+
+        fn pages(&mut self, _: u32, visit: &mut Visit<'_>) -> io::Result<()> {
+            (1..=self.0).try_for_each(|number| visit(number.into(), &[number; PAGE_BYTES]))
+        }
+    }
+
+    impl PageSink for Pages {
+        fn begin(&mut self, pages: &PageMap) -> io::Result<()> {
+            assert_eq!((pages.runs(RAM).len(), pages.pages()), (1, self.0.into()));
+            Ok(())
+        }
+
+        fn write(&mut self, _: u32, mut number: u64, bytes: &[u8]) -> io::Result<()> {
+            for page in bytes.as_chunks::<PAGE_BYTES>().0 {
+                assert!(page.iter().all(|byte| u64::from(*byte) == number));
+                number += 1;
+            }
+            Ok(())
+        }
+    }
+
+    /// A reader has read a snapshot's file; before it opens the pack, others compact, more than once.
+    #[test]
+    fn a_pack_that_was_replaced_while_a_reader_looked_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let header = include_bytes!("../../tests/golden/v1-complete/header");
+        fs::write(dir.path().join(HEADER_FILE), header).unwrap();
+        let open =
+            || Snapshots::open(dir.path(), u32::from_le_bytes(header[16..20].try_into().unwrap())).unwrap();
+        let mut writer = open();
+        let mut add = |exit, pages| {
+            let position = Position::exit(exit);
+            let new = NewSnapshot { position, guest_time: 0, origin: Origin::Asked, parts: vec![] };
+            writer.add(&new, &mut Pages(pages)).unwrap()
+        };
+        let info = add(1, 3);
+        // More than its first chunk holds, so that there is something to get rid of each time.
+        (2u8..6).for_each(|exit| assert!(add(exit.into(), 40 * exit).pages > 0));
+
+        let reader = open();
+        let mut compactions = 5;
+        let (body, pack) = reader
+            .contents_with(&info, |generation| {
+                if compactions > 0 {
+                    let mut other = open();
+                    assert!(other.remove(Position::exit(compactions)).unwrap());
+                    compactions = if compactions > 2 { compactions - 1 } else { 0 };
+                    assert!(other.compact().unwrap() > 0);
+                }
+                Pack::open(&reader.dir, generation, false)
+            })
+            .unwrap();
+        write_pages(&pack.unwrap(), &body, &mut Pages(3)).unwrap();
+
+        // And one that is really gone.
+        let mut asked = 0;
+        let error = reader
+            .contents_with(&info, |generation| {
+                asked += 1;
+                let _ = fs::remove_file(pack::path(&reader.dir, generation));
+                Pack::open(&reader.dir, generation, false)
+            })
+            .unwrap_err();
+        assert!(matches!(error, SnapshotError::Corrupt { .. }), "{error}");
+        assert!(error.to_string().contains("the pack is missing"), "{error}");
+        assert_eq!(asked, 2);
+        assert!(dir.path().join(SNAPSHOTS_DIR).exists());
     }
 }

@@ -139,7 +139,7 @@ pub struct Usage {
     pub snapshots: u64,
     /// Bytes of all packs.
     pub packs: u64,
-    /// Bytes of the packs that no snapshot refers to, as far as whole chunks go: less than [`Snapshots::compact`] frees.
+    /// Bytes of the packs that no snapshot needs: about what [`Snapshots::compact`] frees.
     pub unused: u64,
 }
 

@@ -281,6 +281,31 @@ fn newer_versions_are_refused_by_name() {
     assert_eq!(place.names(), ["exit-1", "exit-2", "lock", "pages-0"]);
 }
 
+/// What cannot be read may need any pack.
+#[test]
+fn no_pack_is_removed_while_a_snapshot_cannot_be_read() {
+    let machines = two();
+    let place = filled(&machines);
+    let newer = fs::read(place.path("exit-1")).unwrap();
+    let pack = fs::read(place.path("pages-0")).unwrap();
+    let mut snapshots = place.open();
+    assert!(snapshots.remove(at(1)).unwrap() && snapshots.compact().unwrap() > 0);
+    assert_eq!(place.names(), ["exit-2", "lock", "pages-1"]);
+    // As if it had been killed before the end.
+    fs::write(place.path("pages-0"), &pack).unwrap();
+    let mut changed = newer.clone();
+    changed[8] = 2;
+    fs::write(place.path("exit-1"), &changed).unwrap();
+    let mut snapshots = place.open();
+    add(&mut snapshots, 3, Origin::Asked, &machines[1]);
+    assert_eq!(place.names(), ["exit-1", "exit-2", "exit-3", "lock", "pages-0", "pages-1"]);
+    fs::write(place.path("exit-1"), &newer).unwrap();
+    assert!(load_all(&place, &machines).is_empty());
+    assert!(snapshots.remove(at(3)).unwrap() && snapshots.remove(at(1)).unwrap());
+    assert!(!snapshots.remove(at(1)).unwrap());
+    assert_eq!(place.names(), ["exit-2", "lock", "pages-1"]);
+}
+
 #[test]
 fn what_is_no_file_is_not_opened() {
     let machines = two();
@@ -288,8 +313,7 @@ fn what_is_no_file_is_not_opened() {
     fs::create_dir(place.path("exit-5")).unwrap();
     fs::create_dir(place.path("pages-7")).unwrap();
     fs::write(place.path("notes"), "of somebody").unwrap();
-    let made = std::process::Command::new("mkfifo").arg(place.path("exit-6")).status().unwrap();
-    assert!(made.success());
+    let _socket = std::os::unix::net::UnixListener::bind(place.path("exit-6")).unwrap();
     assert!(load_all(&place, &machines).is_empty());
     let mut snapshots = place.open();
     assert_eq!(snapshots.damaged().len(), 2);

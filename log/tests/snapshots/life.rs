@@ -32,6 +32,22 @@ fn what_was_added_comes_back() {
 }
 
 #[test]
+fn durable_ones_are_no_others() {
+    let places = [false, true].map(|durable| {
+        let place = Place::new();
+        let mut snapshots = place.open();
+        snapshots.set_durable(durable);
+        add(&mut snapshots, 1, Origin::Recorded, &Machine::small(1));
+        add(&mut snapshots, 2, Origin::Recorded, &Machine::small(2));
+        place
+    });
+    let contents =
+        |place: &Place| place.names().iter().map(|name| fs::read(place.path(name)).unwrap()).collect();
+    let [quick, durable]: [Vec<Vec<u8>>; 2] = [contents(&places[0]), contents(&places[1])];
+    assert!(quick == durable);
+}
+
+#[test]
 fn a_machine_of_nothing_comes_back() {
     let place = Place::new();
     let mut snapshots = place.open();

@@ -62,13 +62,13 @@ impl Guest {
         };
         let ram = vec![0; RAM as usize];
         let mut guest = Self { seed, profile, ram, state: CpuState::default() };
+        // Near the end of a page more often than not.
+        let start = CODE + if random.once_in(3) { 0 } else { 0x1000 - random.below(0x180) };
         guest.tables(&mut random);
-        guest.interrupts();
+        guest.interrupts(start);
         for at in (DATA..DATA + 0x5000).step_by(8) {
             guest.word(at, random.next());
         }
-        // Near the end of a page more often than not.
-        let start = CODE + if random.once_in(3) { 0 } else { 0x1000 - random.below(0x180) };
         let code = code(&mut random, start).unwrap();
         guest.write(start, &code[..code.len().min((CODE + CODE_BYTES - start) as usize)]);
         guest.state = state(&mut random, start);
@@ -82,15 +82,18 @@ impl Guest {
         self.word(TABLES + 0x2010, ENTRIES | 7);
         self.word(TABLES + 0x2008, DEVICE | 0x87);
         for n in 0..RAM >> 12 {
-            self.word(ENTRIES + 8 * n, n << 12 | 3);
-            self.word(ENTRIES + 8 * ((USER >> 12) + n), n << 12 | 7);
+            // A jump to what is no code faults, for the handlers to set it right.
+            let code = n == HANDLERS >> 12 || (CODE..CODE + CODE_BYTES).contains(&(n << 12));
+            let frame = n << 12 | if code { 0 } else { 1 << 63 };
+            self.word(ENTRIES + 8 * n, frame | 3);
+            self.word(ENTRIES + 8 * ((USER >> 12) + n), frame | 7);
         }
         for n in 0..WINDOW_PAGES {
             self.word(ENTRIES + 8 * ((WINDOW >> 12) + n), items::entry(random));
         }
     }
 
-    fn interrupts(&mut self) {
+    fn interrupts(&mut self, start: u64) {
         let descriptors = [
             (0x10, 0x00af_9a00_0000_ffff), // code
             (0x18, 0x00cf_9200_0000_ffff), // data
@@ -102,7 +105,7 @@ impl Guest {
         for (at, raw) in descriptors {
             self.word(GDT + at, raw);
         }
-        let (code, offsets) = handlers().unwrap();
+        let (code, offsets) = handlers(start).unwrap();
         self.write(HANDLERS, &code);
         for vector in 0..256u64 {
             let offset = match vector {
@@ -128,13 +131,9 @@ impl Guest {
     }
 }
 
-/// Where `syscall` goes.
-fn syscall_entry() -> u64 {
-    handlers().unwrap().1[5]
-}
-
-/// Handlers of faults without and with an error code, of #DB, of devices, of INT 80h, of SYSCALL.
-fn handlers() -> Result<(Vec<u8>, [u64; 6]), IcedError> {
+/// Handlers of faults without and with an error code, of #DB, of devices, of INT 80h, of SYSCALL, for code that begins at
+/// `start`.
+fn handlers(start: u64) -> Result<(Vec<u8>, [u64; 6]), IcedError> {
     let mut a = CodeAssembler::new(64)?;
     let mut labels: [CodeLabel; 6] = std::array::from_fn(|_| a.create_label());
     let [mut plain, mut coded, mut debug, mut device, mut call, mut system] = labels;
@@ -144,15 +143,15 @@ fn handlers() -> Result<(Vec<u8>, [u64; 6]), IcedError> {
     a.add(rsp, 8)?;
     a.set_label(&mut plain)?;
     a.push(rax)?;
-    // A byte on, where that is code; else from the start, with a stack that works.
-    a.inc(qword_ptr(rsp + 8))?;
+    // A little further on, where that is code; else from the start, with a stack that works.
+    a.add(qword_ptr(rsp + 8), 5)?;
     a.mov(rax, qword_ptr(rsp + 8))?;
     a.and(rax, !(USER as i32 | AGAIN as i32))?;
     a.sub(rax, CODE as i32)?;
     a.cmp(rax, CODE_BYTES as i32 - 0x100)?;
     a.jb(leave)?;
     a.set_label(&mut reset)?;
-    a.mov(qword_ptr(rsp + 8), CODE as i32)?;
+    a.mov(qword_ptr(rsp + 8), start as i32)?;
     a.mov(qword_ptr(rsp + 16), KERNEL_CODE as i32)?;
     a.and(qword_ptr(rsp + 24), 0x202)?;
     a.mov(qword_ptr(rsp + 32), STACK as i32)?;
@@ -217,7 +216,8 @@ fn state(random: &mut Random, start: u64) -> CpuState {
     let mut registers = Registers { rip: start, rflags: 2, ..Registers::default() };
     registers.general = std::array::from_fn(|_| items::value(random));
     registers.general[4] = STACK;
-    let msrs = [0, 0, 0, 0x0007_0406_0007_0406, 0x0020_0010_0000_0000, syscall_entry(), 0, 0x200, 0];
+    let msrs =
+        [0, 0, 0, 0x0007_0406_0007_0406, 0x0020_0010_0000_0000, handlers(start).unwrap().1[5], 0, 0x200, 0];
     CpuState {
         registers,
         segments: [data, code, data, data, data, data, ldt, tss],

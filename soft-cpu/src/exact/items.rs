@@ -71,8 +71,8 @@ pub(super) fn item(a: &mut CodeAssembler, r: &mut Random, depth: u32) -> Done {
     match r.below(40) {
         0..=3 => arithmetic(a, r),
         4..=9 => memory(a, r),
-        10..=12 => change_tables(a, r),
-        13 => look_at_tables(a, r),
+        10 => change_tables(a, r),
+        11..=13 => stale(a, r, depth),
         14 | 15 => strings(a, r),
         16 | 17 => flow(a, r, depth),
         18 => flags(a, r),
@@ -86,6 +86,8 @@ pub(super) fn item(a: &mut CodeAssembler, r: &mut Random, depth: u32) -> Done {
         31 => system(a, r),
         32 => several_stores(a, r),
         33 => bits(a, r),
+        34 => look_at_tables(a, r),
+        35 | 36 => change_tables(a, r),
         _ => bytes(a, r),
     }
 }
@@ -136,9 +138,38 @@ fn memory(a: &mut CodeAssembler, r: &mut Random) -> Done {
     }
 }
 
-/// Another mapping somewhere in the window, more often than not without a word to the processor.
+/// An access, another mapping of the page, another access; then a look at the A and D bits.
+fn stale(a: &mut CodeAssembler, r: &mut Random, depth: u32) -> Done {
+    let page = r.below(6);
+    let touch = |a: &mut CodeAssembler, r: &mut Random| {
+        let again = if r.once_in(4) { AGAIN } else { 0 };
+        a.mov(rdi, WINDOW + (page << 12) + again + r.below(0xff8))?;
+        match r.below(4) {
+            0 => a.mov(rdx, qword_ptr(rdi)),
+            1 => a.mov(qword_ptr(rdi), rdx),
+            2 => a.inc(byte_ptr(rdi)),
+            _ => a.stosq(),
+        }
+    };
+    touch(a, r)?;
+    remap(a, r, page)?;
+    if depth > 0 && r.once_in(3) {
+        item(a, r, depth - 1)?;
+    }
+    touch(a, r)?;
+    a.mov(rbx, ENTRIES + 8 * ((WINDOW >> 12) + page))?;
+    a.add(r15, qword_ptr(rbx))?;
+    a.rol(r15, 7)
+}
+
+/// Another mapping somewhere in the window.
 fn change_tables(a: &mut CodeAssembler, r: &mut Random) -> Done {
     let page = if r.once_in(3) { r.below(WINDOW_PAGES) } else { r.below(6) };
+    remap(a, r, page)
+}
+
+/// Another mapping of a page of the window, more often than not without a word to the processor.
+fn remap(a: &mut CodeAssembler, r: &mut Random, page: u64) -> Done {
     let at = ENTRIES + 8 * ((WINDOW >> 12) + page);
     match r.below(6) {
         0 => {

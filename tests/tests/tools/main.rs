@@ -2,7 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod bookmark;
+mod info;
+mod shrink;
 mod snapshot;
+mod verify;
 
 use scribe_tests::lab::{Lab, MEMORY, Outcome};
 use serde_json::Value;

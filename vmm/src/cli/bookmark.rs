@@ -72,10 +72,19 @@ struct AddArgs {
                         scribe-vmm bookmark rm key-1,key-1#2,every-3 bug")]
 struct RmArgs {
     /// Their names, with commas between them; NAME#2 is the second of that name
-    #[arg(value_name = "NAME[,NAME...]", value_delimiter = ',', required = true, num_args = 1)]
-    names: Vec<String>,
+    #[arg(value_name = "NAME[,NAME...]", value_parser = names)]
+    names: Names,
     #[command(flatten)]
     recording: RecordingArg,
+}
+
+/// Names of bookmarks. One argument, so that what follows it is the recording.
+#[derive(Debug, Clone)]
+struct Names(Vec<String>);
+
+#[expect(clippy::unnecessary_wraps, reason = "the form of a value parser")]
+fn names(text: &str) -> Result<Names, String> {
+    Ok(Names(text.split(',').map(str::to_owned).collect()))
 }
 
 fn name(text: &str) -> Result<String, String> {
@@ -164,7 +173,7 @@ fn add(args: AddArgs) -> Result<u8, Failure> {
 
 fn rm(args: &RmArgs) -> Result<u8, Failure> {
     let recording = args.recording.open_to_change()?;
-    for Bookmark { name, position, .. } in Bookmarks::open(recording.dir())?.remove_all(&args.names)? {
+    for Bookmark { name, position, .. } in Bookmarks::open(recording.dir())?.remove_all(&args.names.0)? {
         say!("removed bookmark {name} at {position}");
     }
     Ok(0)

@@ -22,6 +22,7 @@ use crate::session::config::GuestConfig;
 use crate::session::console::Console;
 use crate::session::files::DigestCache;
 use crate::session::journal::{Noting, Summary};
+use crate::session::place::seconds;
 use crate::session::replay::describe;
 use crate::session::start::{Connections, LiveReport};
 
@@ -152,6 +153,20 @@ pub(super) struct LiveArgs {
 }
 
 impl LiveArgs {
+    /// Refuses a limit on guest time that is over at `now` (ns), where the guest is to go live.
+    pub(super) fn check_time(&self, now: u64) -> Result<(), Failure> {
+        match self.guest_time.filter(|limit| *limit <= now) {
+            None => Ok(()),
+            Some(limit) => {
+                let (limit, now) = (seconds(limit), seconds(now));
+                let text = format!(
+                    "--guest-time {limit}: guest time is {now} already; it counts from the recording's power-on"
+                );
+                Err(Failure::new(exit::ERROR, anyhow::Error::msg(text)))
+            }
+        }
+    }
+
     /// Opens the inputs.
     pub(super) fn connect(&self) -> Result<(Connections, Pace), Failure> {
         let mut connections = Connections {

@@ -3,18 +3,20 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use scribe_log::{Body, EndCause, Event, Recording, Writer};
 
 use super::exit::{self, Failure};
 use super::guest::{self, LiveArgs, RecorderArgs};
 use super::parse;
 use super::progress::Progress;
 use super::recorded::{self, PlayArgs, RecordingArg};
+use super::seek;
 use crate::host::{clock, entropy};
 use crate::session::branch::{self, Branch};
-use crate::session::console::Console;
 use crate::session::place::Where;
 use crate::session::player::{Player, Stay};
-use crate::session::start::Target;
+use crate::session::replay::{Outcome, Target as Goal, describe};
+use crate::session::start::{StartError, Target};
 
 /// Leave a recording and go on as a normal machine
 ///
@@ -71,6 +73,14 @@ impl BranchArgs {
             && self.live == LiveArgs::default()
     }
 
+    /// Finds what is in the way of going live before the guest is brought to its place, which may take long.
+    pub(super) fn check_early(&self) -> Result<(), Failure> {
+        if let Some(directory) = &self.output {
+            Writer::check(directory, self.overwrite).map_err(StartError::from)?;
+        }
+        self.live.connect().map(drop)
+    }
+
     /// Refuses options of a branch where there is none.
     pub(super) fn check(&self, fine: bool) -> Result<(), Failure> {
         if fine {
@@ -84,7 +94,8 @@ impl BranchArgs {
 
 pub(super) fn run(args: LiveCommand) -> Result<u8, Failure> {
     let recording = args.recording.open()?;
-    let target = recorded::target(&args.from, &recording)?;
+    args.branch.check_early()?;
+    let target = target(&args.from, &recording)?;
     let play = args.play.prepare(&recording)?;
     let mut player = play.player(&recording, args.quiet, Some(target))?;
     let mut console = guest::console(args.quiet);
@@ -93,16 +104,44 @@ pub(super) fn run(args: LiveCommand) -> Result<u8, Failure> {
         player.run(target, &mut console).map_err(recorded::failure)?
     };
     match stay {
-        Stay::Ended(_) => {
-            let text = format!("the recording has ended by {}; there is no guest to go live", args.from);
-            Err(Failure::new(exit::ERROR, anyhow::Error::msg(text)))
-        }
-        Stay::Paused | Stay::Leaving => leave(player, args.branch, &mut guest::console(false)),
+        Stay::Ended(outcome) => Err(refused(&outcome, "--from")),
+        Stay::Paused | Stay::Leaving => leave(player, args.branch),
     }
 }
 
-/// The player's machine goes live where it is.
-pub(super) fn leave(player: Player, args: BranchArgs, console: &mut Console) -> Result<u8, Failure> {
+/// The target of a replay whose guest is to go live at `place`: at the end of a recording that was stopped, or whose
+/// recorder was, the guest still lives.
+pub(super) fn target(place: &Where, recording: &Recording) -> Result<Goal, Failure> {
+    match (place, recording.last()) {
+        (Where::End, Some(Event { position, body: Body::End(end), .. }))
+            if matches!(end.cause, EndCause::Stopped { .. }) =>
+        {
+            Ok(Goal::Position(*position))
+        }
+        _ => seek::target(place, recording),
+    }
+}
+
+/// Why there is no guest to go live; `option` says where it was to.
+pub(super) fn refused(outcome: &Outcome, option: &str) -> Failure {
+    let text = match outcome {
+        Outcome::Complete(end) => {
+            let how = describe(&end.cause);
+            format!("the guest cannot go live where it has ended: it {how} ({option} an earlier place)")
+        }
+        Outcome::SealedEnd(position) => format!(
+            "the recording was not closed and ends before that place; {option} end, or {option} {position}, goes live \
+             where it ends"
+        ),
+        Outcome::Interrupted(position) => format!("stopped at {position}, before the place was found"),
+    };
+    Failure::new(exit::ERROR, anyhow::Error::msg(text))
+}
+
+/// The player's machine goes live where it is. From here on its console is seen, whatever was shown on the way.
+pub(super) fn leave(player: Player, args: BranchArgs) -> Result<u8, Failure> {
+    let mut console = guest::console(false);
+    args.live.check_time(player.machine().guest_time())?;
     let return_status = args.live.return_status;
     let (connections, pace) = args.live.connect()?;
     let reseed = args
@@ -123,7 +162,7 @@ pub(super) fn leave(player: Player, args: BranchArgs, console: &mut Console) -> 
     });
     let branch = Branch { connections, pace, reseed, wall_clock, target };
     say!("live from {}", super::replay::here(&player));
-    let report = branch::live(player, branch, console)?;
+    let report = branch::live(player, branch, &mut console)?;
     guest::tell_end(&report);
     if let (Some(summary), Some(directory)) = (&report.recorded, &args.output) {
         guest::tell_recorded(directory, summary);

@@ -1,31 +1,24 @@
 //! `scribe-vmm log`: a recording's events, one a line.
 
-use std::cell::RefCell;
+mod expand;
+
 use std::collections::BTreeSet;
-use std::io::{self, ErrorKind, IsTerminal, StdoutLock};
-use std::rc::Rc;
+use std::io::{self, ErrorKind, StdoutLock};
 
 use clap::{Args, ValueEnum};
 use scribe_log::header::Level;
-use scribe_log::{BOOKMARKS_FILE, Bookmark, BookmarkOrigin, Event, Position, Recording, State};
+use scribe_log::{BOOKMARKS_FILE, Bookmark, BookmarkOrigin, Position, Recording, State};
 
+use self::expand::Range;
 use super::exit::{self, Failure};
-use super::progress::Progress;
 use super::recorded::{self, PlayArgs, RecordingArg};
-use crate::inspect::check;
+use crate::inspect::blocks;
 use crate::inspect::decode::Device;
 use crate::inspect::filter::{Edge, Filter};
 use crate::inspect::list::{Form, Listing};
-use crate::inspect::markers::Markers;
 use crate::inspect::row::{KINDS, time_in};
-use crate::machine::observe::Moment;
-use crate::session::console::Console;
 use crate::session::place::Where;
-use crate::session::player::Stay;
-use crate::session::replay::{Outcome, Target};
-
-/// Exits between two looks whether anybody still reads.
-const STRIDE: u64 = 4096;
+use crate::session::replay::Target;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum FormatChoice {
@@ -44,6 +37,12 @@ impl FormatChoice {
     }
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum TraceChoice {
+    /// instructions that retire one behind the other, with the kernel's function
+    Blocks,
+}
+
 /// Print a recording's events, one a line
 ///
 /// Each line has the position, the guest time in seconds if it is known, the vCPU, the device, the kind of event and what it
@@ -53,7 +52,8 @@ impl FormatChoice {
 #[command(after_help = "Examples:\n  scribe-vmm log\n  \
                         scribe-vmm log bug --expand --device disk,uart --from before-crash\n  \
                         scribe-vmm log bug --kind console-input --format json | jq -r .data\n  \
-                        scribe-vmm log bug --expand -c")]
+                        scribe-vmm log bug --expand -c\n  \
+                        scribe-vmm log bug --expand --trace blocks --from exit:34000 --to exit:34001")]
 pub(super) struct LogArgs {
     #[command(flatten)]
     recording: RecordingArg,
@@ -82,6 +82,9 @@ pub(super) struct LogArgs {
     /// Replay the recording and print everything that happens
     #[arg(long)]
     expand: bool,
+    /// With --expand, also what is executed, on the soft engine: there are millions of blocks, so give a range
+    #[arg(long, value_enum, requires = "expand")]
+    trace: Option<TraceChoice>,
     #[command(flatten, next_help_heading = "Options of --expand")]
     play: PlayArgs,
 }
@@ -93,7 +96,7 @@ fn device(name: &str) -> Result<Device, String> {
 }
 
 fn kind(name: &str) -> Result<&'static str, String> {
-    let found = KINDS.into_iter().find(|kind| *kind == name);
+    let found = KINDS.into_iter().chain([blocks::KIND]).find(|kind| *kind == name);
     found.ok_or_else(|| format!("there is no kind `{name}`; there are {}", KINDS.join(", ")))
 }
 
@@ -112,12 +115,13 @@ pub(super) fn run(args: LogArgs) -> Result<u8, Failure> {
             .transpose()?,
         to: args.to.as_ref().map(|place| edge(place, &recording, !args.expand, Side::To)).transpose()?,
     };
-    let level = filter.level;
+    let Filter { level, from, to, .. } = filter;
     let marks = marks(&recording)?;
     let form = args.format.form();
     let mut listing = Listing::new(io::stdout().lock(), form, args.summary, filter, marks);
     let code = if args.expand {
-        expand(&recording, args.play, level, listing)?
+        let range = Range { level, blocks: args.trace.is_some(), from, to };
+        expand::expand(&recording, args.play, &range, listing)?
     } else {
         let printed = print(&recording, &mut listing);
         let read = readable(printed)?;
@@ -175,63 +179,6 @@ fn readable(printed: Result<(), Problem>) -> Result<bool, Failure> {
             Err(Failure::new(exit::ERROR, error))
         }
         Err(Problem::Recording(failure)) => Err(failure),
-    }
-}
-
-/// What the replay's observer and its driver share.
-struct Printer {
-    listing: Output,
-    failed: Option<io::Error>,
-}
-
-impl Printer {
-    fn event(&mut self, at: Moment, event: &Event) {
-        if self.failed.is_none() {
-            self.failed = self.listing.event(event, Some(at.guest_time)).err();
-        }
-    }
-}
-
-/// Replays the recording and prints everything.
-fn expand(recording: &Recording, play: PlayArgs, level: Level, listing: Output) -> Result<u8, Failure> {
-    // From the start: what a register is depends on all accesses before.
-    let mut player = play.prepare(recording)?.player(recording, true, None)?;
-    let printer = Rc::new(RefCell::new(Printer { listing, failed: None }));
-    let sink = Rc::clone(&printer);
-    let markers = Markers::new(level, move |at: Moment, event: Event| sink.borrow_mut().event(at, &event));
-    check::attach(player.machine_mut(), Box::new(markers))
-        .map_err(|error| Failure::new(exit::ERROR, error))?;
-    let progress = Progress::watch(player.shared(), recording, Target::End, io::stdout().is_terminal());
-    let mut exits = player.machine().exits();
-    let ended = loop {
-        exits = exits.saturating_add(STRIDE);
-        match player.run(Target::Position(Position::exit(exits)), &mut Console::quiet()) {
-            Ok(Stay::Paused) => {
-                let printer = printer.borrow();
-                if printer.failed.is_some() || printer.listing.is_past() {
-                    break Ok(None);
-                }
-            }
-            Ok(Stay::Leaving) => break Ok(Some(Outcome::Interrupted(player.machine().position()))),
-            Ok(Stay::Ended(outcome)) => break Ok(Some(outcome)),
-            Err(error) => break Err(recorded::failure(error)),
-        }
-    };
-    drop(progress);
-    let mut printer = printer.borrow_mut();
-    let printed = match printer.failed.take() {
-        Some(error) => Err(error),
-        None => printer.listing.finish(),
-    };
-    if !readable(printed.map_err(Problem::Output))? {
-        return Ok(0);
-    }
-    match ended? {
-        Some(Outcome::Interrupted(position)) => {
-            say!("stopped at {position}");
-            Ok(exit::ERROR)
-        }
-        _ => Ok(0),
     }
 }
 

@@ -9,6 +9,7 @@ mod guest;
 mod info;
 mod live;
 mod log;
+mod ls;
 mod output;
 mod pack;
 pub(crate) mod parse;
@@ -19,8 +20,11 @@ mod replay;
 mod run;
 mod seek;
 mod selftest;
+mod shrink;
 mod snapshot;
+mod survey;
 mod timeline;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -48,6 +52,9 @@ enum Command {
     Bookmark(bookmark::BookmarkArgs),
     Snapshot(snapshot::SnapshotArgs),
     Info(info::InfoArgs),
+    Ls(ls::LsArgs),
+    Verify(verify::VerifyArgs),
+    Shrink(shrink::ShrinkArgs),
     Log(log::LogArgs),
     Timeline(timeline::TimelineArgs),
     Diff(diff::DiffArgs),
@@ -85,6 +92,9 @@ pub fn main() -> ExitCode {
         Command::Bookmark(args) => bookmark::run(args),
         Command::Snapshot(args) => snapshot::run(args),
         Command::Info(args) => info::run(&args),
+        Command::Ls(args) => ls::run(&args),
+        Command::Verify(args) => verify::run(args),
+        Command::Shrink(args) => shrink::run(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Log(args) => log::run(args),
         Command::Pack(args) => pack::pack(&args),

@@ -53,11 +53,11 @@ pub(super) fn time(nanoseconds: Option<u64>) -> String {
 
 /// A number of bytes for people.
 pub(super) fn bytes(count: u64) -> String {
-    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let Some(power) = count.checked_ilog2().map(|bits| bits / 10).filter(|power| *power > 0) else {
         return format!("{count} B");
     };
-    let unit = UNITS[power as usize - 1..].first().unwrap_or(&"PiB");
+    let unit = UNITS[power as usize - 1..].first().unwrap_or(&"EiB");
     // In tenths, rounded; never more than a few thousand of them.
     let tenths = (u128::from(count) * 10 + (1 << (10 * power - 1))) >> (10 * power);
     format!("{}.{} {unit}", tenths / 10, tenths % 10)
@@ -88,7 +88,7 @@ mod tests {
             (1536, "1.5 KiB"),
             (12_493_159, "11.9 MiB"),
             (1 << 30, "1.0 GiB"),
-            (u64::MAX, "16384.0 PiB"),
+            (u64::MAX, "16.0 EiB"),
         ];
         for (count, text) in told {
             assert_eq!(bytes(count), text);

@@ -1,23 +1,27 @@
 //! The options that name a recording and say how to play it, which many subcommands share.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
-use scribe_log::header::{Engine as EngineName, Host};
+use scribe_log::header::{Engine as EngineName, Header, Host};
 use scribe_log::{EditError, Recording, State, Store};
 
 use super::exit::{self, Failure};
 use super::guest::{self, EngineChoice};
 use super::parse;
+use crate::host::events::Shared;
 use crate::machine::disk::DiskError;
 use crate::pack;
 use crate::session::choice::Wish;
-use crate::session::config::{ConfigError, Moved};
+use crate::session::config::{self, ConfigError, Moved};
 use crate::session::files::DigestCache;
 use crate::session::place::Where;
 use crate::session::player::{Player, ReplayConfig};
 use crate::session::replay::Target;
 use crate::session::start::StartError;
+use crate::session::verify::{Verified, verify};
 
 /// Which recording.
 #[derive(Debug, Args)]
@@ -145,7 +149,31 @@ impl Play {
         quiet: bool,
         target: Option<Target>,
     ) -> Result<Player, Failure> {
-        let config = ReplayConfig {
+        let config = self.config(recording, quiet);
+        Player::open(&config, &self.cache, &self.host, &guest::scratch(), target).map_err(failure)
+    }
+
+    /// Plays all of `recording`, and from each of its snapshots.
+    pub(super) fn verify(
+        &self,
+        recording: &Recording,
+        jobs: NonZeroUsize,
+        watch: &(dyn Fn(Arc<Shared>) + Sync),
+    ) -> Result<Verified, StartError> {
+        let config = self.config(recording, true);
+        verify(&config, &self.cache, &self.host, &guest::scratch(), jobs, watch)
+    }
+
+    /// Reads the files of the host that a recording with this header needs, and compares their digests. The header comes
+    /// back with where they lie now.
+    pub(super) fn read_files(&self, header: &Header) -> Result<Header, StartError> {
+        let mut header = header.clone();
+        config::check_files(&mut header, &self.moved, &self.cache.fresh())?;
+        Ok(header)
+    }
+
+    fn config<'a>(&self, recording: &'a Recording, quiet: bool) -> ReplayConfig<'a> {
+        ReplayConfig {
             directory: recording.dir(),
             moved: self.moved.clone(),
             engine: self.engine.clone(),
@@ -153,8 +181,7 @@ impl Play {
             quiet,
             perturb: self.perturb,
             snapshots: self.snapshots,
-        };
-        Player::open(&config, &self.cache, &self.host, &guest::scratch(), target).map_err(failure)
+        }
     }
 }
 

@@ -45,7 +45,11 @@ pub(super) struct ReplayArgs {
 pub(super) fn run(args: ReplayArgs) -> Result<u8, Failure> {
     let recording = args.recording.open()?;
     args.branch.check(args.live || args.branch.is_default())?;
-    let target = args.to.as_ref().map(|place| recorded::target(place, &recording)).transpose()?;
+    if args.live {
+        args.branch.check_early()?;
+    }
+    let find = if args.live { live::target } else { recorded::target };
+    let target = args.to.as_ref().map(|place| find(place, &recording)).transpose()?;
     let play = args.play.prepare(&recording)?;
     let mut player = play.player(&recording, args.quiet, target)?;
     let mut console = guest::console(args.quiet);
@@ -58,11 +62,7 @@ pub(super) fn run(args: ReplayArgs) -> Result<u8, Failure> {
         say!("{}", digest(&mut player)?);
     }
     match stay {
-        Stay::Ended(_) if args.live => {
-            let error =
-                anyhow::anyhow!("the guest has ended there; it cannot go live (--to an earlier place)");
-            Err(Failure::new(exit::ERROR, error))
-        }
+        Stay::Ended(ref outcome) if args.live => Err(live::refused(outcome, "--to")),
         Stay::Ended(outcome) => Ok(report(&player, &outcome, args.quiet)),
         Stay::Paused if !args.live => {
             if !args.quiet {
@@ -70,7 +70,7 @@ pub(super) fn run(args: ReplayArgs) -> Result<u8, Failure> {
             }
             Ok(0)
         }
-        Stay::Paused | Stay::Leaving => live::leave(player, args.branch, &mut console),
+        Stay::Paused | Stay::Leaving => live::leave(player, args.branch),
     }
 }
 

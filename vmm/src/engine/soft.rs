@@ -152,3 +152,99 @@ impl Engine for Soft {
         Ok(self.cpu.take_dirty_pages())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::engine::cpu::{Fpu, Segment};
+
+    /// Real mode over 2 MiB: `inc ax; push ax; jmp` back to both.
+    fn counting() -> (Soft, GuestRam) {
+        let ram = GuestRam::new(2 << 20).unwrap();
+        ram.write(0x1000, &[0x40, 0x50, 0xeb, 0xfc]).unwrap();
+        let mut soft = Soft::new(&ram, cpuid::profile(cpuid::SCRIBE_V1).unwrap(), Behaviour::Zen);
+        let segment = Segment { base: 0, limit: 0xffff, selector: 0, attributes: 0x93 };
+        let ldt = Segment { attributes: 1 << 16, ..Segment::default() };
+        let tss = Segment { limit: 0x67, attributes: 0x8b, ..Segment::default() };
+        let [a, b, c, d, e, f] = [segment; 6];
+        let mut registers = Registers { rip: 0x1000, rflags: 2, ..Registers::default() };
+        registers.general[4] = 0x9000;
+        let fpu = Fpu { fcw: 0x37f, mxcsr: 0x1f80, ..Fpu::default() };
+        let segments = [a, b, c, d, e, f, ldt, tss];
+        let state = CpuState {
+            registers,
+            segments,
+            cr0: 0x10,
+            dr6: 0xffff_0ff0,
+            dr7: 0x400,
+            fpu,
+            ..Default::default()
+        };
+        soft.set_state(&state).unwrap();
+        (soft, ram)
+    }
+
+    fn run(soft: &mut Soft, steps: u64) {
+        let at = soft.progress();
+        let until = Progress { steps: at.steps + steps, ..at };
+        assert_eq!(soft.run(Some(until)).unwrap(), Stop::Reached);
+    }
+
+    #[test]
+    fn a_saved_processor_goes_on_where_it_was() {
+        let (mut soft, ram) = counting();
+        run(&mut soft, 7);
+        let (state, parts) = (soft.state().unwrap(), soft.save_private().unwrap());
+        let mut page = vec![0; 2 << 20];
+        ram.read(0, &mut page).unwrap();
+        run(&mut soft, 5);
+
+        let (mut other, ram) = counting();
+        ram.write(0, &page).unwrap();
+        other.set_state(&state).unwrap();
+        assert_eq!(other.progress(), Progress::NONE);
+        for part in &parts {
+            assert!(other.private_kinds().contains(&part.kind.as_str()));
+            other.restore_private(part).unwrap();
+        }
+        run(&mut other, 5);
+        assert_eq!((other.progress().steps, other.instructions()), (12, Some(12)));
+        assert_eq!(other.state().unwrap(), soft.state().unwrap());
+        assert_eq!(other.save_private().unwrap(), soft.save_private().unwrap());
+    }
+
+    #[test]
+    fn parts_that_are_not_its_own_are_refused() {
+        let (mut soft, _ram) = counting();
+        run(&mut soft, 3);
+        let part = soft.save_private().unwrap().remove(0);
+        let refused = |soft: &mut Soft, part: Part| soft.restore_private(&part).unwrap_err().to_string();
+        let newer = Part { version: part.version + 1, ..part.clone() };
+        assert!(refused(&mut soft, newer).contains("version 2"));
+        assert!(refused(&mut soft, Part { kind: "other".into(), ..part.clone() }).contains("no such part"));
+        let longer = Part { bytes: [part.bytes.as_slice(), &[0]].concat(), ..part.clone() };
+        assert!(refused(&mut soft, longer).contains("1 bytes too many"));
+        for length in 0..part.bytes.len() {
+            refused(&mut soft, Part { bytes: part.bytes[..length].to_vec(), ..part.clone() });
+        }
+        assert_eq!(soft.save_private().unwrap(), [part]);
+    }
+
+    #[test]
+    fn executed_blocks_are_told() {
+        let (mut soft, _ram) = counting();
+        let told = Rc::new(RefCell::new(Vec::new()));
+        let sink = Rc::clone(&told);
+        soft.trace_blocks(Some(Box::new(move |block| {
+            sink.borrow_mut().push((block.start, block.instructions))
+        })))
+        .unwrap();
+        run(&mut soft, 7);
+        soft.trace_blocks(None).unwrap();
+        run(&mut soft, 3);
+        assert_eq!(*told.borrow(), [(0x1000, 3), (0x1000, 3), (0x1000, 1)]);
+    }
+}

@@ -5,8 +5,10 @@ use std::collections::BTreeSet;
 use scribe_log::header::Level;
 use scribe_log::{Event, Position};
 
+use super::blocks;
 use super::decode::Device;
 use super::row::{Row, level_of};
+use crate::machine::observe::Moment;
 
 /// An edge of a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +50,18 @@ impl Filter {
             && (self.devices.is_empty() || self.devices.contains(&row.device))
             && self.from.is_none_or(|from| compare(row, from).is_none_or(|order| order.is_ge()))
             && self.to.is_none_or(|to| compare(row, to).is_none_or(|order| order.is_le()))
+    }
+
+    /// True if an executed block is shown.
+    pub fn shows_block(&self, at: Moment) -> bool {
+        let beyond = |edge: &Edge| match *edge {
+            Edge::Position(position) => at.position.cmp(&position),
+            Edge::Time(time) => at.guest_time.cmp(&time),
+        };
+        (self.kinds.is_empty() || self.kinds.contains(blocks::KIND))
+            && (self.devices.is_empty() || self.devices.contains(&Device::Cpu))
+            && self.from.as_ref().is_none_or(|from| beyond(from).is_ge())
+            && self.to.as_ref().is_none_or(|to| beyond(to).is_le())
     }
 
     /// True if neither this event nor a later one is shown.

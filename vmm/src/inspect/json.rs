@@ -76,6 +76,11 @@ fn details<M: SerializeMap>(map: &mut M, row: &Row) -> Result<(), M::Error> {
             map.serialize_entry("bytes", &bytes.len())?;
             map.serialize_entry("data", &Bytes(bytes))
         }
+        Body::Branch { seed, wall_clock } => {
+            let seed = seed.map(|seed| seed.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+            map.serialize_entry("seed", &seed)?;
+            map.serialize_entry("wall_clock", wall_clock)
+        }
         Body::TimeAdjust { nanoseconds } => map.serialize_entry("nanoseconds", nanoseconds),
         Body::Checkpoint { registers, full } => {
             map.serialize_entry("rolling", &digest(*registers, 16))?;

@@ -5,6 +5,8 @@ use std::io::{self, Write};
 
 use scribe_log::{Body, Bookmark, Event, Position};
 
+use super::blocks;
+use super::decode::Device;
 use super::filter::Filter;
 use super::row::{Row, Rows};
 use super::summary::Summary;
@@ -62,6 +64,23 @@ impl<W: Write> Listing<W> {
         self.past |= self.filter.is_past(event, time);
         let row = self.rows.row(event, time);
         Self::show(&self.filter, self.form, &mut self.summary, &mut self.block, &row);
+        self.write_block(BLOCK)
+    }
+
+    /// An executed block.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub fn block(&mut self, row: &blocks::Row) -> io::Result<()> {
+        if !self.filter.shows_block(row.at) {
+            return Ok(());
+        }
+        self.set_marks(Some(row.at.position))?;
+        match (&mut self.summary, self.form) {
+            (Some(summary), _) => summary.count(Device::Cpu, blocks::KIND, row.at.position, 0),
+            (None, Form::Text) => blocks::text_line(&mut self.block, row),
+            (None, Form::Json) => blocks::json_line(&mut self.block, row),
+        }
         self.write_block(BLOCK)
     }
 

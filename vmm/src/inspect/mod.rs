@@ -1,5 +1,6 @@
 //! Looking at what happens in a machine: names for it, markers of it, and the log as people and scripts read it.
 
+pub mod blocks;
 pub mod check;
 pub mod decode;
 pub mod diff;

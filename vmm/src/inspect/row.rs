@@ -41,7 +41,7 @@ impl Rows {
             Body::TimeAdjust { .. } | Body::Checkpoint { .. } | Body::Seal { .. } | Body::End(_) => {
                 Device::Machine
             }
-            Body::Bookmark { .. } => Device::Guest,
+            Body::Bookmark { .. } | Body::Branch { .. } => Device::Guest,
             Body::Interrupt { irq, .. } => Device::of_irq(Some(*irq)),
             Body::State { .. } => Device::Cpu,
             Body::DiskRequest { .. } => Device::Disk,

@@ -37,11 +37,15 @@ struct Object {
 impl Summary {
     /// Counts an event.
     pub fn add(&mut self, row: &Row) {
-        let here = row.event.position;
+        self.count(row.device, row.event.body.name(), row.event.position, bytes(&row.event.body));
+    }
+
+    /// Counts something of this kind.
+    pub fn count(&mut self, device: Device, kind: &'static str, here: Position, bytes: u64) {
         let new = Line { count: 0, bytes: 0, first: here, last: here };
-        let line = self.0.entry((row.device, row.event.body.name())).or_insert(new);
+        let line = self.0.entry((device, kind)).or_insert(new);
         line.count += 1;
-        line.bytes = line.bytes.saturating_add(bytes(&row.event.body));
+        line.bytes = line.bytes.saturating_add(bytes);
         line.last = here;
     }
 

@@ -2,9 +2,9 @@
 
 use std::io::{self, Write};
 
-use scribe_log::{Body, BookmarkOrigin, MAX_DATA, Register};
+use scribe_log::{Body, BookmarkOrigin, MAX_DATA, Position, Register};
 
-use super::decode::{Quoted, Request};
+use super::decode::{Device, Quoted, Request};
 use super::row::Row;
 
 /// Most console bytes shown of one event.
@@ -23,13 +23,21 @@ const KIND: usize = 14;
 /// Appends the line of `row`, with its line feed, to `out`.
 pub fn line(out: &mut Vec<u8>, row: &Row) {
     // Writing to memory cannot fail.
-    let _ = columns(out, row).and_then(|()| details(out, row));
+    let (position, vcpu, kind) = (row.event.position, row.event.vcpu, row.event.body.name());
+    let _ = columns(out, position, row.time, vcpu, row.device, kind).and_then(|()| details(out, row));
     out.push(b'\n');
 }
 
-fn columns(out: &mut Vec<u8>, row: &Row) -> io::Result<()> {
+/// Everything before the details.
+pub(super) fn columns(
+    out: &mut Vec<u8>,
+    position: Position,
+    time: Option<u64>,
+    vcpu: u32,
+    device: Device,
+    kind: &str,
+) -> io::Result<()> {
     let start = out.len();
-    let position = row.event.position;
     write!(out, "exit:{}", position.exit)?;
     if !position.is_exit() {
         write!(out, "+{}", position.branches)?;
@@ -38,15 +46,15 @@ fn columns(out: &mut Vec<u8>, row: &Row) -> io::Result<()> {
         write!(out, "+{}", position.steps)?;
     }
     pad(out, start + POSITION);
-    match row.time {
+    match time {
         Some(time) => write!(out, "{:>5}.{:09}", time / 1_000_000_000, time % 1_000_000_000)?,
         None => {
             pad(out, start + POSITION + TIME - 1);
             out.extend_from_slice(b"-");
         }
     }
-    write!(out, " {:>2} ", row.event.vcpu)?;
-    for (name, width) in [(row.device.name(), DEVICE), (row.event.body.name(), KIND)] {
+    write!(out, " {vcpu:>2} ")?;
+    for (name, width) in [(device.name(), DEVICE), (kind, KIND)] {
         let start = out.len();
         out.extend_from_slice(name.as_bytes());
         pad(out, start + width);

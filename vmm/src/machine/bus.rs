@@ -189,6 +189,11 @@ impl Devices {
         self.route();
     }
 
+    /// Sets the real-time clock, in seconds since 1970.
+    pub fn set_rtc(&mut self, unix_seconds: u64, now: u64) {
+        self.rtc.set(unix_seconds, now);
+    }
+
     /// A host-side failure of the disk since the last call: it cannot be reproduced, so it must end the run.
     pub fn take_disk_error(&mut self) -> Option<BackendError> {
         self.disk.as_mut().and_then(|disk| disk.device.device_mut().take_backend_error())
@@ -198,6 +203,13 @@ impl Devices {
     pub fn watch(&mut self) {
         if let Some(disk) = &mut self.disk {
             disk.device.device_mut().watch();
+        }
+    }
+
+    /// From now on they are not kept.
+    pub fn unwatch(&mut self) {
+        if let Some(disk) = &mut self.disk {
+            disk.device.device_mut().unwatch();
         }
     }
 

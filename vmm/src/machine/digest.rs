@@ -132,6 +132,11 @@ impl RamDigest {
         self.before.get_or_insert_default();
     }
 
+    /// From now on they are not kept; those that were are forgotten.
+    pub fn unwatch(&mut self) {
+        self.before = None;
+    }
+
     /// Frame number and [hash](Self::hash) of each page that is not what it was at the last call, frames ascending. As of
     /// the last [`update`](Self::update); empty unless [watched](Self::watch).
     pub fn take_changes(&mut self, ram: &GuestRam) -> Vec<(u64, u64)> {

@@ -9,6 +9,7 @@ pub mod digest;
 pub mod disk;
 pub mod kernel;
 pub mod memory;
+pub mod notice;
 pub mod observe;
 pub mod platform;
 pub mod state;
@@ -25,7 +26,7 @@ use scribe_log::header::TimeConstants;
 use scribe_log::{EndCause, FullDigest, GeneralRegisters, Position};
 
 use crate::engine::cpu::{CpuState, Registers};
-use crate::engine::{Answer, Engine, EngineError, Exit, Fault, Progress, Stop};
+use crate::engine::{Answer, BlockSink, Engine, EngineError, Exit, Fault, Progress, Stop};
 use bus::{Devices, Request};
 use digest::{RamDigest, Rolling};
 use memory::{GuestRam, MemoryError, PAGE_SIZE};
@@ -88,6 +89,8 @@ pub struct Machine {
     bookmarks: Vec<String>,
     /// registers at the last sync point
     registers: Registers,
+    /// while the machine is paused behind the last sync point: how far that is from the last exit
+    paused: Option<Progress>,
     trace: Trace,
     observer: Option<Box<dyn Observer>>,
     /// where the observer was last told of the state
@@ -127,6 +130,7 @@ impl Machine {
             ending: None,
             bookmarks: Vec::new(),
             registers: Registers::default(),
+            paused: None,
             trace: Trace::default(),
             observer: None,
             state_told: None,
@@ -145,7 +149,19 @@ impl Machine {
 
     /// The observers back, as one, if there are any: nobody is told any more.
     pub fn take_observer(&mut self) -> Option<Box<dyn Observer>> {
+        self.devices.unwatch();
+        self.ram_digest.unwatch();
+        self.state_told = None;
         self.observer.take()
+    }
+
+    /// From now on `sink` is told of executed code, block by block, up to each stop; `None`: nobody is. The guest sees nothing
+    /// of it.
+    ///
+    /// # Errors
+    /// An engine that does not know what it executes.
+    pub fn trace_blocks(&mut self, sink: Option<BlockSink>) -> Result<(), EngineError> {
+        self.engine.trace_blocks(sink)
     }
 
     /// Tells the observer, if there is one.
@@ -292,6 +308,7 @@ impl Machine {
     /// Makes a sync point of the place that the guest has reached.
     pub fn arrive(&mut self) {
         let progress = self.engine.progress();
+        self.paused = None;
         self.clock.set_progress(progress);
         self.registers = self.engine.registers();
         self.rolling.counted(progress);
@@ -315,6 +332,10 @@ impl Machine {
         let pause = pause.filter(|_| self.engine.counts());
         let stop = [until, pause].into_iter().flatten().min();
         self.fresh = false;
+        if let Some(progress) = self.paused.take() {
+            // Nobody can tell that somebody looked: the machine is at its last sync point again.
+            self.clock.set_progress(progress);
+        }
         self.engine.set_clock(self.clock.at_exit(), self.clock.constants().ns_per_branch);
         loop {
             match self.engine.run(stop)? {
@@ -326,6 +347,7 @@ impl Machine {
                 }
                 Stop::Reached if pause.is_some_and(|place| self.engine.progress() >= place) => {
                     // Time at the place is the place's, but the sync point is still the last one: its registers stay.
+                    self.paused = Some(self.clock.progress());
                     self.clock.set_progress(self.engine.progress());
                     return Ok(Step::Paused);
                 }

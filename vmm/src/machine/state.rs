@@ -20,7 +20,7 @@ use crate::engine::{EngineError, Progress};
 const CPU: &str = "cpu";
 const CPU_VERSION: u16 = 1;
 const MACHINE: &str = "machine";
-const MACHINE_VERSION: u16 = 1;
+const MACHINE_VERSION: u16 = 2;
 
 /// Why a saved state was refused.
 #[derive(Debug, thiserror::Error)]
@@ -133,6 +133,8 @@ struct MachinePart {
     bookmarks: Vec<String>,
     /// at the last sync point
     registers: Registers,
+    /// branches and steps at the last sync point, if the machine was paused behind it
+    sync_point: Option<(u64, u64)>,
 }
 
 impl Machine {
@@ -154,6 +156,7 @@ impl Machine {
             clock_page: self.clock_page,
             bookmarks: self.bookmarks.clone(),
             registers: self.registers,
+            sync_point: self.paused.map(|Progress { branches, steps }| (branches, steps)),
         };
         let mut parts =
             vec![part(MACHINE, MACHINE_VERSION, &own)?, part(CPU, CPU_VERSION, &self.engine.state()?)?];
@@ -193,6 +196,11 @@ impl Machine {
             return Err(malformed("the clock page is not in RAM"));
         }
         let progress = Progress { branches, steps };
+        let paused = own.sync_point.map(|(branches, steps)| Progress { branches, steps });
+        if paused.is_some_and(|sync_point| sync_point > progress) {
+            return Err(malformed("its last sync point is ahead of it"));
+        }
+        self.paused = paused;
         self.clock =
             GuestClock::restored(self.clock.constants(), own.exits, own.branches, progress, own.adjustments);
         self.rolling = Rolling::restored(own.rolling);

@@ -55,6 +55,8 @@ struct Entry {
 #[derive(Debug)]
 pub struct DigestCache {
     path: PathBuf,
+    /// what is remembered is not believed
+    fresh: bool,
 }
 
 impl DigestCache {
@@ -63,7 +65,12 @@ impl DigestCache {
 
     /// The cache in directory `home`. A cache that cannot be read or written only costs time.
     pub fn new(home: &Path) -> Self {
-        Self { path: home.join("image-digests.json") }
+        Self { path: home.join("image-digests.json"), fresh: false }
+    }
+
+    /// The same cache for those who want every file read, whatever is remembered of it.
+    pub fn fresh(&self) -> Self {
+        Self { path: self.path.clone(), fresh: true }
     }
 
     /// Digest of the file at `path`, remembered or computed.
@@ -74,7 +81,7 @@ impl DigestCache {
         let name = path.canonicalize()?.to_string_lossy().into_owned();
         let identity = identity(path)?;
         let mut entries = self.load();
-        if let Some(entry) = entries.get(&name).filter(|entry| entry.identity == identity) {
+        if let Some(entry) = entries.get(&name).filter(|entry| entry.identity == identity && !self.fresh) {
             return Ok(entry.digest);
         }
         let digest = of_file(path)?;
@@ -139,5 +146,12 @@ mod tests {
         std::fs::write(dir.path().join("image-digests.json"), b"garbage").unwrap();
         assert_eq!(cache.of_file(&path).unwrap(), of_bytes(b"other"));
         assert!(cache.of_file(&dir.path().join("none")).is_err());
+        // Nobody has changed the file, but what is remembered is wrong.
+        let mut entries = cache.load();
+        entries.values_mut().for_each(|entry| entry.digest = [0; 32]);
+        cache.store(&entries);
+        assert_eq!(cache.of_file(&path).unwrap(), [0; 32]);
+        assert_eq!(cache.fresh().of_file(&path).unwrap(), of_bytes(b"other"));
+        assert_eq!(cache.of_file(&path).unwrap(), of_bytes(b"other"));
     }
 }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use scribe_log::header::Level;
 use scribe_log::snapshots::{Origin, Snapshots};
-use scribe_log::{Body, Bookmark, End, EndCause, Event, Position, Sizes, Writer};
+use scribe_log::{Body, Bookmark, End, EndCause, Event, Position, Sizes, WriteError, Writer};
 
 use super::drive::Stand;
 use super::snapshot::{self, SnapError};
@@ -202,6 +202,16 @@ impl Recorder {
         Ok(())
     }
 
+    fn keep_snapshot(&mut self, machine: &Machine) -> Result<(), SnapError> {
+        let snapshots = match &mut self.snapshots {
+            Some(open) => open,
+            none => none.insert(Snapshots::open(&self.directory, self.header_crc)?),
+        };
+        let stand = Stand::arrived(machine.guest_time());
+        snapshot::take(snapshots, machine, stand, Origin::Recorded)?;
+        Ok(())
+    }
+
     /// Hands on the bookmarks that the guest has come to. A guest that has ended without coming to a further sync point
     /// has ended at its last one, and so does the recording: there the rest of them are.
     fn set_bookmarks(&mut self, machine: &Machine) -> Result<(), SessionError> {
@@ -210,7 +220,11 @@ impl Recorder {
             let behind = mark.position > here;
             let mark = if behind { Bookmark { position: here, guest_time: Some(now), ..mark } } else { mark };
             if let Some(writer) = &mut self.writer {
-                writer.bookmark(mark)?;
+                let name = mark.name.clone();
+                match writer.bookmark(mark) {
+                    Err(WriteError::Bookmark(error)) => say!("no bookmark {name}: {error}"),
+                    other => other?,
+                }
             }
         }
         Ok(())
@@ -292,15 +306,15 @@ impl Journal for Recorder {
         if self.writer.is_none() {
             return Ok(());
         }
-        if self.snapshots.is_none() {
-            self.snapshots =
-                Some(Snapshots::open(&self.directory, self.header_crc).map_err(SnapError::from)?);
+        match self.keep_snapshot(machine) {
+            // The recording is worth more than its snapshots: a replay that keeps one at the same time, or a disk without
+            // room for this one, does not end it. A replay can take them all later.
+            Err(SnapError::Files(error)) => {
+                say!("no snapshot at {}: {error}; the recording goes on", machine.position());
+                Ok(())
+            }
+            other => Ok(other?),
         }
-        if let Some(snapshots) = &mut self.snapshots {
-            let stand = Stand::arrived(machine.guest_time());
-            snapshot::take(snapshots, machine, stand, Origin::Recorded)?;
-        }
-        Ok(())
     }
 
     fn end(&mut self, machine: &mut Machine, cause: &EndCause, place: Place) -> Result<(), SessionError> {

@@ -108,7 +108,12 @@ impl<J: Journal> Live<J> {
             HostEvent::Console(bytes) => self.typed.extend(bytes),
             HostEvent::ConsoleClosed => self.open = false,
             HostEvent::Stop(reason) => self.stop = self.stop.or(Some(reason)),
-            HostEvent::GoLive => self.go_live = self.journal.records(),
+            HostEvent::GoLive => {
+                self.go_live = self.journal.records();
+                if !self.go_live {
+                    say!("nothing is recorded, so there is no recording to end");
+                }
+            }
             HostEvent::Mark(source) => return self.mark(source, place),
             HostEvent::MarkName(name) => {
                 return self.name_mark(name.as_deref());
@@ -144,7 +149,7 @@ impl<J: Journal> Live<J> {
             self.held.push(mark);
             return Ok(());
         }
-        if mark.origin != BookmarkOrigin::Every {
+        if mark.origin != BookmarkOrigin::Every && self.journal.records() {
             say!("bookmark {} at {}", mark.name, mark.position);
         }
         self.journal.bookmark(mark)
@@ -166,6 +171,9 @@ impl<J: Journal> Live<J> {
 
     /// What is noted here because so much guest time has passed.
     fn mark_time(&mut self, machine: &mut Machine) -> Result<(), SessionError> {
+        if !self.journal.records() {
+            return Ok(());
+        }
         let now = machine.guest_time();
         if self.marks.snapshot.as_mut().and_then(|every| every.due(now)).is_some() {
             self.journal.snapshot(machine)?;

@@ -20,6 +20,7 @@ pub mod snapshot;
 pub mod start;
 #[cfg(test)]
 pub(crate) mod tests;
+pub mod verify;
 
 use scribe_log::{EndCause, OpenError, Position, WriteError};
 

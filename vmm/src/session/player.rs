@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use scribe_log::header::{Engine as EngineName, Header, Host};
-use scribe_log::snapshots::{Origin, SnapshotInfo, Snapshots};
+use scribe_log::snapshots::{Origin, SnapshotError, SnapshotInfo, Snapshots};
 use scribe_log::{Position, Recording, State};
 
 use super::SessionError;
@@ -80,13 +80,16 @@ pub struct Player {
     _image: Option<File>,
 }
 
+/// Chooses the snapshot to start from; `None`: at power-on.
+type Choose<'a> = dyn Fn(&Recording, &Snapshots, &Wanted) -> Result<Option<SnapshotInfo>, StartError> + 'a;
+
 /// What of a [`ReplayConfig`] is needed later.
-struct Wanted {
-    moved: Moved,
-    engine: Wish,
-    behaviour: Option<String>,
-    quiet: bool,
-    snapshots: bool,
+pub(super) struct Wanted {
+    pub(super) moved: Moved,
+    pub(super) engine: Wish,
+    pub(super) behaviour: Option<String>,
+    pub(super) quiet: bool,
+    pub(super) snapshots: bool,
 }
 
 /// What is left of a player whose machine goes live.
@@ -119,6 +122,39 @@ impl Player {
         scratch: &Path,
         target: Option<Target>,
     ) -> Result<Self, StartError> {
+        Self::begin(config, cache, host_facts, scratch, &|recording, snapshots, wanted| {
+            if config.snapshots {
+                snapshots.damaged().iter().for_each(|error| say!("a snapshot is not used: {error}"));
+            }
+            start(recording, snapshots, wanted, target)
+        })
+    }
+
+    /// As [`open`](Self::open), at this very snapshot.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_at(
+        config: &ReplayConfig,
+        cache: &DigestCache,
+        host_facts: &Host,
+        scratch: &Path,
+        info: &SnapshotInfo,
+    ) -> Result<Self, StartError> {
+        Self::begin(config, cache, host_facts, scratch, &|recording, snapshots, _| {
+            let found = snapshots.at(info.position).cloned();
+            let (dir, position) = (recording.dir().to_owned(), info.position);
+            found.map(Some).ok_or_else(|| SnapshotError::Missing { dir, position }.into())
+        })
+    }
+
+    fn begin(
+        config: &ReplayConfig,
+        cache: &DigestCache,
+        host_facts: &Host,
+        scratch: &Path,
+        choose: &Choose<'_>,
+    ) -> Result<Self, StartError> {
         let recording = Recording::open(config.directory)?;
         let mut header = recording.header().clone();
         let recorded = header.image.as_ref().map(|image| image.path.as_path());
@@ -126,9 +162,6 @@ impl Player {
         let image = image.map(|path| lock(path, false)).transpose()?;
         config::check_files(&mut header, &config.moved, cache)?;
         let snapshots = Snapshots::open(config.directory, recording.header_crc())?;
-        if config.snapshots {
-            snapshots.damaged().iter().for_each(|error| say!("a snapshot is not used: {error}"));
-        }
         let wanted = Wanted {
             moved: config.moved.clone(),
             engine: config.engine.clone(),
@@ -136,7 +169,7 @@ impl Player {
             quiet: config.quiet,
             snapshots: config.snapshots,
         };
-        let start = start(&recording, &snapshots, &wanted, target)?;
+        let start = choose(&recording, &snapshots, &wanted)?;
         let behaviour = config.behaviour.as_deref();
         // A kernel that was recorded on KVM has the note.
         let look = start.is_none() || (config.engine == Wish::Kvm && header.engine == EngineName::Soft);
@@ -146,7 +179,14 @@ impl Player {
         prepare_process()?;
         let parts =
             Parts { recording: &recording, snapshots: &snapshots, header: &header, choice: &choice, scratch };
-        let (mut machine, stand) = parts.machine(start.as_ref(), files.as_ref().map(|(files, _)| files))?;
+        let (mut machine, stand) = match parts.machine(start.as_ref(), files.as_ref().map(|(files, _)| files))
+        {
+            // Another replay has thinned them out since they were listed: there are others.
+            Err(_) if start.as_ref().is_some_and(|info| is_gone(&recording, info)) => {
+                return Self::begin(config, cache, host_facts, scratch, choose);
+            }
+            machine => machine?,
+        };
         if !config.quiet {
             choice.tell();
         }
@@ -264,16 +304,12 @@ impl Player {
         self.policy.shared()
     }
 
-    /// Takes a snapshot where the machine is, into the recording's directory, down to the disk. The machine does not sleep:
-    /// a replay that starts from a snapshot begins where the guest comes to a position, and what happened in a sleep would
-    /// happen again.
+    /// Takes a snapshot where the machine is, into the recording's directory, down to the disk. The guest does not sleep: a
+    /// snapshot that is asked for serves a replay to its own position too, which means the first moment there.
     ///
     /// # Errors
     /// It cannot be taken or written.
     pub fn take_snapshot(&mut self, origin: Origin) -> Result<SnapshotInfo, StartError> {
-        if self.driver.phase() == Phase::Idle {
-            return Err(StartError::internal("a snapshot in the middle of a sleep"));
-        }
         let mut snapshots = Snapshots::open(self.recording.dir(), self.recording.header_crc())?;
         snapshots.set_durable(true);
         Ok(snapshot::take(&mut snapshots, &self.machine, self.stand(), origin)?)
@@ -352,7 +388,7 @@ fn replay_host(machine: &Machine) -> Result<HostLoop, StartError> {
 }
 
 /// The snapshot to start from; `None`: at power-on.
-fn start(
+pub(super) fn start(
     recording: &Recording,
     snapshots: &Snapshots,
     wanted: &Wanted,
@@ -360,22 +396,19 @@ fn start(
 ) -> Result<Option<SnapshotInfo>, StartError> {
     let first = match recording.header().start {
         None => None,
-        Some(_) => match snapshots.list().iter().find(|info| info.origin == Origin::Start) {
-            Some(info) => Some(info.clone()),
-            None => return Err(StartError::NoStart(recording.dir().to_owned())),
+        Some(start) => match snapshots.list().iter().find(|info| info.origin == Origin::Start) {
+            Some(info) if (info.position, info.guest_time) == (start.position, start.guest_time) => {
+                Some(info.clone())
+            }
+            _ => return Err(StartError::NoStart(recording.dir().to_owned())),
         },
     };
     let Some(target) = target.filter(|_| wanted.snapshots) else { return Ok(first) };
     // What was sealed counts: a killed recorder may have taken a snapshot behind it.
     let sealed = recording.sealed_end().map(|(position, _)| position);
-    // What KVM may have to execute can only be put back at an exit.
-    let may_be_kvm = match &wanted.engine {
-        Wish::Kvm => true,
-        Wish::Soft => false,
-        Wish::Auto { kvm } => kvm.is_ok() && recording.header().engine == EngineName::Kvm,
-    };
+    let exits_only = may_be_kvm(&wanted.engine, recording);
     let usable = |info: &&SnapshotInfo| {
-        sealed.is_some_and(|end| info.position <= end) && (info.position.is_exit() || !may_be_kvm)
+        sealed.is_some_and(|end| info.position <= end) && (info.position.is_exit() || !exits_only)
     };
     for info in snapshots.list().iter().rev().filter(usable) {
         let is_before = match target {
@@ -395,6 +428,21 @@ fn start(
         }
     }
     Ok(first)
+}
+
+/// True if there was a snapshot that is there no more, and the recording does not start from it.
+fn is_gone(recording: &Recording, info: &SnapshotInfo) -> bool {
+    let gone = |there: Snapshots| there.damaged().is_empty() && there.at(info.position).is_none();
+    info.origin != Origin::Start && Snapshots::open(recording.dir(), recording.header_crc()).is_ok_and(gone)
+}
+
+/// True if KVM may have to execute `recording`, where a machine can only be put back at an exit.
+pub(super) fn may_be_kvm(engine: &Wish, recording: &Recording) -> bool {
+    match engine {
+        Wish::Kvm => true,
+        Wish::Soft => false,
+        Wish::Auto { kvm } => kvm.is_ok() && recording.header().engine == EngineName::Kvm,
+    }
 }
 
 /// What to say when the snapshot to start from does not do.

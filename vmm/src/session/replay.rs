@@ -14,8 +14,9 @@ use crate::engine::Progress;
 use crate::host::events::{HostEvent, HostLoop, Shared};
 use crate::inspect::check::Checker;
 use crate::inspect::state::Difference;
-use crate::machine::Machine;
+use crate::machine::notice::NoticeError;
 use crate::machine::state::StateError;
+use crate::machine::{Machine, MachineError};
 
 /// Log events kept for reports.
 const KEPT: usize = 8;
@@ -309,6 +310,7 @@ impl Replay {
             match body {
                 Body::TimeAdjust { .. } => return Ok(Flow::Continue),
                 Body::ConsoleInput { bytes } => machine.console_input(&bytes),
+                Body::Branch { seed, wall_clock } => self.notify_branch(machine, seed, wall_clock)?,
                 Body::Checkpoint { registers, full } => {
                     machine.tell_state()?;
                     self.check_rolling(machine, registers)?;
@@ -347,6 +349,22 @@ impl Replay {
         Ok(self.at_end_of_log(machine))
     }
 
+    /// A branch's first input.
+    fn notify_branch(
+        &self,
+        machine: &mut Machine,
+        seed: Option<[u8; 32]>,
+        wall_clock: Option<u64>,
+    ) -> Result<(), SessionError> {
+        match machine.notify_branch(seed.as_ref(), wall_clock) {
+            Ok(()) => Ok(()),
+            Err(NoticeError::Memory(error)) => Err(MachineError::from(error).into()),
+            Err(NoticeError::NotAskedFor) => {
+                Err(self.diverged(machine, "the guest's wish for notices", "yes", "no"))
+            }
+        }
+    }
+
     /// A killed recording just ends.
     fn at_end_of_log(&mut self, machine: &Machine) -> Flow {
         if self.events.peek().is_some() || self.state == State::Complete {
@@ -364,6 +382,7 @@ impl Replay {
                 _ => {}
             }
         }
+        self.stopped |= self.host.shared.force_stop.load(Ordering::Relaxed);
         self.stopped
     }
 
@@ -399,6 +418,11 @@ impl Policy for Replay {
         }
         if self.leave {
             return Ok(Flow::Pause);
+        }
+        // A branch can begin while the guest sleeps.
+        while let Some(Body::Branch { seed, wall_clock }) = self.peek(machine)? {
+            self.notify_branch(machine, seed, wall_clock)?;
+            self.next(machine);
         }
         self.slept = Some(machine.position());
         let target = self.target;

@@ -25,6 +25,7 @@ use crate::host::terminal::RawTerminal;
 use crate::host::{kick, signals};
 use crate::machine::Machine;
 use crate::machine::disk::{DiskError, lock};
+use crate::machine::notice::NoticeError;
 
 /// Why a session could not be started or finished.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +49,7 @@ pub enum StartError {
     #[error(transparent)]
     Snapshot(#[from] SnapError),
     /// The snapshot to start from cannot be used.
-    #[error("{recording}: the snapshot at {position} cannot be used: {source}; {instead}")]
+    #[error("{recording}: the snapshot at {position} cannot be used; {instead}")]
     BadSnapshot {
         /// the recording's directory
         recording: String,
@@ -59,8 +60,11 @@ pub enum StartError {
         /// why not
         source: Box<SnapError>,
     },
-    /// A branch's recording has lost its first snapshot.
-    #[error("{}: a branch's recording without the snapshot that it starts from", .0.display())]
+    /// The guest cannot be told what it was to be told.
+    #[error(transparent)]
+    Notice(#[from] NoticeError),
+    /// A branch's recording has lost its first snapshot, or has another's.
+    #[error("{}: a branch's recording without the snapshot that it starts from; it cannot be replayed", .0.display())]
     NoStart(PathBuf),
     /// The host's side failed.
     #[error("{what}: {reason}")]

@@ -2,7 +2,11 @@
 
 mod counted;
 mod markers;
+mod notice;
+mod noting;
 mod passes;
+mod pauses;
+mod starts;
 mod toy;
 
 use std::sync::mpsc::Sender;

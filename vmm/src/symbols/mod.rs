@@ -4,7 +4,7 @@
 //! * [`find`]: which file has them
 //! * [`anchor`]: how far the running kernel is from where it was linked
 //! * [`paging`]: guest memory by virtual address, looked at without a trace
-//! * [`unwind`]: how far a function has moved its stack pointer, from its code
+//! * `unwind`: how far a function has moved its stack pointer, from its code
 //! * [`stack`]: the way from where the guest is to where it came from
 //!
 //! All of it only looks. Kernel, files and memory are the guest's: nothing in them is believed without a check, and a name

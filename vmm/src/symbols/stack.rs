@@ -1,7 +1,7 @@
 //! The way from where the guest's kernel is to where it came from: a stack trace as Linux prints it.
 //!
 //! From one return address to the next there are three ways, the surest first: what the function's code does to the stack
-//! pointer ([`super::unwind`]), which takes symbols; a frame pointer that leads to a return address; and else the next word of
+//! pointer (`unwind`), which takes symbols; a frame pointer that leads to a return address; and else the next word of
 //! the stack that looks like one. Those that were only found by looking for them have a `?`, as with Linux: they may be left
 //! over from an earlier call.
 

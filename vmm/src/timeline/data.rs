@@ -167,6 +167,9 @@ impl Observer for Collector {
                 let value = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
                 seen.lane("input", Measure::Bytes).push(kind, Entry { value, text: &text, ..entry(at) });
             }
+            Body::Branch { .. } => {
+                seen.mark("branch", "told to the guest", at, &words(&event.body.to_string()))
+            }
             Body::Checkpoint { full, .. } => {
                 let name = if full.is_some() { "digest of the whole state" } else { "digest of registers" };
                 seen.mark("check", name, at, &words(&event.body.to_string()));

@@ -44,9 +44,10 @@ pub enum PageError {
 }
 
 /// Groups of lanes, from top to bottom: where their lanes stand, and what they are called.
-const LANES: [(&str, &str, &str); 15] = [
+const LANES: [(&str, &str, &str); 16] = [
     ("bookmark", "marks", "Bookmarks"),
     ("input", "marks", "Inputs"),
+    ("branch", "marks", "Branch"),
     ("vcpu", "vcpu", "vCPU"),
     ("irq", "interrupts", "IRQ"),
     ("spurious", "interrupts", "Spurious"),

@@ -127,7 +127,7 @@ fn task_and_local_tables() {
     assert_eq!((b.general(3), b.general(1)), (TASK.into(), 0));
     assert_eq!(b.read::<1>(GDT + 0x45), [0x8b]);
     b.steps(1);
-    assert_eq!(b.fault(13)[0], TASK.into(), "busy");
+    assert_eq!(b.fault(13)[0], u64::from(TASK), "busy");
 }
 
 #[test]

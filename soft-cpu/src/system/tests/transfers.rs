@@ -123,7 +123,7 @@ fn iret_faults() {
     let (code, data) = (USER_CODE.into(), USER_DATA.into());
     assert_eq!(gp([USER, 0, 2, 0, data])[0], 0, "null CS");
     assert_eq!(gp([USER, code, 2, 0, 0])[0], 0, "null SS at CPL 3");
-    assert_eq!(gp([USER, code, 2, 0, KERNEL_DATA.into()])[0], KERNEL_DATA.into());
+    assert_eq!(gp([USER, code, 2, 0, KERNEL_DATA.into()])[0], u64::from(KERNEL_DATA));
     assert_eq!(gp([USER, 0x1000, 2, 0, data])[0], 0x1000, "beyond the GDT");
     assert_eq!(gp([USER, 0x30, 2, 0, data])[0], 0x30, "DPL is not RPL");
     assert_eq!(gp([1 << 63, code, 2, 0, data])[0], 0, "RIP is not canonical");

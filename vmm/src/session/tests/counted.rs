@@ -22,7 +22,7 @@ use crate::machine::platform::{NS_PER_BRANCH, NS_PER_EXIT};
 const TIME: TimeConstants = TimeConstants { ns_per_branch: NS_PER_BRANCH, ns_per_exit: NS_PER_EXIT };
 const UART: u16 = 0x3f8;
 
-fn counted(program: &[Op], handler: &[Op], seed: u64) -> Machine {
+pub(super) fn counted(program: &[Op], handler: &[Op], seed: u64) -> Machine {
     let devices = Devices::new(Vec::new(), 0, None).unwrap();
     let ram = GuestRam::new(2 << 20).unwrap();
     let engine = Box::new(Toy::counting(program, handler, seed));

@@ -274,3 +274,36 @@ fn a_killed_recording_of_every_exit_replays_to_its_last_seal() {
     let recorded = Recorded { directory, cause: EndCause::Reset };
     assert_eq!(replay(&recorded, busy()).unwrap(), Outcome::SealedEnd(Position::exit(50)));
 }
+
+/// Notes the pages that it is told have changed.
+struct Pages(Rc<RefCell<Vec<u64>>>);
+
+impl crate::machine::observe::Observer for Pages {
+    fn wants_state(&self) -> bool {
+        true
+    }
+
+    fn state(&mut self, _: Moment, _: &crate::engine::cpu::CpuState, _: bool, pages: &[(u64, u64)]) {
+        self.0.borrow_mut().extend(pages.iter().map(|(frame, _)| *frame));
+    }
+}
+
+#[test]
+fn who_watches_later_is_not_told_of_what_changed_before() {
+    let mut machine = busy();
+    let pages = Rc::new(RefCell::new(Vec::new()));
+    let go = |machine: &mut Machine| {
+        machine.step(None, None).unwrap();
+        machine.settle().unwrap();
+    };
+    check::attach(&mut machine, Box::new(Pages(Rc::clone(&pages)))).unwrap();
+    (0..12).for_each(|_| go(&mut machine));
+    machine.full_digest().unwrap();
+    machine.take_observer();
+    check::attach(&mut machine, Box::new(Pages(Rc::clone(&pages)))).unwrap();
+    machine.tell_state().unwrap();
+    assert_eq!(*pages.borrow(), [0; 0]);
+    go(&mut machine);
+    machine.tell_state().unwrap();
+    assert_eq!(*pages.borrow(), [7], "the clock page");
+}

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use crate::engine::cpu::{CpuState, Registers};
-use crate::engine::{Answer, Engine, EngineError, Exit, Progress, Stop};
+use crate::engine::{Answer, Engine, EngineError, Exit, Fault, Progress, Stop};
 use crate::host::kick;
 
 /// What a toy guest can do.
@@ -32,6 +32,8 @@ pub(super) enum Op {
     Count,
     /// go to an operation without having executed anything, as a fault does
     Fault(usize),
+    /// end in a triple fault
+    Crash,
 }
 
 /// The toy.
@@ -121,6 +123,7 @@ impl Engine for Toy {
                     self.reading = true;
                     return Ok(Stop::Exit(Exit::PortRead { port, size: 1 }));
                 }
+                Op::Crash => return Ok(Stop::Fault(Fault::TripleFault)),
                 Op::Halt => return Ok(Stop::Exit(Exit::Halt)),
                 Op::Sti => self.interrupts = true,
                 Op::Cli => self.interrupts = false,
