@@ -61,6 +61,12 @@ show-soft: image image-check image-initrd build ## what the soft engine must sho
 soak-soft: image image-check image-initrd build ## the same with full counts; figures go to docs/results.md
 	tests/soak/soft.sh soak
 
+.PHONY: show-recordings soak-recordings
+show-recordings: image build ## what recordings must show, in short
+	tests/soak/recordings.sh show
+soak-recordings: image build ## the same with full counts; figures go to docs/results.md
+	tests/soak/recordings.sh soak
+
 .PHONY: clean
 clean: ## remove everything built
 	cargo clean

@@ -13,6 +13,11 @@ mkdir -p target/tests
 say "unit, property and golden tests, guests on the soft engine, tiny guests on /dev/kvm"
 cargo test --workspace --locked
 
+say "recordings of whole machines, played in the tests' own processes"
+recordings=()
+for name in damaged killed live places size; do recordings+=(--test "recordings_$name"); done
+cargo test --release --locked --package scribe-tests "${recordings[@]}"
+
 say "the images are reproducible"
 for image in demo check debian-initrd; do "images/build-$image.sh" --check; done
 

@@ -148,7 +148,7 @@ fn is_found<T>(flips: &Flips, at: usize, bit: usize, read: impl FnOnce() -> Resu
 }
 
 #[test]
-#[cfg_attr(debug_assertions, ignore = "thousands of recordings are read: cargo test --release")]
+#[cfg_attr(debug_assertions, ignore = "optimised only: scripts/test.sh")]
 fn a_flipped_bit_in_a_small_recording_is_found() {
     engines::on(Under::Counted, "a_flipped_bit_in_a_small_recording_is_found", || {
         let bench = Bench::new();
@@ -241,7 +241,7 @@ fn flip_in_chunks(directory: &Path, flips: &Flips, chance: &mut Chance, most: us
 }
 
 #[test]
-#[cfg_attr(debug_assertions, ignore = "thousands of recordings are read: cargo test --release")]
+#[cfg_attr(debug_assertions, ignore = "optimised only: scripts/test.sh")]
 fn a_flipped_bit_in_a_big_recording_is_found() {
     const NAME: &str = "a_flipped_bit_in_a_big_recording_is_found";
     let Some(lab) = Lab::on_soft(NAME) else { return };
@@ -311,6 +311,7 @@ fn a_flipped_bit_in_a_big_recording_is_found() {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "optimised only: scripts/test.sh")]
 fn a_damaged_recording_is_never_replayed_wrongly() {
     const NAME: &str = "a_damaged_recording_is_never_replayed_wrongly";
     let Some(lab) = Lab::on_soft(NAME) else { return };

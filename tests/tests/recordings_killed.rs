@@ -100,7 +100,7 @@ fn printed(sight: &Sight) -> String {
 }
 
 #[test]
-#[cfg_attr(debug_assertions, ignore = "whole machines in this process: cargo test --release")]
+#[cfg_attr(debug_assertions, ignore = "optimised only: scripts/test.sh")]
 fn what_a_killed_recorder_sealed_replays() {
     const NAME: &str = "what_a_killed_recorder_sealed_replays";
     let Some(lab) = Lab::on_soft(NAME) else { return };
@@ -179,6 +179,7 @@ fn read(directory: &Path) -> (Vec<Event>, Vec<String>) {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "optimised only: scripts/test.sh")]
 fn a_killed_recording_can_be_cut_anywhere() {
     let Some(lab) = Lab::on_soft("a_killed_recording_can_be_cut_anywhere") else { return };
     killed_shell(&lab);
@@ -205,6 +206,7 @@ fn a_killed_recording_can_be_cut_anywhere() {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "optimised only: scripts/test.sh")]
 fn a_recorder_can_be_killed_anywhere_while_it_closes() {
     let Some(lab) = Lab::on_soft("a_recorder_can_be_killed_anywhere_while_it_closes") else { return };
     lab.record("whole", &[&["--bookmark-every", "20ms"], &GUEST[..]].concat());
@@ -224,6 +226,7 @@ fn a_recorder_can_be_killed_anywhere_while_it_closes() {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "optimised only: scripts/test.sh")]
 fn a_file_that_may_not_grow_ends_the_recording_with_what_there_is() {
     let Some(lab) = Lab::on_soft("a_file_that_may_not_grow_ends_the_recording") else { return };
     let program = in_checkout("target/release/scribe-vmm");
@@ -246,7 +249,9 @@ fn a_file_that_may_not_grow_ends_the_recording_with_what_there_is() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{name}: {stderr}");
         assert!(stderr.contains("File too large") && stderr.contains("kept in"), "{name}: {stderr}");
-        assert_eq!(stderr.lines().count(), 2, "where it is kept, and what went wrong: {stderr}");
+        // Snapshots that do not fit are done without.
+        let lines = stderr.lines().filter(|line| !line.contains("; the recording goes on")).count();
+        assert_eq!(lines, 2, "where it is kept, and what went wrong: {stderr}");
         assert_eq!(lab.recording(name).state(), State::Crashed);
         let replayed = lab.replay(name, &[]).ends_with(0).says("last sealed position");
         assert!(replayed.console().starts_with("ready"), "{replayed}");

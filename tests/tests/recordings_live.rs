@@ -55,6 +55,7 @@ fn replays(lab: &Lab, branch: &str, left: &Outcome) {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "optimised only: scripts/test.sh")]
 fn a_guest_goes_live_from_any_place_and_its_branch_replays() {
     let Some(lab) = Lab::on_soft("a_guest_goes_live_from_any_place_and_its_branch_replays") else { return };
     let mut call = shell(&lab, "parent", &["--pace", "max", "--bookmark-every", "100ms"]);
@@ -117,6 +118,7 @@ fn a_guest_goes_live_from_any_place_and_its_branch_replays() {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "optimised only: scripts/test.sh")]
 fn a_branch_starts_with_the_same_state_every_time() {
     let Some(lab) = Lab::on_soft("a_branch_starts_with_the_same_state_every_time") else { return };
     let guest =
@@ -140,6 +142,7 @@ fn a_branch_starts_with_the_same_state_every_time() {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "optimised only: scripts/test.sh")]
 fn a_signal_ends_the_recording_and_the_guest_lives_on() {
     let Some(lab) = Lab::on_soft("a_signal_ends_the_recording_and_the_guest_lives_on") else { return };
     for (name, busy) in [("idle", false), ("busy", true)] {
@@ -168,6 +171,7 @@ fn a_signal_ends_the_recording_and_the_guest_lives_on() {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "optimised only: scripts/test.sh")]
 fn a_signal_lets_a_replayed_guest_go_live() {
     let Some(lab) = Lab::on_soft("a_signal_lets_a_replayed_guest_go_live") else { return };
     let mut call = shell(&lab, "parent", &["--pace", "max"]);
@@ -186,6 +190,7 @@ fn a_signal_lets_a_replayed_guest_go_live() {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "optimised only: scripts/test.sh")]
 fn a_key_sets_a_bookmark_at_a_terminal() {
     let Some(lab) = Lab::on_soft("a_key_sets_a_bookmark_at_a_terminal") else { return };
     let mut call = lab.recorder("keys", &[MEMORY, "--for", "150s"]).on_a_terminal().start();

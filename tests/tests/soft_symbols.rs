@@ -62,7 +62,8 @@ fn each_place_of_a_boot_has_a_way_that_is_certain() {
         traces += 1;
         frames += lines.len();
         let exit = place.exit + STRIDE;
-        place = Position { exit, branches: if exit.is_multiple_of(2) { exit % 300 } else { 0 }, steps: exit % 7 };
+        place =
+            Position { exit, branches: if exit.is_multiple_of(2) { exit % 300 } else { 0 }, steps: exit % 7 };
     }
     assert!(kernels > 100, "{kernels} of {traces} in the kernel");
     figure("stack traces", format!("{traces} places of a boot, {frames} lines, none of them guessed"));
