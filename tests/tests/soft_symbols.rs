@@ -1,4 +1,5 @@
 //! Stack traces of the guest kernel, which has no frame pointers: from wherever it is to where it was entered or began.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use scribe_log::Position;
 use scribe_log::header::Host;
@@ -11,7 +12,7 @@ use scribe_vmm::session::player::{Player, ReplayConfig, Stay};
 use scribe_vmm::session::replay::Target;
 use scribe_vmm::symbols::paging::Virtual;
 use scribe_vmm::symbols::stack::{Frame, Mode, StackTrace, trace};
-use scribe_vmm::symbols::{anchor, find};
+use scribe_vmm::symbols::{anchor, find, kallsyms};
 
 /// Exits between two traces.
 const STRIDE: u64 = 5;
@@ -62,8 +63,21 @@ fn each_place_of_a_boot_has_a_way_that_is_certain() {
         traces += 1;
         frames += lines.len();
         let exit = place.exit + STRIDE;
-        place = Position { exit, branches: if exit.is_multiple_of(2) { exit % 300 } else { 0 }, steps: exit % 7 };
+        place =
+            Position { exit, branches: if exit.is_multiple_of(2) { exit % 300 } else { 0 }, steps: exit % 7 };
     }
+    let state = player.machine().cpu_state().unwrap();
+    let memory = Virtual::new(&state, player.machine().ram());
+    let carried = kallsyms::read(&state, &memory).unwrap();
+    let mut compared = 0;
+    for symbol in found.symbols.iter().filter(|symbol| found.symbols.is_code(symbol.start)) {
+        // Its table leaves some labels out.
+        if let Some(address) = carried.addresses(symbol.name).find(|address| *address == symbol.start) {
+            assert_eq!(carried.function(address).unwrap().start, symbol.start, "{symbol}");
+            compared += 1;
+        }
+    }
+    assert!(compared > 10_000, "{compared} of {} functions are in the kernel's own table", carried.len());
     assert!(kernels > 100, "{kernels} of {traces} in the kernel");
     figure("stack traces", format!("{traces} places of a boot, {frames} lines, none of them guessed"));
 }
