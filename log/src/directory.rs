@@ -5,10 +5,11 @@ use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use crate::lock::{self, Holder};
+use crate::snapshots::SNAPSHOTS_DIR;
 use crate::write_error::WriteError;
 use crate::{
-    BOOKMARKS_FILE, BOOKMARKS_NEW_FILE, EVENTS_FILE, EVENTS_NEW_FILE, HEADER_FILE, HEADER_NEW_FILE,
-    INCOMPLETE_FILE, header,
+    BOOKMARKS_FILE, BOOKMARKS_NEW_FILE, EVENTS_FILE, EVENTS_NEW_FILE, FILES_DIR, HEADER_FILE,
+    HEADER_NEW_FILE, INCOMPLETE_FILE, header,
 };
 
 /// Files of a recording that replacing it removes, and directories likewise. The names that only other parts of the
@@ -22,7 +23,7 @@ const FILES: [&str; 7] = [
     BOOKMARKS_NEW_FILE,
     "overlay",
 ];
-const DIRECTORIES: [&str; 1] = ["snapshots"];
+const DIRECTORIES: [&str; 2] = [SNAPSHOTS_DIR, FILES_DIR];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Content {

@@ -63,6 +63,8 @@ pub const EVENTS_NEW_FILE: &str = "events.new";
 pub const BOOKMARKS_FILE: &str = "bookmarks";
 /// Name under which changed bookmarks are written before they replace [`BOOKMARKS_FILE`].
 pub const BOOKMARKS_NEW_FILE: &str = "bookmarks.new";
+/// Name of the directory with copies of the host's files that a recording needs, in the directory of one that was unpacked.
+pub const FILES_DIR: &str = "files";
 /// Name of the file that is there, and locked by the recorder, until the recording is closed.
 pub const INCOMPLETE_FILE: &str = "incomplete";
 

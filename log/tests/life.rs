@@ -81,6 +81,9 @@ fn overwriting_leaves_nothing_of_the_old_recording_and_touches_nothing_else() {
         fs::write(dir.path().join(name), "old").unwrap();
     }
     fs::create_dir_all(dir.path().join("snapshots/1")).unwrap();
+    // Of one that was unpacked: they are the old recording's.
+    fs::create_dir(dir.path().join("files")).unwrap();
+    fs::write(dir.path().join("files/image"), "old").unwrap();
     let writer = Writer::create(dir.path(), &header(), true).unwrap();
     drop(writer);
     let mut names: Vec<_> =

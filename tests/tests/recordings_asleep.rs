@@ -194,7 +194,7 @@ fn a_bookmark_in_the_last_work_of_a_guest_that_crashes_is_kept() {
         "{last}"
     );
     let bookmarks = recording.bookmarks().unwrap();
-    let mark = &bookmarks.find("signal-1").expect("it came too late, or not at all").bookmark;
+    let mark = &bookmarks.find("signal-1").unwrap().bookmark;
     assert_eq!((mark.origin, mark.position), (BookmarkOrigin::Signal, last.position), "its last sync point");
     let there = theatre.see(Target::Position(mark.position), FROM_THE_START);
     assert!(matches!(there, Seen::Paused(_)), "{there:?}");

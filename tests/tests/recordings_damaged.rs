@@ -84,8 +84,11 @@ fn snapshot(snapshots: &Snapshots, info: &SnapshotInfo) -> Result<(SnapshotInfo,
     Ok((info.clone(), parts, pages.digest()))
 }
 
+/// A snapshot: what it is, its parts, and a digest of its pages.
+type Held = (SnapshotInfo, Vec<u8>, [u8; 32]);
+
 /// All snapshots, and what whoever verifies them finds.
-fn all_snapshots(directory: &Path) -> Result<Vec<(SnapshotInfo, Vec<u8>, [u8; 32])>, String> {
+fn all_snapshots(directory: &Path) -> Result<Vec<Held>, String> {
     let snapshots = snapshots(directory)?;
     if let Some(error) = snapshots.verify().first() {
         return Err(error.to_string());

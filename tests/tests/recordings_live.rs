@@ -1,5 +1,6 @@
 //! Leaving a recording: from bookmarks of each kind, from a sleep, from between two exits, and by signals. The guest goes on,
 //! answers, and what it does then is a recording of its own.
+#![allow(clippy::unwrap_used, reason = "tests, also outside of test functions")]
 
 use std::fs;
 

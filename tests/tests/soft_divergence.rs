@@ -1,4 +1,5 @@
 //! What is said of a divergence of a whole machine, as its user reads it.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests, also outside of test functions")]
 
 use scribe_log::{Body, HEADER_FILE, Header, Writer};
 use scribe_tests::lab::{Lab, Outcome};

@@ -1,4 +1,5 @@
 //! Whole machines on the soft engine alone: programs that check the processor, and Debian's kernel as packaged.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests, also outside of test functions")]
 
 use std::process::Command;
 

@@ -1,4 +1,5 @@
 //! Stack traces of the guest kernel, which has no frame pointers: from wherever it is to where it was entered or began.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests, also outside of test functions")]
 
 use scribe_log::Position;
 use scribe_log::header::Host;

@@ -108,6 +108,19 @@ pub enum SnapshotError {
 }
 
 impl SnapshotError {
+    /// True if what is in the files is not what was written there by a program like this.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            SnapshotError::Recording(error) => !matches!(**error, OpenError::Io { .. }),
+            SnapshotError::Missing { .. }
+            | SnapshotError::TooNew { .. }
+            | SnapshotError::OtherRecording { .. }
+            | SnapshotError::Replaced { .. }
+            | SnapshotError::Corrupt { .. } => true,
+            _ => false,
+        }
+    }
+
     pub(super) fn corrupt(file: &Path, offset: u64, what: impl Into<String>) -> SnapshotError {
         SnapshotError::Corrupt { file: file.to_owned(), offset, what: what.into() }
     }

@@ -65,6 +65,7 @@ fn traced(guest: &Guest, walked: &super::Walked, states: &[(Place, SoftState)]) 
 
 #[test]
 fn blocks_are_told_completely_and_in_order() {
+    let mut long = 0;
     for seed in 0..seeds() / 2 {
         let guest = if seed % 3 == 0 { Guest::legacy(seed) } else { Guest::long(seed) };
         let told = Told::default();
@@ -80,9 +81,7 @@ fn blocks_are_told_completely_and_in_order() {
         compare("saved and told", seed, &end, &unheard);
         assert!(straight == saved, "seed {seed}: from saved states other blocks");
         assert!(straight.iter().all(|block| !block.continues && block.instructions > 0));
-        assert!(
-            straight.iter().any(|block| block.instructions > 2),
-            "seed {seed}: no block that deserves the name"
-        );
+        long += straight.iter().filter(|block| block.instructions > 3).count() as u64;
     }
+    assert!(long > 2 * seeds(), "only {long} blocks deserve the name");
 }

@@ -140,11 +140,6 @@ pub fn run(case: &Case, on: On) -> String {
         On::Kvm => Box::new(Kvm::new(&ram).unwrap()),
         On::Soft(behaviour) => Box::new(Soft::new(&ram, &cpuid::PROFILES[0], behaviour)),
     };
-    let mut state = case.state.clone();
-    if on == On::Kvm {
-        // QEMU's processor knows a TSS as LTR finds it, not busy, in TR. KVM shows it busy.
-        state.segments[7].attributes &= !2;
-    }
-    engine.set_state(&state).unwrap();
+    engine.set_state(&case.state).unwrap();
     record::record(case, &ram, engine.as_mut())
 }

@@ -3,6 +3,7 @@
 
 mod bookmark;
 mod info;
+mod pack;
 mod shrink;
 mod snapshot;
 mod verify;

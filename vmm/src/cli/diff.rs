@@ -1,15 +1,14 @@
 //! `scribe-vmm diff`: where two recordings differ.
 
 use std::io::{self, ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
-use scribe_log::Recording;
 use serde_json::{Value, json};
 
 use super::exit::{self, Failure};
-use super::guest;
 use super::log::FormatChoice;
+use super::recorded;
 use crate::inspect::diff::{self, Key, Outcome, Parting, Placed};
 use crate::inspect::list::Form;
 use crate::inspect::state::Difference;
@@ -28,7 +27,7 @@ const DIFFERENT: u8 = 1;
                         scribe-vmm diff demo-1 demo-2 --context 10\n  \
                         scribe-vmm diff good bad --format json | jq .events.a[0].position")]
 pub(super) struct DiffArgs {
-    /// A recording: a directory, or a name below the recordings' home
+    /// A recording: a directory, a name below the recordings' home, or a packed file
     #[arg(value_name = "A")]
     a: PathBuf,
     /// The recording to compare it with
@@ -43,11 +42,7 @@ pub(super) struct DiffArgs {
 }
 
 pub(super) fn run(args: &DiffArgs) -> Result<u8, Failure> {
-    let store = guest::store()?;
-    let open = |path: &Path| -> Result<Recording, Failure> {
-        Recording::open(&store.resolve(Some(path))?).map_err(|error| Failure::new(exit::RECORDING, error))
-    };
-    let (a, b) = (open(&args.a)?, open(&args.b)?);
+    let (a, b) = (recorded::open(Some(&args.a))?, recorded::open(Some(&args.b))?);
     let keys = diff::headers(a.header(), b.header());
     let level = a.header().level.min(b.header().level);
     let outcome = diff::events(a.events(), b.events(), level, args.context.into())

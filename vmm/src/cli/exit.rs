@@ -8,7 +8,6 @@ use crate::machine::MachineError;
 use crate::session::SessionError;
 use crate::session::config::ConfigError;
 use crate::session::place::PlaceError;
-use crate::session::snapshot::SnapError;
 use crate::session::start::StartError;
 
 /// An error: bad image, disk full, unsupported feature.
@@ -104,18 +103,13 @@ impl From<EditError> for Failure {
 
 impl From<SnapshotError> for Failure {
     fn from(error: SnapshotError) -> Self {
-        Self::new(of_snapshot(&error), error)
-    }
-}
-
-/// The exit code for what is wrong with snapshots.
-fn of_snapshot(error: &SnapshotError) -> u8 {
-    match error {
-        SnapshotError::TooNew { .. }
-        | SnapshotError::OtherRecording { .. }
-        | SnapshotError::Recording(_)
-        | SnapshotError::Corrupt { .. } => RECORDING,
-        _ => ERROR,
+        let code = match &error {
+            // Nothing is wrong with the recording: it was asked for what it has not.
+            SnapshotError::Missing { .. } => ERROR,
+            error if error.is_damage() => RECORDING,
+            _ => ERROR,
+        };
+        Self::new(code, error)
     }
 }
 
@@ -123,12 +117,13 @@ impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         let code = match &error {
             StartError::Open(_) | StartError::Session(SessionError::Read(_)) => RECORDING,
-            StartError::NoStart(_) | StartError::Snapshot(SnapError::State(_)) => RECORDING,
-            StartError::Snapshot(SnapError::Files(error))
-            | StartError::Session(SessionError::Snapshot(SnapError::Files(error))) => of_snapshot(error),
+            StartError::NoStart(_) | StartError::BadSnapshot { .. } => RECORDING,
+            StartError::Snapshot(error) | StartError::Session(SessionError::Snapshot(error))
+                if error.is_damage() =>
+            {
+                RECORDING
+            }
             StartError::Session(SessionError::Diverged(_)) => DIVERGED,
-            StartError::BadSnapshot { .. } => RECORDING,
-            StartError::Snapshot(error) if error.is_damage() => RECORDING,
             StartError::Config(ConfigError::Changed { .. }) => RECORDING,
             StartError::Config(
                 ConfigError::KernelWithoutNote(_) | ConfigError::Engine(EngineError::Unsuitable(_)),

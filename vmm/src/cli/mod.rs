@@ -24,6 +24,7 @@ mod shrink;
 mod snapshot;
 mod survey;
 mod timeline;
+mod unpacked;
 mod verify;
 
 use std::process::ExitCode;

@@ -35,6 +35,12 @@ pub(super) struct PackArgs {
     /// Where the recording's disk image lies now, if it was moved
     #[arg(long, value_name = "FILE")]
     image_at: Option<PathBuf>,
+    /// Where the kernel given with --kernel lies now, if it was moved
+    #[arg(long, value_name = "FILE")]
+    kernel_at: Option<PathBuf>,
+    /// Where the initrd given with --initrd lies now, if it was moved
+    #[arg(long, value_name = "FILE")]
+    initrd_at: Option<PathBuf>,
 }
 
 /// Unpack a packed recording into a directory
@@ -54,7 +60,8 @@ pub(super) struct UnpackArgs {
 pub(super) fn pack(args: &PackArgs) -> Result<u8, Failure> {
     let recording = args.recording.open()?;
     let options = PackOptions { image: args.image, snapshots: args.snapshots, overwrite: args.overwrite };
-    let moved = pack::beside(recording.dir(), Moved { image: args.image_at.clone(), ..Moved::default() });
+    let (image, kernel, initrd) = (args.image_at.clone(), args.kernel_at.clone(), args.initrd_at.clone());
+    let moved = pack::beside(recording.dir(), Moved { image, kernel, initrd });
     let bytes = pack::pack(&recording, &moved, &args.output, options)?;
     say!("packed {} into {}: {bytes} bytes", guest::show(recording.dir()), guest::show(&args.output));
     Ok(0)

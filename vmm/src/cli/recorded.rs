@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use clap::Args;
 use scribe_log::header::{Engine as EngineName, Header, Host};
-use scribe_log::{EditError, Recording, State, Store};
+use scribe_log::{EditError, Recording, State};
 
 use super::exit::{self, Failure};
 use super::guest::{self, EngineChoice};
-use super::parse;
+use super::{parse, unpacked};
 use crate::host::events::Shared;
 use crate::machine::disk::DiskError;
 use crate::pack;
@@ -23,6 +23,16 @@ use crate::session::replay::Target;
 use crate::session::start::StartError;
 use crate::session::verify::{Verified, verify};
 
+/// Opens the recording that is named so: a directory, a name in the home, or a pack; the latest without a name.
+pub(super) fn open(name: Option<&Path>) -> Result<Recording, Failure> {
+    let store = guest::store()?;
+    let mut directory = store.resolve(name)?;
+    if pack::is_pack(&directory) {
+        directory = unpacked::directory(&store, &directory)?;
+    }
+    Ok(Recording::open(&directory)?)
+}
+
 /// Which recording.
 #[derive(Debug, Args)]
 pub(super) struct RecordingArg {
@@ -34,12 +44,7 @@ pub(super) struct RecordingArg {
 impl RecordingArg {
     /// Opens it.
     pub(super) fn open(&self) -> Result<Recording, Failure> {
-        let store = guest::store()?;
-        let mut directory = store.resolve(self.recording.as_deref())?;
-        if pack::is_pack(&directory) {
-            directory = unpacked(&store, &directory)?;
-        }
-        Recording::open(&directory).map_err(|error| Failure::new(exit::RECORDING, error))
+        open(self.recording.as_deref())
     }
 
     /// Opens it for a subcommand that will change it.
@@ -59,17 +64,6 @@ impl RecordingArg {
     pub(super) fn path(&self) -> Option<&Path> {
         self.recording.as_deref()
     }
-}
-
-/// The directory of a packed recording: unpacked once, below the home, under the digest of the pack.
-fn unpacked(store: &Store, file: &Path) -> Result<PathBuf, Failure> {
-    let digest = DigestCache::new(store.home()).of_file(file).map_err(anyhow::Error::from)?;
-    let name: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    let directory = store.home().join(".unpacked").join(name);
-    if !directory.is_dir() {
-        pack::unpack(file, &directory)?;
-    }
-    Ok(directory)
 }
 
 /// How a recording is played.

@@ -44,17 +44,8 @@ pub enum SnapError {
 impl SnapError {
     /// True if what is in the files is not what was written there by a program like this.
     pub fn is_damage(&self) -> bool {
-        use SnapshotError::{Corrupt, Missing, OtherRecording, Recording, Replaced, TooNew};
         match self {
-            Self::Files(error) => matches!(
-                error,
-                Corrupt { .. }
-                    | Missing { .. }
-                    | OtherRecording { .. }
-                    | Recording(_)
-                    | Replaced { .. }
-                    | TooNew { .. }
-            ),
+            Self::Files(error) => error.is_damage(),
             Self::State(_) => true,
             Self::Machine(_) | Self::Config(_) => false,
         }

@@ -62,10 +62,15 @@ pub fn place(found: Found, state: &CpuState, memory: &Virtual<'_>) -> Result<Sym
     }
 }
 
+/// Where SYSCALL goes, if that is in a kernel.
+pub(super) fn system_call(state: &CpuState) -> Option<u64> {
+    let lstar = state.msrs.iter().find(|(index, _)| *index == LSTAR).map(|(_, value)| *value);
+    lstar.filter(|there| *there >= UPPER_HALF)
+}
+
 /// Functions that the processor knows, and where.
 fn anchors(symbols: &Symbols, state: &CpuState, memory: &Virtual<'_>) -> Vec<(&'static str, u64)> {
-    let lstar = state.msrs.iter().find(|(index, _)| *index == LSTAR).map(|(_, value)| *value);
-    let mut anchors = vec![("entry_SYSCALL_64", lstar.unwrap_or_default())];
+    let mut anchors = vec![("entry_SYSCALL_64", system_call(state).unwrap_or_default())];
     anchors.retain(|(name, _)| symbols.addresses(name).next().is_some());
     for (vector, names) in HANDLERS {
         let known = names.into_iter().find(|name| symbols.addresses(name).next().is_some());

@@ -75,12 +75,7 @@ impl Symbols {
             let fields = [fields.next(), fields.next(), fields.next(), fields.next()];
             let [Some(address), Some([kind]), Some(name), None] = fields else { continue };
             let Some(address) = hexadecimal(address) else { continue };
-            let code = matches!(kind, b't' | b'T' | b'w' | b'W');
-            let known = matches!(kind, b'b' | b'B' | b'd' | b'D' | b'r' | b'R' | b'v' | b'V');
-            if code || known {
-                let rank = if kind.is_ascii_uppercase() { 0 } else { 1 };
-                builder.add(address, name, code, rank);
-            }
+            builder.add_typed(address, name, *kind);
         }
         builder.finish(source)
     }
@@ -105,6 +100,11 @@ impl Symbols {
     pub fn moved(mut self, slide: u64) -> Self {
         self.slide = slide;
         self
+    }
+
+    /// True if the kernel runs where the symbols say.
+    pub(super) fn is_unmoved(&self) -> bool {
+        self.slide == 0
     }
 
     /// The symbol that `address` is in.
@@ -139,6 +139,19 @@ impl Symbols {
         Some((symbol, entry.code))
     }
 
+    /// All of them, by address; of those at one address the one that says most first.
+    pub fn iter(&self) -> impl Iterator<Item = Symbol<'_>> {
+        self.entries.iter().map(|entry| {
+            let start = entry.address.wrapping_add(self.slide);
+            Symbol {
+                name: self.name(entry),
+                start,
+                size: self.lookup(start).map_or(0, |symbol| symbol.size),
+                offset: 0,
+            }
+        })
+    }
+
     /// Addresses of all symbols of this name.
     pub fn addresses<'a>(&'a self, name: &'a str) -> impl Iterator<Item = u64> + 'a {
         let named = self.entries.iter().filter(move |entry| self.name(entry) == name);
@@ -155,15 +168,16 @@ fn hexadecimal(digits: &[u8]) -> Option<u64> {
     u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
+/// A table that is being read.
 #[derive(Default)]
-struct Builder {
+pub(super) struct Builder {
     entries: Vec<Entry>,
     names: String,
 }
 
 impl Builder {
     /// Notes a symbol, unless it says nothing of where something is in a kernel.
-    fn add(&mut self, address: u64, name: &[u8], code: bool, rank: u8) {
+    pub(super) fn add(&mut self, address: u64, name: &[u8], code: bool, rank: u8) {
         let printable = !name.is_empty() && name.len() <= MAX_NAME && name.iter().all(u8::is_ascii_graphic);
         let room = self.entries.len() < MAX_SYMBOLS && self.names.len() + name.len() <= MAX_NAMES;
         if address < UPPER_HALF || !printable || !room {
@@ -178,7 +192,16 @@ impl Builder {
         self.entries.push(Entry { address, name: (start, length), code, rank });
     }
 
-    fn finish(self, source: &str) -> Symbols {
+    /// Notes a symbol with the type that nm gives it, unless it is of a type that is no place in a kernel.
+    pub(super) fn add_typed(&mut self, address: u64, name: &[u8], kind: u8) {
+        let code = matches!(kind, b't' | b'T' | b'w' | b'W');
+        if code || matches!(kind, b'b' | b'B' | b'd' | b'D' | b'r' | b'R' | b'v' | b'V') {
+            self.add(address, name, code, u8::from(!kind.is_ascii_uppercase()));
+        }
+    }
+
+    /// The table, from where `source` says.
+    pub(super) fn finish(self, source: &str) -> Symbols {
         let mut symbols =
             Symbols { entries: Vec::new(), names: self.names, slide: 0, source: source.to_owned() };
         let mut entries = self.entries;

@@ -154,7 +154,7 @@ impl Engine for Kvm {
             return Ok(stop);
         }
         while let Some(stop) = self.enter()? {
-            if stop != Stop::InterruptWindow || !shadow::is_lost_here() || !self.is_behind_sti() {
+            if stop != Stop::InterruptWindow || !shadow::is_tcg() || !self.is_behind_sti() {
                 return Ok(stop);
             }
             match self.step_over_shadow()? {

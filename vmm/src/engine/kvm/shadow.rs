@@ -20,9 +20,9 @@ use crate::host::kick;
 const STI: u8 = 0xfb;
 
 /// True if this host's processor is QEMU's TCG.
-pub(super) fn is_lost_here() -> bool {
-    static LOST: OnceLock<bool> = OnceLock::new();
-    *LOST.get_or_init(|| {
+pub(super) fn is_tcg() -> bool {
+    static TCG: OnceLock<bool> = OnceLock::new();
+    *TCG.get_or_init(|| {
         const HYPERVISOR: u32 = 1 << 31;
         #[allow(unused_unsafe)] // safe to call in newer versions of the library
         // SAFETY: every x86-64 processor has CPUID; leaf 1 always, 0x4000_0000 where leaf 1 says hypervisor.

@@ -25,13 +25,15 @@ use kvm_bindings::{Msrs, kvm_debugregs, kvm_dtable, kvm_msr_entry, kvm_regs, kvm
 use kvm_ioctls::VcpuFd;
 use scribe_soft_cpu::StateError;
 
-use super::{fpu, ioctl, ioctls};
+use super::{fpu, ioctl, ioctls, shadow};
 use crate::engine::EngineError;
 use crate::engine::cpu::{CpuState, DescriptorTable, PendingEvents, Registers, Segment};
 use crate::machine::memory::{GuestRam, PAGE_SIZE};
 use crate::machine::msr;
 
 const UNUSABLE: u32 = 1 << 16;
+/// In the type of a TSS.
+const BUSY: u8 = 2;
 
 /// From KVM's order to the processor's own numbering.
 pub(super) fn registers(r: &kvm_regs) -> Registers {
@@ -156,7 +158,12 @@ pub(super) fn read(vcpu: &VcpuFd) -> Result<CpuState, EngineError> {
 /// Loads the whole state. The pending exit must be finished.
 pub(super) fn write(vcpu: &mut VcpuFd, state: &CpuState) -> Result<(), EngineError> {
     check(state)?;
-    let [es, cs, ss, ds, fs, gs, ldt, tr] = state.segments.each_ref().map(kvm_segment);
+    let [es, cs, ss, ds, fs, gs, ldt, mut tr] = state.segments.each_ref().map(kvm_segment);
+    if shadow::is_tcg() {
+        // QEMU's processor keeps a TSS in TR as LTR finds it, not busy, and with a busy one denies every port to user
+        // programs. KVM shows it busy, as it is on silicon.
+        tr.type_ &= !BUSY;
+    }
     let old = vcpu.get_sregs().map_err(ioctl("KVM_GET_SREGS"))?;
     let sregs = kvm_sregs {
         es,

@@ -10,7 +10,7 @@ use crate::engine::cpu::Registers;
 use crate::machine::{Machine, MachineError};
 use crate::symbols::paging::Virtual;
 use crate::symbols::stack::{self, CODE_64, EFER_LMA, Frame, Mode, StackTrace};
-use crate::symbols::{Symbols, anchor, find};
+use crate::symbols::{self, Symbols};
 
 /// Most bytes of a function that are looked through, instructions of it, functions of a trace, and instructions named.
 const MOST_BYTES: u64 = 16 << 10;
@@ -58,8 +58,7 @@ impl Guest {
     pub fn of(machine: &Machine, header: &Header) -> Result<Self, MachineError> {
         let state = machine.cpu_state()?;
         let memory = Virtual::new(&state, machine.ram());
-        let symbols = find::find(header).and_then(|found| anchor::place(found, &state, &memory));
-        let (symbols, no_symbols) = match symbols {
+        let (symbols, no_symbols) = match symbols::of_guest(header, &state, &memory) {
             Ok(symbols) => (Some(symbols), None),
             Err(error) => (None, Some(error.to_string())),
         };
