@@ -49,7 +49,8 @@ fn everything_about_a_recording_is_told() {
     call(&lab, &live).ends_with(0);
     let branch = json(&lab, &["info", "b"]);
     let parent = &branch["header"]["parent"];
-    assert_eq!((&parent["path"], &parent["header"]), (&value!("a"), &info["identity"]));
+    let path = value!(lab.path("a").to_str().unwrap());
+    assert_eq!((&parent["path"], &parent["header"]), (&path, &info["identity"]));
     let position = json(&lab, &["bookmark", "list", "a"])["bookmarks"][4]["position"].clone();
     assert_eq!(parent["at"], position);
     assert_eq!(branch["snapshots"], value!({"start": 1}));

@@ -44,17 +44,22 @@ impl Failure {
 
     /// The whole chain on one line, each part once.
     pub(super) fn message(&self) -> String {
-        let mut text = String::new();
-        for part in self.error.chain().map(ToString::to_string) {
-            if !text.ends_with(&part) {
-                if !text.is_empty() {
-                    text += ": ";
-                }
-                text += &part;
-            }
-        }
-        text
+        one_line(self.error.chain())
     }
+}
+
+/// The whole chain of an error on one line, each part once.
+pub(super) fn one_line<'a>(chain: impl Iterator<Item = &'a (dyn std::error::Error + 'static)>) -> String {
+    let mut text = String::new();
+    for part in chain.map(ToString::to_string) {
+        if !text.ends_with(&part) {
+            if !text.is_empty() {
+                text += ": ";
+            }
+            text += &part;
+        }
+    }
+    text
 }
 
 impl From<anyhow::Error> for Failure {

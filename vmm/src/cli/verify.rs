@@ -87,7 +87,8 @@ fn conclude(verified: &Verified, name: &str) -> u8 {
                  {found} from the snapshot; {remove}"
             ),
             Mismatch::Replay(error) => {
-                say!("the snapshot at {position} is wrong, no replay can start from it; {remove}: {error}");
+                let why = exit::one_line(anyhow::Chain::new(error));
+                say!("the snapshot at {position} is wrong, no replay can start from it; {remove}: {why}");
             }
         }
     }
