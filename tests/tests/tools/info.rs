@@ -54,7 +54,7 @@ fn everything_about_a_recording_is_told() {
     let position = json(&lab, &["bookmark", "list", "a"])["bookmarks"][4]["position"].clone();
     assert_eq!(parent["at"], position);
     assert_eq!(branch["snapshots"], value!({"start": 1}));
-    call(&lab, &["info", "b"]).ends_with(0).shows("parent     a, left at exit:").shows("start      exit:");
+    call(&lab, &["info", "b"]).ends_with(0).shows("/a, left at exit:").shows("start      exit:");
 }
 
 #[test]
