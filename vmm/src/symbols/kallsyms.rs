@@ -3,15 +3,15 @@
 //! Kernels as distributions package them have no other: they are stripped, and their `System.map` is in another package. The
 //! names are compressed, in parts that lie one behind the other but that nothing points to (scripts/kallsyms.c):
 //! * the table of 256 tokens, and an index of it, which can be recognized;
-//! * in front of them the count of symbols, the names, and a marker for each 256 of them;
-//! * the addresses, relative to one: behind the index since Linux 6.4, in front of the count up to 6.1.
+//! * in front of them the count of symbols, the names, a marker for each 256 of them, and in some versions their order;
+//! * the addresses, relative to one: behind the index since Linux 6.4, in front of the count before that.
 //!
 //! What is found must be consistent in itself, and fit where the kernel is. Modules are not in it.
 
 use super::anchor;
 use super::find::Found;
 use super::paging::Virtual;
-use super::table::{Builder, MAX_SYMBOLS, Symbols, UPPER_HALF};
+use super::table::{Builder, Symbols, UPPER_HALF};
 use crate::engine::cpu::CpuState;
 
 /// Where Linux maps itself: 1 GiB from here on.
@@ -27,8 +27,13 @@ const TOKENS: usize = 256;
 const DIGITS: &[u8] = b"0\x001\x002\x003\x004\x005\x006\x007\x008\x009\x00";
 /// Symbols to a marker.
 const BLOCK: usize = 256;
-/// The last block's names take at most so many bytes.
-const MOST_NAMES: usize = 256 << 10;
+/// Names and markers take at most so many bytes: those of distributions take some 3 MB.
+const MOST_NAMES: usize = 32 << 20;
+/// And so many for each symbol, on average, beside so many for all.
+const LONG_NAMES: usize = 64;
+const SHORT_TABLE: usize = 4096;
+/// Names that are looked at in search of the table.
+const MOST_STEPS: usize = 4 << 20;
 /// Longest name, expanded.
 const MOST_NAME: usize = 1024;
 
@@ -118,13 +123,24 @@ impl Image {
 
     /// The table of tokens whose token `0` is at `zero`.
     fn table(&self, zero: usize) -> Option<Tokens> {
-        let mut begin = zero;
-        for _ in 0..b'0' {
-            let terminator = begin.checked_sub(1).filter(|at| self.bytes.get(*at) == Some(&0))?;
-            let token = self.bytes.get(..terminator)?;
-            let length = token.iter().rev().take(MOST_NAME).position(|byte| *byte == 0)?;
-            begin = terminator - length;
+        let mut at = zero;
+        for _ in 1..b'0' {
+            at = self.token_before(at)?;
         }
+        // What is in front of the first may look like a part of it; it begins at a multiple of 8.
+        let lowest = self.token_before(at)?;
+        (lowest..at).filter(|begin| begin.is_multiple_of(8)).find_map(|begin| self.table_at(begin))
+    }
+
+    /// Where the token begins that ends in front of `at`.
+    fn token_before(&self, at: usize) -> Option<usize> {
+        let terminator = at.checked_sub(1).filter(|at| self.bytes.get(*at) == Some(&0))?;
+        let before = self.bytes.get(..terminator)?.iter().rev().take(MOST_NAME);
+        Some(terminator - before.take_while(|byte| **byte != 0).count())
+    }
+
+    /// The table of tokens at `begin`, if its index is behind it.
+    fn table_at(&self, begin: usize) -> Option<Tokens> {
         let mut each = Vec::with_capacity(TOKENS);
         let mut at = begin;
         for _ in 0..TOKENS {
@@ -141,8 +157,7 @@ impl Image {
     }
 
     fn symbols(&self, tokens: &Tokens) -> Option<Symbols> {
-        let markers = self.markers(tokens.begin)?;
-        let (count_at, count) = self.count(&markers)?;
+        let (count_at, count) = self.count(tokens)?;
         let names = count_at + 8;
         let (offsets, base) = self.addresses(tokens, count_at, count)?;
         // On a kernel for several processors what is counted from the base is negative: the rest is of no place.
@@ -164,56 +179,48 @@ impl Image {
                 builder.add_typed(address, name, *kind);
             }
         }
-        (at <= markers.begin).then(|| builder.finish("the table in its memory"))
+        Some(builder.finish("the table in its memory"))
     }
 
-    /// The markers that end right in front of `end`: offsets into the names, the first 0.
-    fn markers(&self, end: usize) -> Option<Markers> {
-        let mut begin = end.checked_sub(4)?;
-        if self.word(begin)? == 0 {
-            begin = begin.checked_sub(4)?; // to a multiple of 8
+    /// Where the count of symbols is, in front of the names, and what it is: the nearest in front of the tokens of which all
+    /// that is in between is as it says.
+    fn count(&self, tokens: &Tokens) -> Option<(usize, usize)> {
+        let highest = tokens.begin.checked_sub(16)? & !7;
+        let mut budget = MOST_STEPS;
+        for at in (highest.saturating_sub(MOST_NAMES)..=highest).rev().step_by(8) {
+            let count = usize::try_from(self.word(at)?).ok()?;
+            let between = tokens.begin - at;
+            let possible = count > 0 && 2 * count <= between && between <= LONG_NAMES * count + SHORT_TABLE;
+            if self.word(at + 4)? == 0
+                && possible
+                && self.leads_to(at + 8, count, tokens.begin, &mut budget)?
+            {
+                return Some((at, count));
+            }
         }
-        let last = self.word(begin)?;
-        let mut count = 1;
-        let mut value = last;
-        while value != 0 {
-            begin = begin.checked_sub(4)?;
-            let before = self.word(begin)?;
-            (before < value && count < MAX_SYMBOLS / BLOCK).then_some(())?;
-            value = before;
-            count += 1;
-        }
-        Some(Markers { begin, count, last: usize::try_from(last).ok()? })
+        None
     }
 
-    /// Where the count of symbols is, in front of the names, and what it is.
-    fn count(&self, markers: &Markers) -> Option<(usize, usize)> {
-        let possible = (markers.count - 1) * BLOCK + 1..=markers.count * BLOCK;
-        let highest = markers.begin.checked_sub(markers.last)?.checked_sub(8)? & !7;
-        let places = (0..MOST_NAMES).step_by(8).map_while(|below| highest.checked_sub(below));
-        places.into_iter().find_map(|at| {
-            let count = usize::try_from(self.word(at)?).ok().filter(|count| possible.contains(count))?;
-            let rest = self.word(at + 4)?;
-            (rest == 0 && self.are_names(at + 8, count, markers)).then_some((at, count))
-        })
-    }
-
-    /// True if `count` names from `names` on are as the markers say, and end in front of them.
-    fn are_names(&self, names: usize, count: usize, markers: &Markers) -> bool {
+    /// True if from `names` on there are `count` names, markers of them, since Linux 6.2 perhaps a table of 3 bytes for each,
+    /// and then `end`. `None`: it has been looked enough.
+    fn leads_to(&self, names: usize, count: usize, end: usize, budget: &mut usize) -> Option<bool> {
         let mut at = names;
+        let mut markers = Vec::new();
         for number in 0..count {
+            *budget = budget.checked_sub(1)?;
             if number % BLOCK == 0 {
-                let marker = self.word(markers.begin + number / BLOCK * 4);
-                if marker.and_then(|marker| usize::try_from(marker).ok()) != Some(at - names) {
-                    return false;
-                }
+                markers.push(at - names);
             }
             match self.length(at) {
-                Some((length, begin)) if length > 0 => at = begin + length,
-                _ => return false,
+                Some((length, begin)) if length > 0 && begin + length <= end => at = begin + length,
+                _ => return Some(false),
             }
         }
-        at <= markers.begin && markers.begin - at < 8
+        let begin = at.next_multiple_of(8);
+        let marker = |number: usize| usize::try_from(self.word(begin + 4 * number)?).ok();
+        let all = markers.iter().enumerate().all(|(number, offset)| marker(number) == Some(*offset));
+        let behind = (begin + 4 * markers.len()).next_multiple_of(8);
+        Some(all && (behind == end || (behind + 3 * count).next_multiple_of(8) == end))
     }
 
     /// How many tokens the name at `at` has, and where the first is.
@@ -251,14 +258,6 @@ impl Image {
             near.then_some((offsets?, base))
         })
     }
-}
-
-/// The markers.
-struct Markers {
-    begin: usize,
-    count: usize,
-    /// the last one
-    last: usize,
 }
 
 #[cfg(test)]
