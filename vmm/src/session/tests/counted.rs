@@ -173,9 +173,9 @@ fn a_guest_that_faults_for_ever_is_stopped_too() {
 
 #[test]
 fn a_place_that_the_replay_does_not_come_to_is_a_divergence() {
-    let recorded = record(computing(1), 0, None, type_and_kick(b"aq"));
-    let at = inputs(&recorded)[0];
-    assert!(!at.is_exit(), "{at}");
+    // The first of them may come before the guest has begun.
+    let recorded = record(computing(1), 0, None, type_and_kick(b"aaaaaaaaq"));
+    assert!(inputs(&recorded).iter().any(|at| !at.is_exit()), "{:?}", inputs(&recorded));
     let program = [prologue(250), vec![Op::Count; 8], vec![Op::Out32(0x5c0 + 0x18, 1)]].concat();
     let mut other = counted(&program, &toy::echo_handler(), 1);
     assert!(matches!(recorded.replay(&mut other), Err(super::SessionError::Diverged(_))));
