@@ -195,7 +195,7 @@ fn a_killed_recording_can_be_cut_anywhere() {
         let path = lab.path("cut").join(file);
         let good = fs::read(&path).unwrap();
         let mut longest = 0;
-        for length in 0..good.len() {
+        for length in 0..=good.len() {
             fs::write(&path, &good[..length]).unwrap();
             let (events, bookmarks) = read(&lab.path("cut"));
             assert!(all.starts_with(&events), "{file}, {length} bytes");
@@ -204,8 +204,6 @@ fn a_killed_recording_can_be_cut_anywhere() {
             assert!(found >= longest, "{file}: {length} bytes hold less than fewer do");
             longest = found;
         }
-        fs::write(&path, &good).unwrap();
-        assert!(longest > 3, "{file}");
     }
     assert_eq!(read(&lab.path("cut")), (all, marks));
 }
