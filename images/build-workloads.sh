@@ -21,6 +21,8 @@ prepare() {
   for name in "$root"/images/debian/workloads/*; do
     install -m 755 "$name" "$1/usr/local/bin/"
   done
+  mkdir -p "$1/usr/local/share/workloads"
+  install -m 644 "$root"/images/checks/{primes,doubles}.c "$1/usr/local/share/workloads/"
   # Its workload starts the server itself.
   rm -f "$1"/etc/systemd/system/{redis.service,multi-user.target.wants/redis-server.service}
 }
