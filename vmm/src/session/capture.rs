@@ -62,6 +62,8 @@ pub enum Need {
 #[derive(Debug)]
 pub struct Captures {
     wish: Wish,
+    /// a capture costs the guest at most one part in so many of its time
+    budget: u64,
     /// what the first write to a page costs the guest (ns), once writes are watched
     first_write: u64,
     /// writes are watched
@@ -76,11 +78,12 @@ pub struct Captures {
 }
 
 impl Captures {
-    /// As `wish` says; `first_write`: what the first write to a page costs (ns).
-    pub fn new(wish: Wish, first_write: u64) -> Self {
+    /// As `wish` says.
+    pub fn new(wish: Wish) -> Self {
         Self {
             wish,
-            first_write,
+            budget: BUDGET,
+            first_write: 0,
             watching: false,
             came: 0,
             allowed: 0,
@@ -88,6 +91,12 @@ impl Captures {
             told_too_large: false,
             costs: Costs::default(),
         }
+    }
+
+    /// Captures may cost what they will.
+    #[cfg(test)]
+    pub(crate) fn at_any_cost(wish: Wish) -> Self {
+        Self { budget: 0, ..Self::new(wish) }
     }
 
     /// True if captures are made for a guest that is `paced` by the host, or not.
@@ -124,7 +133,7 @@ impl Captures {
     /// A capture that began at `began` was done at `now`.
     pub fn made(&mut self, taken: Taken, began: u64, now: u64) {
         let cost = now.saturating_sub(began).saturating_add(taken.pages.saturating_mul(self.first_write));
-        self.allowed = now.saturating_add(cost.saturating_mul(BUDGET));
+        self.allowed = now.saturating_add(cost.saturating_mul(self.budget));
         self.costs.add(taken, cost);
     }
 
@@ -153,6 +162,7 @@ impl Captures {
         clock: impl Fn() -> u64,
     ) -> Result<(), SessionError> {
         if !std::mem::replace(&mut self.watching, true) {
+            self.first_write = machine.first_write_ns();
             machine.watch_writes()?;
             self.harvest = now.saturating_add(HARVEST_EVERY);
         }

@@ -283,7 +283,7 @@ pub(super) fn live<J: Journal>(
         pace,
         guest_limit: connections.guest_limit,
         marks,
-        captures: Captures::new(connections.captures, machine.first_write_ns()),
+        captures: Captures::new(connections.captures),
     };
     let mut policy = Live::new(journal, host, inputs, now);
     let Run::Ended(cause) = driver.run(machine, &mut policy, console)? else {

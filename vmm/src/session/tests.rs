@@ -69,7 +69,7 @@ pub(crate) fn header() -> Header {
 
 /// What a live machine takes besides what the host loop delivers: nothing.
 fn nothing_more(open: bool, guest_limit: Option<u64>) -> Inputs {
-    let captures = Captures::new(Wish::NEVER, 0);
+    let captures = Captures::new(Wish::NEVER);
     Inputs { file: None, open, pace: Pace::Max, guest_limit, marks: Marks::default(), captures }
 }
 

@@ -64,7 +64,7 @@ fn computing(seed: u64) -> Machine {
 }
 
 fn captured_inputs(after: u64, limit: Option<u64>) -> Inputs {
-    let captures = Captures::new(Wish { after, always: true }, 0);
+    let captures = Captures::at_any_cost(Wish { after, always: true });
     Inputs { captures, ..nothing_more(true, limit) }
 }
 
