@@ -84,3 +84,61 @@ pub(super) fn capture(input: &mut Input<'_>) -> Result<Body, Malformed> {
     let state = input.rest().to_vec();
     Ok(Body::Capture(Capture { nanoseconds, interrupts, pages, bytes, version, state }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::payload::{CAPTURE, CAPTURE_PAGES, decode, encode};
+
+    #[test]
+    fn pages_that_cannot_be_are_refused() {
+        let page = |frames: Vec<u64>, codec, length| {
+            Body::CapturePages(CapturePages { frames, codec, stored: vec![1; length] })
+        };
+        for bad in [
+            page(vec![], PageCodec::Raw, 0),
+            page((0..17).collect(), PageCodec::Zstd, 9),
+            page(vec![5, 5], PageCodec::Zstd, 9),
+            page(vec![6, 5], PageCodec::Zstd, 9),
+            page(vec![5], PageCodec::Raw, 4095),
+            page(vec![5], PageCodec::Zstd, 4096),
+            page(vec![5], PageCodec::Zstd, 0),
+        ] {
+            assert!(encode(&bad).is_err(), "{bad:?}");
+        }
+        let good = page(vec![5, 9, u64::MAX], PageCodec::Zstd, 3);
+        let bytes = encode(&good).unwrap();
+        assert_eq!(decode(CAPTURE_PAGES, &bytes), Ok(Some(good)));
+        let head = [1, 5, ZSTD, 7];
+        assert!(decode(CAPTURE_PAGES, &head).is_ok());
+        for bad in [
+            &[][..],
+            &[0, ZSTD, 7],                                                             // no page
+            &[17],                                                                     // too many
+            &[2, 5, 0, ZSTD, 7],                                                       // twice the same
+            &[1, 5, 2, 7],                                                             // another codec
+            &[1, 5, ZSTD],                                                             // nothing stored
+            &[1, 5, RAW, 7],                                                           // not a page
+            &[2, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 1, ZSTD, 7], // above the last frame
+        ] {
+            assert!(decode(CAPTURE_PAGES, bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_state_is_not_longer_than_it_may_be() {
+        let capture = |length| {
+            let state = vec![0; length];
+            let (nanoseconds, interrupts, pages, bytes) = (5, 1, 2, 300);
+            Body::Capture(Capture { nanoseconds, interrupts, pages, bytes, version: 0x0102, state })
+        };
+        let bytes = encode(&capture(2)).unwrap();
+        assert_eq!(bytes, [5, 1, 2, 0xac, 0x02, 2, 1, 0, 0]);
+        assert_eq!(decode(CAPTURE, &bytes), Ok(Some(capture(2))));
+        for length in 0..7 {
+            assert!(decode(CAPTURE, &bytes[..length]).is_err(), "{length}");
+        }
+        assert!(encode(&capture(MAX_CAPTURE_STATE)).is_ok());
+        assert!(encode(&capture(MAX_CAPTURE_STATE + 1)).is_err());
+    }
+}
