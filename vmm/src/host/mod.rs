@@ -7,6 +7,7 @@ pub mod kick;
 pub mod pagemap;
 pub mod perturb;
 pub mod signals;
+mod silence;
 pub mod terminal;
 
 use std::io::Write;

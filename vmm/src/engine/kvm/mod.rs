@@ -7,6 +7,7 @@
 //!   looking and running.
 
 mod exits;
+mod first_write;
 mod fpu;
 mod ioctls;
 mod setup;
@@ -271,6 +272,10 @@ impl Engine for Kvm {
             self.stepper.track_dirty_pages()?;
         }
         Ok(())
+    }
+
+    fn first_write_ns(&self) -> u64 {
+        first_write::nanoseconds()
     }
 
     fn take_dirty_pages(&mut self) -> Result<Vec<u64>, EngineError> {
