@@ -236,6 +236,7 @@ impl SoftCpu {
         self.behind = None;
         match self.cpu.deliver(event) {
             Ok(()) => {
+                self.deliveries += 1;
                 self.cpu.update_careful();
                 None
             }

@@ -84,7 +84,7 @@ pub trait Engine {
     /// Runs the guest until something happens, at the latest until it is at `until` or, if that lies in the middle of a
     /// longer way, right behind it, counted from the last exit: [`Stop::Reached`]. That comes as soon as the instruction
     /// before the place has retired, before anything else happens there and before any other stop. Only engines that
-    /// [`count`](Engine::counts) take a place to stop at.
+    /// [`count`](Engine::counts) or [`step`](Engine::can_step) take a place to stop at.
     ///
     /// After [`Stop::Exit`] the caller must [`answer`](Engine::answer) and then [`finish`](Engine::finish).
     ///
@@ -94,6 +94,12 @@ pub trait Engine {
 
     /// True if the engine counts branches and steps, and can stop at any of them.
     fn counts(&self) -> bool {
+        false
+    }
+
+    /// True if the engine, where it does not count, comes to any place by stepping all the way from the exit before: no run
+    /// without a place to stop at may lie between.
+    fn can_step(&self) -> bool {
         false
     }
 

@@ -46,6 +46,11 @@ pub(crate) fn with_flag<T>(run: impl FnOnce(&AtomicBool) -> T) -> T {
     FLAG.with(|flag| run(flag))
 }
 
+/// True if this thread was kicked and nobody has taken the kick.
+pub(crate) fn is_up() -> bool {
+    with_flag(|flag| flag.load(Ordering::Acquire))
+}
+
 /// Takes a kick off the flag, and the signal that came with it. What was said before the kick can be read after this.
 pub(crate) fn take() {
     // The signal first: one that is sent later belongs to a kick whose flag stays up, or is taken with the next.

@@ -319,7 +319,7 @@ impl Machine {
     /// something by itself, or at `until`, counted from the last exit; without one `until` says nothing. All that happens
     /// at a place happens in one stop there, so `until` must be one that a replay stops at too.
     ///
-    /// `pause`: a place at which to stop without making a sync point of it, if the engine counts. Whether somebody looks
+    /// `pause`: a place at which to stop without making a sync point of it, if the engine counts or steps. Whether somebody looks
     /// there is nothing to the guest.
     ///
     /// # Errors
@@ -328,7 +328,7 @@ impl Machine {
         // A timer whose line is masked can wait for the next sync point: nothing but an exit unmasks it.
         let timer = self.devices.next_wake().and_then(|deadline| self.place_of(deadline));
         let until = [timer, until].into_iter().flatten().min().filter(|_| self.counted);
-        let pause = pause.filter(|_| self.engine.counts());
+        let pause = pause.filter(|_| self.engine.counts() || self.engine.can_step());
         let stop = [until, pause].into_iter().flatten().min();
         self.fresh = false;
         if let Some(progress) = self.paused.take() {

@@ -12,8 +12,15 @@ mod ioctls;
 mod setup;
 mod shadow;
 mod state;
+mod step;
+
+pub use step::Stepped;
+
+use std::collections::BTreeSet;
 
 use exits::Pending;
+use step::Stepper;
+
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd, VmFd};
 
 use super::cpu::{CpuState, Registers};
@@ -36,6 +43,9 @@ pub struct Kvm {
     /// a single step came to its end
     stepped: bool,
     tracking: bool,
+    stepper: Stepper,
+    /// how far the guest is from its last exit, if it has come all the way in single steps
+    progress: Option<Progress>,
 }
 
 fn ioctl(operation: &'static str) -> impl Fn(vmm_sys_util::errno::Error) -> EngineError {
@@ -60,6 +70,8 @@ impl Kvm {
             deferred: None,
             stepped: false,
             tracking: false,
+            stepper: Stepper::default(),
+            progress: Some(Progress::NONE),
         })
     }
 
@@ -75,6 +87,10 @@ impl Kvm {
         let exit = loop {
             match self.vcpu.run() {
                 // The guest has lowered CR8, and the instruction is done. It means nothing on a machine without an APIC.
+                Ok(VcpuExit::SetTpr) if self.stepper.is_armed() => {
+                    self.stepped = true; // this stop stands for that of the step
+                    return Ok(None);
+                }
                 Ok(VcpuExit::SetTpr) => {}
                 exit => break exit,
             }
@@ -145,28 +161,36 @@ impl Kvm {
 
 impl Engine for Kvm {
     fn run(&mut self, until: Option<Progress>) -> Result<Stop, EngineError> {
-        if until.is_some() {
-            return Err(EngineError::Unsupported(
-                "the kvm engine has no counter, it cannot stop at a counted place",
-            ));
+        if let Some(until) = until {
+            return self.step_to(until);
         }
+        self.progress = None;
         if let Some(stop) = self.deferred.take() {
             return Ok(stop);
         }
+        self.leave_steps()?;
         while let Some(stop) = self.enter()? {
             if stop != Stop::InterruptWindow || !shadow::is_tcg() || !self.is_behind_sti() {
                 return Ok(stop);
             }
-            match self.step_over_shadow()? {
-                Some(stop) => return Ok(stop),
-                None if self.ready => return Ok(Stop::InterruptWindow),
-                None => {} // interrupts are off again: no window yet
+            match self.step_windowless()? {
+                Stepped::Stop(stop) => return Ok(stop),
+                Stepped::Retired { .. } if self.ready => return Ok(Stop::InterruptWindow),
+                Stepped::Retired { .. } => self.leave_steps()?, // interrupts are off again: no window yet
             }
         }
         // The kick's signal is still pending, since it is blocked outside KVM_RUN: take it, or KVM_RUN would never
         // run the guest again.
-        kick::clear();
+        kick::take();
         Ok(Stop::Kicked)
+    }
+
+    fn can_step(&self) -> bool {
+        true
+    }
+
+    fn progress(&self) -> Progress {
+        self.progress.unwrap_or(Progress::NONE)
     }
 
     fn answer(&mut self, answer: Answer) {
@@ -178,6 +202,7 @@ impl Engine for Kvm {
             return Ok(Some(next));
         }
         self.pending = Pending::None;
+        self.progress = Some(Progress::NONE);
         match self.enter_at_once()? {
             None => Ok(None),
             Some(Stop::Exit(exit)) => Ok(Some(exit)),
@@ -208,6 +233,7 @@ impl Engine for Kvm {
         }
         ioctls::interrupt(&self.vcpu, vector).map_err(ioctl("KVM_INTERRUPT"))?;
         self.ready = false;
+        self.stepper.forget();
         Ok(())
     }
 
@@ -217,14 +243,18 @@ impl Engine for Kvm {
 
     fn state(&self) -> Result<CpuState, EngineError> {
         self.refuse_unfinished()?;
-        state::read(&self.vcpu)
+        let mut state = state::read(&self.vcpu)?;
+        self.stepper.unmask(&mut state);
+        Ok(state)
     }
 
     fn set_state(&mut self, state: &CpuState) -> Result<(), EngineError> {
         self.refuse_unfinished()?;
         self.request_window(false);
         self.deferred = None;
-        state::write(&mut self.vcpu, state)?;
+        self.leave_steps()?;
+        self.progress = Some(Progress::NONE);
+        state::write(&mut self.vcpu, state, None)?;
         // Whether an interrupt can be injected here is for KVM to say, as after an exit: a guess that is wrong would move
         // the interrupt to another place than that of the run the state is from.
         if let Some(stop) = self.enter_at_once()? {
@@ -238,6 +268,7 @@ impl Engine for Kvm {
         if !self.tracking {
             setup::register_memory(&self.vm, &self.memory, true)?;
             self.tracking = true;
+            self.stepper.track_dirty_pages()?;
         }
         Ok(())
     }
@@ -246,7 +277,7 @@ impl Engine for Kvm {
         if !self.tracking {
             return Ok(Vec::new());
         }
-        let mut frames = Vec::new();
+        let mut frames = BTreeSet::from_iter(self.stepper.take_dirty_pages()?);
         for (slot, region) in self.memory.regions().enumerate() {
             let slot = u32::try_from(slot).unwrap_or(u32::MAX);
             let size = usize::try_from(region.size).map_err(|e| EngineError::Memory(e.to_string()))?;
@@ -256,6 +287,6 @@ impl Engine for Kvm {
                 frames.extend((0..64).filter(|bit| bits >> bit & 1 == 1).map(|bit| base + word * 64 + bit));
             }
         }
-        Ok(frames)
+        Ok(frames.into_iter().collect())
     }
 }
