@@ -209,7 +209,8 @@ fn where_no_branch_comes_and_nobody_counts_there_is_no_place() {
             None => {
                 none += 1;
                 // On with it, to where there are branches again.
-                run(&mut stepping, place(stepping.reached().branches + 3, 0)).unwrap();
+                let ahead = place(stepping.reached().branches + 3, 0);
+                run(&mut stepping, ahead).unwrap();
             }
         }
     }
