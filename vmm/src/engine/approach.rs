@@ -98,9 +98,10 @@ impl Approach {
         Self { skid, branches: 0, steps: Some(0), straight: 0, gave_up: false, armed: false }
     }
 
-    /// An exit was finished, or a state loaded: counting begins anew.
-    pub fn restart(&mut self) {
-        *self = Self { armed: self.armed, ..Self::new(self.skid) };
+    /// An exit was finished, or a state loaded, which is `at` so far behind an exit: counting begins anew.
+    pub fn restart(&mut self, at: Progress) {
+        let Progress { branches, steps } = at;
+        *self = Self { armed: self.armed, branches, steps: Some(steps), ..Self::new(self.skid) };
     }
 
     /// How far the guest has come since its last exit. Where only the branches are known, no steps.

@@ -5,6 +5,7 @@
 
 pub mod approach;
 pub mod kvm;
+pub mod pmu;
 pub mod probe;
 pub mod soft;
 
@@ -107,6 +108,18 @@ pub trait Engine {
     /// instruction that causes it. [`Progress::NONE`] where nobody counts.
     fn progress(&self) -> Progress {
         Progress::NONE
+    }
+
+    /// The vCPU, whose state has just been set, is `at` so far behind its last exit. For a state that was saved without parts
+    /// of this engine's own, which know.
+    ///
+    /// # Errors
+    /// An engine that stops at exits only.
+    fn set_progress(&mut self, at: Progress) -> Result<(), EngineError> {
+        if at == Progress::NONE {
+            return Ok(());
+        }
+        Err(EngineError::Unsupported("a state between two exits needs an engine with a branch counter"))
     }
 
     /// After a kick: the next place, counted from the last exit, at which the guest can be stopped. Not where it is: what

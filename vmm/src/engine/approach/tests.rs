@@ -83,7 +83,7 @@ impl Runs for Stepping {
     }
 
     fn restart(&mut self) {
-        self.approach.restart();
+        self.approach.restart(Progress::NONE);
     }
 
     fn reached(&self) -> Progress {
