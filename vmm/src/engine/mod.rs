@@ -222,6 +222,12 @@ pub trait Engine {
     /// Host-side failures only.
     fn track_dirty_pages(&mut self) -> Result<(), EngineError>;
 
+    /// What the first write to a page costs the guest (ns of host time) while tracking, after each call of
+    /// [`take_dirty_pages`](Engine::take_dirty_pages).
+    fn first_write_ns(&self) -> u64 {
+        0
+    }
+
     /// Guest frame numbers written since the last call, ascending. Empty unless tracking.
     ///
     /// # Errors

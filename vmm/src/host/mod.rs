@@ -8,6 +8,7 @@ pub mod pagemap;
 pub mod perf;
 pub mod perturb;
 pub mod signals;
+mod silence;
 pub mod terminal;
 
 use std::io::Write;

@@ -5,6 +5,7 @@
 
 pub mod boot;
 pub mod bus;
+pub mod capture;
 pub mod digest;
 pub mod disk;
 pub mod kernel;
@@ -46,6 +47,9 @@ pub enum MachineError {
     /// The host's side of the disk failed. The guest would see an I/O error that no replay could repeat.
     #[error("the host failed the guest's disk")]
     Disk(#[source] BackendError),
+    /// Pages could not be packed.
+    #[error("packing pages: {0}")]
+    Pack(#[source] std::io::Error),
     /// A state could not be encoded for its digest.
     #[error("encoding state for its digest: {0}")]
     Encode(#[from] postcard::Error),
@@ -91,6 +95,7 @@ pub struct Machine {
     registers: Registers,
     /// while the machine is paused behind the last sync point: how far that is from the last exit
     paused: Option<Progress>,
+    captures: capture::Captures,
     trace: Trace,
     observer: Option<Box<dyn Observer>>,
     /// where the observer was last told of the state
@@ -131,6 +136,7 @@ impl Machine {
             bookmarks: Vec::new(),
             registers: Registers::default(),
             paused: None,
+            captures: capture::Captures::default(),
             trace: Trace::default(),
             observer: None,
             state_told: None,
@@ -221,6 +227,11 @@ impl Machine {
     /// Instructions retired, where the engine counts them.
     pub fn instructions(&self) -> Option<u64> {
         self.engine.instructions()
+    }
+
+    /// What the first write to a page costs the guest (ns of host time) while its writes are watched.
+    pub fn first_write_ns(&self) -> u64 {
+        self.engine.first_write_ns()
     }
 
     /// True after HLT until an interrupt is injected.
@@ -350,7 +361,10 @@ impl Machine {
                     self.clock.set_progress(self.engine.progress());
                     return Ok(Step::Paused);
                 }
-                Stop::InterruptWindow => self.deliver()?,
+                Stop::InterruptWindow => {
+                    self.captures.interrupt(self.devices.pic.pending() && self.engine.can_inject());
+                    self.deliver()?;
+                }
                 Stop::Kicked => return Ok(Step::Kicked),
                 Stop::Reached => {
                     return Err(EngineError::Unexpected("a stop before the place asked for".into()).into());
@@ -361,6 +375,7 @@ impl Machine {
 
     fn exit(&mut self, exit: Exit) -> Result<Step, MachineError> {
         let progress = self.engine.progress();
+        self.captures.arrived();
         if self.counted {
             self.rolling.branches(progress);
         }
@@ -435,11 +450,10 @@ impl Machine {
 
     fn update_ram_digest(&mut self) -> Result<(), MachineError> {
         if self.ram_digest.is_started() && self.tracked {
-            self.written.extend(self.engine.take_dirty_pages()?);
-            self.written.extend(self.ram.take_written_frames());
+            self.take_written()?;
             self.ram_digest.update(&self.ram, std::mem::take(&mut self.written));
         } else {
-            self.ram.take_written_frames();
+            self.take_written()?;
             self.written.clear();
             self.ram_digest.full(&self.ram);
         }
@@ -552,6 +566,7 @@ impl Machine {
     fn note_written(&mut self) {
         let frames = self.ram.take_written_frames();
         self.engine.invalidate(&frames);
+        self.captures.wrote(&frames);
         if self.ram_digest.is_started() {
             self.written.extend(frames);
         }
@@ -588,9 +603,7 @@ impl Machine {
     /// Injects the interrupt that waits, if the vCPU can take one, or asks to be told when it can.
     fn deliver(&mut self) -> Result<(), MachineError> {
         if self.devices.pic.pending() && self.engine.can_inject() {
-            let irq = self.devices.pic.highest();
-            let vector = self.devices.pic.acknowledge();
-            self.tell(|observer, at| observer.interrupt(at, vector, irq));
+            let vector = self.acknowledge();
             self.engine.inject(vector)?;
             self.halted = false;
         }
@@ -603,6 +616,14 @@ impl Machine {
         }
         self.engine.request_window(pending);
         Ok(())
+    }
+
+    /// The interrupt controllers give up the interrupt that waits, which is told.
+    fn acknowledge(&mut self) -> u8 {
+        let irq = self.devices.pic.highest();
+        let vector = self.devices.pic.acknowledge();
+        self.tell(|observer, at| observer.interrupt(at, vector, irq));
+        vector
     }
 
     fn fault(&mut self, fault: Fault) -> EndCause {

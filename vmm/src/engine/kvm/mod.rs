@@ -8,6 +8,7 @@
 
 mod counter;
 mod exits;
+mod first_write;
 mod fpu;
 mod ioctls;
 mod setup;
@@ -308,6 +309,10 @@ impl Engine for Kvm {
             self.stepper.track_dirty_pages()?;
         }
         Ok(())
+    }
+
+    fn first_write_ns(&self) -> u64 {
+        first_write::nanoseconds()
     }
 
     fn take_dirty_pages(&mut self) -> Result<Vec<u64>, EngineError> {
