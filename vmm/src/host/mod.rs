@@ -5,6 +5,7 @@ pub mod entropy;
 pub mod events;
 pub mod kick;
 pub mod pagemap;
+pub mod perf;
 pub mod perturb;
 pub mod signals;
 mod silence;

@@ -294,11 +294,10 @@ impl Machine {
 
     /// After a kick: the next place at which something can happen to the guest. Not where it is, for there the machine may
     /// have injected an interrupt, or an exception have been delivered, and a replay stops before these.
-    /// `None` without a counter.
+    /// `None` without a counter, or if the engine cannot tell.
     pub fn place_ahead(&self) -> Option<Position> {
-        let Progress { branches, steps } = self.engine.progress();
-        let ahead = Position { exit: self.clock.exits(), branches, steps: steps.saturating_add(1) };
-        self.counted.then_some(ahead)
+        let Progress { branches, steps } = self.engine.place_ahead().filter(|_| self.counted)?;
+        Some(Position { exit: self.clock.exits(), branches, steps })
     }
 
     /// The place where the guest is, after a kick; without a counter the last sync point.

@@ -212,6 +212,10 @@ impl Machine {
         if paused.is_some_and(|sync_point| sync_point > progress) {
             return Err(malformed("its last sync point is ahead of it"));
         }
+        if self.engine.counts() && self.engine.progress() != progress {
+            // It was saved by another engine, or by one that keeps nothing of its own.
+            self.engine.set_progress(progress)?;
+        }
         self.paused = paused;
         self.clock =
             GuestClock::restored(self.clock.constants(), own.exits, own.branches, progress, own.adjustments);
