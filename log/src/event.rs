@@ -2,8 +2,10 @@
 
 use crate::position::Position;
 
+mod device;
 mod marker;
 
+pub use device::{DeviceInput, MAX_ENTROPY, MAX_FRAME, MIN_FRAME};
 pub use marker::{ExitAnswer, ExitKind, MAX_PAGES, MAX_REGISTER_NAME, MAX_REGISTERS, Register};
 
 /// Line number of a spurious interrupt, in [`Body::Interrupt`].
@@ -46,6 +48,13 @@ pub enum Body {
         seed: Option<[u8; 32]>,
         /// What the real-time clock shows from here on, in seconds since 1970.
         wall_clock: Option<u64>,
+    },
+    /// Something from outside came to a virtio device. Must be understood.
+    Device {
+        /// Number of its slot.
+        slot: u8,
+        /// What came.
+        input: DeviceInput,
     },
     /// Digests to compare with those of a replay. Must be understood.
     Checkpoint {
@@ -271,6 +280,7 @@ impl Body {
             Body::ConsoleInput { .. } => "console-input",
             Body::TimeAdjust { .. } => "time-adjust",
             Body::Branch { .. } => "branch",
+            Body::Device { input, .. } => input.name(),
             Body::Checkpoint { .. } => "checkpoint",
             Body::Seal { .. } => "seal",
             Body::Bookmark { .. } => "bookmark",

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::event::{
-    Body, End, EndCause, Event, ExitAnswer, ExitKind, FullDigest, Register, SPURIOUS, StopReason,
+    Body, DeviceInput, End, EndCause, Event, ExitAnswer, ExitKind, FullDigest, Register, SPURIOUS, StopReason,
 };
 
 /// Most console bytes shown of one event.
@@ -26,6 +26,7 @@ impl fmt::Display for Body {
         match self {
             Body::ConsoleInput { bytes } => data(f, bytes),
             Body::TimeAdjust { nanoseconds } => write!(f, "+{}", Seconds(*nanoseconds)),
+            Body::Device { slot, input } => device(f, *slot, input),
             Body::Branch { seed, wall_clock } => branch(f, seed.as_ref(), *wall_clock),
             Body::Checkpoint { registers, full } => {
                 write!(f, "registers {registers:016x}")?;
@@ -60,6 +61,19 @@ impl fmt::Display for Body {
             }
             Body::ConsoleOutput { bytes } => data(f, bytes),
             Body::End(end) => end.fmt(f),
+        }
+    }
+}
+
+fn device(f: &mut fmt::Formatter<'_>, slot: u8, input: &DeviceInput) -> fmt::Result {
+    write!(f, "slot {slot} ")?;
+    match input {
+        DeviceInput::Frame(bytes) | DeviceInput::Entropy(bytes) | DeviceInput::Typed(bytes) => data(f, bytes),
+        DeviceInput::Link { up } => f.write_str(if *up { "up" } else { "down" }),
+        DeviceInput::Resize { cols, rows } => write!(f, "{cols} columns, {rows} rows"),
+        DeviceInput::DiskFailed { operation, number, sector } => {
+            let name = ["read", "write", "flush", "zero"].get(usize::from(*operation)).unwrap_or(&"unknown");
+            write!(f, "{name} at sector {sector}, operation {number} of the exit")
         }
     }
 }

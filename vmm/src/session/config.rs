@@ -172,6 +172,7 @@ pub fn describe(
         level: Level::Inputs,
         parent: None,
         start: None,
+        devices: Vec::new(),
     };
     Ok((header, files, choice))
 }

@@ -62,6 +62,7 @@ pub(crate) fn header() -> Header {
         level: Level::Inputs,
         parent: None,
         start: None,
+        devices: Vec::new(),
     }
 }
 
