@@ -180,6 +180,11 @@ impl VirtioMmio<Net> {
         queue.and_then(|queue| queue::available(queue, mem).ok()).unwrap_or(0)
     }
 
+    /// A driver is running, so frames may find a buffer sooner or later.
+    pub fn can_receive(&self) -> bool {
+        self.serves(RECEIVE) && self.device().is_link_up()
+    }
+
     /// Raises or drops the link, and tells the driver if that is a change.
     pub fn set_link(&mut self, up: bool) {
         if self.device().is_link_up() != up {
