@@ -3,6 +3,7 @@
 //! It steps from sync point to sync point and knows nothing of recording or replaying. One thread owns it, and it is
 //! the only writer of guest memory.
 
+pub mod acpi;
 pub mod boot;
 pub mod bus;
 pub mod digest;
