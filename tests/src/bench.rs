@@ -189,6 +189,7 @@ pub fn config(kernel: PathBuf) -> GuestConfig {
         kernel: Some(kernel),
         initrd: None,
         append: None,
+        platform: Default::default(),
         memory: tiny::RAM,
         command: Vec::new(),
         seed: [0x5a; 32],

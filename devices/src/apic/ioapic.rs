@@ -161,6 +161,12 @@ impl IoApic {
         self.set_line(pin, true);
     }
 
+    /// The first unmasked pin whose interrupt has this vector.
+    pub fn pin_of(&self, vector: u8) -> Option<u8> {
+        let sends = |entry: &u64| entry & MASKED == 0 && entry.to_le_bytes()[0] == vector;
+        (0..PINS).zip(&self.state.entries).find(|(_, entry)| sends(entry)).map(|(pin, _)| pin)
+    }
+
     /// True if nothing on pin `pin` gets through.
     pub fn is_masked(&self, pin: u8) -> bool {
         self.state.entries.get(usize::from(pin)).is_none_or(|entry| entry & MASKED != 0)

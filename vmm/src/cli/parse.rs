@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::machine::platform::Platform;
+
 /// Bytes: a number with an optional K, M or G (powers of 1024).
 pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     let wanted = || format!("`{text}` is no size; wanted is a number with K, M or G, such as 256M");
@@ -40,6 +42,12 @@ pub(crate) fn seed(text: &str) -> Result<[u8; 32], String> {
         seed[i / 2] |= if i % 2 == 0 { value << 4 } else { value };
     }
     Ok(seed)
+}
+
+/// The name of a platform.
+pub(crate) fn platform(text: &str) -> Result<Platform, String> {
+    let known = || Platform::ALL.map(Platform::name).join(" and ");
+    Platform::named(text).ok_or_else(|| format!("`{text}` is no platform; there are {}", known()))
 }
 
 /// What the real-time clock shows at power-on.

@@ -208,7 +208,7 @@ impl Machine {
         self.clock_page = own.clock_page;
         self.bookmarks = own.bookmarks;
         self.registers = own.registers;
-        self.engine.request_window(self.devices.pic.pending());
+        self.engine.request_window(self.devices.interrupt_pending());
         self.ram.take_written_frames();
         Ok(())
     }
@@ -227,6 +227,9 @@ impl Devices {
         if let Some(disk) = &self.disk {
             parts.push(device_part(&disk.device)?);
         }
+        if let Some(apics) = &self.apics {
+            parts.extend([device_part(&apics.lapic)?, device_part(&apics.io)?, device_part(&apics.pm)?]);
+        }
         Ok(parts)
     }
 
@@ -239,6 +242,11 @@ impl Devices {
         restore_device(&mut self.guest, parts)?;
         if let Some(disk) = &mut self.disk {
             restore_device(&mut disk.device, parts)?;
+        }
+        if let Some(apics) = &mut self.apics {
+            restore_device(&mut apics.lapic, parts)?;
+            restore_device(&mut apics.io, parts)?;
+            restore_device(&mut apics.pm, parts)?;
         }
         Ok(())
     }
