@@ -189,6 +189,8 @@ pub fn config(kernel: PathBuf) -> GuestConfig {
         kernel: Some(kernel),
         initrd: None,
         append: None,
+        platform: Default::default(),
+        devices: Vec::new(),
         memory: tiny::RAM,
         command: Vec::new(),
         seed: [0x5a; 32],

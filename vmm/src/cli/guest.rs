@@ -18,6 +18,7 @@ use crate::engine::probe::{self, HostFacts, Scope};
 use crate::host::events::ConsoleSource;
 use crate::host::net::pcap;
 use crate::host::{clock, entropy, net};
+use crate::machine::platform::Platform;
 use crate::session::capture::{Report, Wish as Captures};
 use crate::session::choice::{SyncPoints, Wish};
 use crate::session::config::GuestConfig;
@@ -97,6 +98,10 @@ pub(super) struct GuestArgs {
     /// Kernel arguments to add after the platform's own
     #[arg(long, value_name = "ARGS", allow_hyphen_values = true)]
     append: Option<String>,
+    /// What machine the guest sees: scribe-pc-1, or scribe-pc-2 (APICs and ACPI), which is in the making: its recordings
+    /// replay with the same version of this program only
+    #[arg(long, value_name = "PLATFORM", default_value = "scribe-pc-1", value_parser = parse::platform)]
+    platform: Platform,
     /// Guest RAM
     #[arg(long, value_name = "SIZE", default_value = "128M", value_parser = parse::bytes)]
     memory: u64,
@@ -286,6 +291,7 @@ impl GuestArgs {
             kernel: self.kernel,
             initrd: self.initrd,
             append: self.append,
+            platform: self.platform,
             memory: self.memory,
             command: self.command.into_iter().map(OsStringExt::into_vec).collect(),
             seed,

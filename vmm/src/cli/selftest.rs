@@ -39,6 +39,7 @@ pub(super) fn run(image: &Path, report: &Report) -> anyhow::Result<Vec<Check>> {
         kernel: None,
         initrd: None,
         append: None,
+        platform: Default::default(),
         memory: 128 << 20,
         command: vec![b"/bin/demo".to_vec()],
         seed: [0x5c; 32],

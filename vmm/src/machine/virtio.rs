@@ -13,7 +13,7 @@ use scribe_log::header::Device;
 use super::bus::Devices;
 use super::disk::Disk;
 use super::memory::Memory;
-use super::platform::{MMIO_BASE, VIRTIO_IRQS};
+use super::platform::{DISK_IRQ, MMIO_BASE, VIRTIO_IRQS};
 use super::{Machine, digest};
 
 /// Number of the first slot of a [`Bank`].
@@ -63,6 +63,15 @@ pub(super) fn bank(devices: &[Device]) -> Result<Bank<Disk>, TooManyDevices> {
     };
     let slots = VIRTIO_IRQS.into_iter().zip(devices.iter().map(slot)).collect();
     Ok(Bank::new(MMIO_BASE + u64::from(FIRST) * WINDOW, slots))
+}
+
+/// Address and interrupt line of each virtio device of a machine: the disk, if there is one, and these.
+///
+/// # Errors
+/// There are more than slots.
+pub fn places(has_disk: bool, devices: &[Device]) -> Result<Vec<(u64, u8)>, TooManyDevices> {
+    let disk = has_disk.then_some((MMIO_BASE, DISK_IRQ));
+    Ok(disk.into_iter().chain(bank(devices)?.places()).collect())
 }
 
 /// The kernel arguments that name these devices.
