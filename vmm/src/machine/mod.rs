@@ -16,6 +16,7 @@ pub mod platform;
 pub mod state;
 pub mod time;
 pub mod trace;
+pub mod virtio;
 
 pub use scribe_types::{cpuid, msr};
 
@@ -23,6 +24,7 @@ use std::collections::BTreeSet;
 
 use scribe_devices::guest_interface::GuestRequest;
 use scribe_devices::virtio::blk::BackendError;
+use scribe_devices::virtio::net::Frame;
 use scribe_log::header::TimeConstants;
 use scribe_log::{EndCause, FullDigest, GeneralRegisters, Position};
 
@@ -91,6 +93,9 @@ pub struct Machine {
     /// what the guest asked for during the exit being served
     ending: Option<EndCause>,
     bookmarks: Vec<String>,
+    /// frames that the guest has sent, and bytes that it has printed elsewhere than at the serial port
+    sent: Vec<(u8, Frame)>,
+    printed: Vec<u8>,
     /// registers at the last sync point
     registers: Registers,
     /// while the machine is paused behind the last sync point: how far that is from the last exit
@@ -134,6 +139,8 @@ impl Machine {
             clock_page: None,
             ending: None,
             bookmarks: Vec::new(),
+            sent: Vec::new(),
+            printed: Vec::new(),
             registers: Registers::default(),
             paused: None,
             captures: capture::Captures::default(),
@@ -246,7 +253,9 @@ impl Machine {
 
     /// Console bytes the guest has sent since the last call.
     pub fn take_output(&mut self) -> Vec<u8> {
-        self.devices.uart.take_output()
+        let mut output = self.devices.uart.take_output();
+        output.append(&mut self.printed);
+        output
     }
 
     /// Names of bookmarks the guest has set since the last call.
@@ -294,11 +303,10 @@ impl Machine {
 
     /// After a kick: the next place at which something can happen to the guest. Not where it is, for there the machine may
     /// have injected an interrupt, or an exception have been delivered, and a replay stops before these.
-    /// `None` without a counter.
+    /// `None` without a counter, or if the engine cannot tell.
     pub fn place_ahead(&self) -> Option<Position> {
-        let Progress { branches, steps } = self.engine.progress();
-        let ahead = Position { exit: self.clock.exits(), branches, steps: steps.saturating_add(1) };
-        self.counted.then_some(ahead)
+        let Progress { branches, steps } = self.engine.place_ahead().filter(|_| self.counted)?;
+        Some(Position { exit: self.clock.exits(), branches, steps })
     }
 
     /// The place where the guest is, after a kick; without a counter the last sync point.
@@ -331,7 +339,7 @@ impl Machine {
     /// something by itself, or at `until`, counted from the last exit; without one `until` says nothing. All that happens
     /// at a place happens in one stop there, so `until` must be one that a replay stops at too.
     ///
-    /// `pause`: a place at which to stop without making a sync point of it, if the engine counts. Whether somebody looks
+    /// `pause`: a place at which to stop without making a sync point of it, if the engine counts or steps. Whether somebody looks
     /// there is nothing to the guest.
     ///
     /// # Errors
@@ -340,7 +348,7 @@ impl Machine {
         // A timer whose line is masked can wait for the next sync point: nothing but an exit unmasks it.
         let timer = self.devices.next_wake().and_then(|deadline| self.place_of(deadline));
         let until = [timer, until].into_iter().flatten().min().filter(|_| self.counted);
-        let pause = pause.filter(|_| self.engine.counts());
+        let pause = pause.filter(|_| self.engine.counts() || self.engine.can_step());
         let stop = [until, pause].into_iter().flatten().min();
         self.fresh = false;
         if let Some(progress) = self.paused.take() {
@@ -473,7 +481,7 @@ impl Machine {
         Ok(FullDigest {
             cpu: digest::of_cpu(state, self.halted)?,
             ram: self.ram_digest.value(),
-            devices: digest::of_state(&self.devices.save())?,
+            devices: self.devices.digest()?,
             guest_time: self.guest_time(),
         })
     }
@@ -549,6 +557,7 @@ impl Machine {
             Exit::MsrWrite { .. } => Answer::GeneralProtection,
         };
         self.engine.answer(answer);
+        self.note_outbox();
         self.rolling.exit(&exit, answer);
         self.trace.push(self.clock.exits(), exit, answer);
         if self.observer.is_some() {
