@@ -7,6 +7,7 @@ pub mod course;
 pub mod engines;
 pub mod fuzz;
 pub mod guests;
+pub mod injections;
 pub mod lab;
 pub mod places;
 pub mod png;
