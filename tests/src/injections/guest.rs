@@ -15,8 +15,6 @@ use crate::tiny::{self, DATA, Emitted, IDT, PIC_VECTORS};
 
 /// Guest time (ns) that a byte takes to the guest.
 pub const BYTE_NS: u64 = uart::BYTE_NS;
-/// The port whose read tells the handler that nothing is left.
-pub const STATUS_PORT: u16 = UART_PORT + 5;
 /// The status with which the guest switches off.
 pub const STATUS: u8 = 3;
 
@@ -111,7 +109,7 @@ fn user_mode(a: &mut CodeAssembler, syscall: CodeLabel) -> Emitted {
         write(a, GDT + selector, descriptor)?;
     }
     write(a, TSS + 4, INTERRUPT_STACK)?; // RSP0
-    write(a, TSS + 0x800, 0x7f | GDT << 16)?; // the pseudo-descriptor
+    write(a, TSS + 0x700, 0x7f | GDT << 16)?; // the pseudo-descriptor
     a.lgdt(ptr(rdi))?;
     a.mov(eax, TSS_SELECTOR)?;
     a.ltr(ax)?;
@@ -249,7 +247,7 @@ fn input_handler(a: &mut CodeAssembler) -> Emitted {
     }
     a.mov(qword_ptr(rdi + 16), rcx)?;
     a.set_label(&mut again)?;
-    a.mov(edx, u32::from(STATUS_PORT))?;
+    a.mov(edx, u32::from(UART_PORT) + 5)?;
     a.in_(al, dx)?;
     a.test(al, 1)?;
     a.jz(done)?;

@@ -62,7 +62,8 @@ impl Policy for Scripted<'_> {
         if self.arrived >= self.limit {
             return Ok(Flow::End(EndCause::Stopped { reason: StopReason::GuestTime }));
         }
-        if self.next == Some(here) {
+        // The next branch comes before a place that is behind it, and is where the machine stops then.
+        if self.next.is_some_and(|next| next.exit == here.exit && next <= here) {
             self.admit(machine)?;
         }
         if self.next.is_none_or(|next| next <= here || next.exit != here.exit) {

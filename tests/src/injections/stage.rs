@@ -119,8 +119,7 @@ impl Stage {
         machine.observe(Box::new(exits.clone()));
         let mut places = places.iter().peekable();
         let (mut boundaries, mut kicks) = (Vec::new(), 0);
-        let perturbation =
-            (gait == Gait::Kicked).then(|| Perturbation::start(Target::current(), 5, 60));
+        let perturbation = (gait == Gait::Kicked).then(|| Perturbation::start(Target::current(), 5, 60));
         let cause = 'ended: loop {
             let here = machine.position();
             if places.next_if_eq(&&here).is_some() {
@@ -132,10 +131,8 @@ impl Stage {
             let next = places.peek().copied();
             assert!(next.is_none_or(|next| *next > here), "it has come to {here} before {next:?}");
             loop {
-                boundaries.push(Boundary {
-                    position: machine.place().0,
-                    registers: machine.current_registers(),
-                });
+                boundaries
+                    .push(Boundary { position: machine.place().0, registers: machine.current_registers() });
                 let until = next.filter(|next| next.exit == here.exit).map(|place| progress(*place));
                 let ahead = machine.place_ahead().filter(|_| gait == Gait::Stepped).map(progress);
                 match machine.step(until, ahead).unwrap() {
