@@ -9,6 +9,7 @@ pub mod fuzz;
 pub mod guests;
 pub mod injections;
 pub mod lab;
+pub mod latency;
 pub mod places;
 pub mod png;
 pub mod ring0;
