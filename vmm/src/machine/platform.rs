@@ -2,6 +2,8 @@
 
 /// Name of the platform, in recordings.
 pub const NAME: &str = "scribe-pc-1";
+/// Name of the platform that has virtio devices besides the disk. Not released, so not frozen yet.
+pub const NAME_2: &str = "scribe-pc-2";
 
 /// Least RAM: real-mode area, boot tables and something to run.
 pub const MINIMUM_RAM: u64 = 2 << 20;

@@ -167,6 +167,12 @@ impl Machine {
         u8::try_from(index).ok()?.checked_add(FIRST)
     }
 
+    /// True if there is a network device in this slot whose link is up.
+    pub fn is_link_up(&mut self, slot: u8) -> bool {
+        let net = self.devices.virtio_slot(slot).and_then(Slot::as_net);
+        net.is_some_and(|net| net.device().is_link_up())
+    }
+
     /// How many frames the network device in this slot can take now.
     pub fn frame_room(&mut self, slot: u8) -> usize {
         let memory = self.ram.memory();

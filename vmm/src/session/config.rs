@@ -157,7 +157,7 @@ pub fn describe(
     }
     let header = Header {
         program: env!("CARGO_PKG_VERSION").into(),
-        platform: platform::NAME.into(),
+        platform: platform_of(&config.devices).into(),
         engine: choice.engine,
         cpu: choice.cpu.name.into(),
         behaviour: choice.behaviour.map(|behaviour| soft::name(behaviour).to_owned()),
@@ -307,9 +307,14 @@ pub fn find_again(header: &Header) -> Result<(BootFiles, bool), ConfigError> {
     Ok((found, noted))
 }
 
+/// The platform that has these devices.
+fn platform_of(devices: &[Device]) -> &'static str {
+    if devices.is_empty() { platform::NAME } else { platform::NAME_2 }
+}
+
 fn check_supported(header: &Header) -> Result<(), ConfigError> {
     let checks = [
-        (header.platform == platform::NAME, format!("platform {}", header.platform)),
+        (header.platform == platform_of(&header.devices), format!("platform {}", header.platform)),
         (header.digest_version == digest::VERSION, format!("digest version {}", header.digest_version)),
         (header.vcpus == 1, format!("{} vCPUs", header.vcpus)),
     ];

@@ -2,6 +2,7 @@
 
 mod counted;
 mod markers;
+mod network;
 mod notice;
 mod noting;
 mod passes;
