@@ -16,8 +16,9 @@ use super::exit::{self, Failure};
 use super::parse;
 use crate::engine::probe::{self, HostFacts, Scope};
 use crate::host::events::ConsoleSource;
-use crate::host::net::pcap::Capture;
+use crate::host::net::pcap;
 use crate::host::{clock, entropy, net};
+use crate::session::capture::{Report, Wish as Captures};
 use crate::session::choice::{SyncPoints, Wish};
 use crate::session::config::GuestConfig;
 use crate::session::console::Console;
@@ -148,6 +149,11 @@ pub(super) struct LiveArgs {
     /// End the run if the guest makes no exit for this much host time
     #[arg(long, value_name = "TIME", value_parser = parse::duration)]
     max_silence: Option<u64>,
+    /// Where nothing counts branches: bring a guest that has made no exit for this long to a sync point, if a timer or
+    /// input waits for it; `off` for never. A run that takes its time from the host, with --pace real or live input,
+    /// does so after 10 ms; another only if this is given, since it repeats no more then
+    #[arg(long, value_name = "TIME|off", value_parser = parse::duration_or_off)]
+    capture_after: Option<u64>,
     /// Network: none, user (through the program passt, no privileges), or tap=NAME (an interface of the host) [default: none]
     #[arg(long, value_name = "BACKEND", value_parser = parse::net)]
     net: Option<parse::Net>,
@@ -180,6 +186,9 @@ impl LiveArgs {
             host_limit: self.host_limit,
             guest_limit: self.guest_time,
             max_silence: self.max_silence,
+            captures: self
+                .capture_after
+                .map_or_else(Captures::default, |after| Captures { after, always: true }),
             ..Connections::none()
         };
         match &self.input {
@@ -320,8 +329,8 @@ fn connect_stdin(connections: &mut Connections) -> std::io::Result<()> {
 }
 
 /// A capture of the guest's network.
-pub(super) fn capture(path: &Path) -> Result<Capture, Failure> {
-    Ok(Capture::create(path).with_context(|| format!("{}: no network capture", show(path)))?)
+pub(super) fn capture(path: &Path) -> Result<pcap::Capture, Failure> {
+    Ok(pcap::Capture::create(path).with_context(|| format!("{}: no network capture", show(path)))?)
 }
 
 /// What was recorded, on stderr.
@@ -329,6 +338,20 @@ pub(super) fn tell_recorded(directory: &Path, summary: &Summary) {
     let bytes = summary.sizes.header + summary.sizes.events;
     let (exits, inputs) = (summary.end.exits, summary.end.inputs);
     say!("recorded {}: {exits} exits, {inputs} inputs, {bytes} bytes", show(directory));
+}
+
+/// What the captured sync points of a recording cost, on stderr.
+pub(super) fn tell_captures(report: &LiveReport) {
+    let Some(Report { count, median, pages, bytes, working_set }) = report.captures else { return };
+    let plural = |count: u64| if count == 1 { "" } else { "s" };
+    say!(
+        "{count} captured sync point{}, each {}.{} ms in the middle, {pages} pages in {bytes} bytes; a guest that writes \
+         up to {working_set} page{} between two keeps 100 a second on this host",
+        plural(count),
+        median / 1_000_000,
+        median % 1_000_000 / 100_000,
+        plural(working_set)
+    );
 }
 
 /// Where recordings live.

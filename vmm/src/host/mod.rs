@@ -6,8 +6,10 @@ pub mod events;
 pub mod kick;
 pub mod net;
 pub mod pagemap;
+pub mod perf;
 pub mod perturb;
 pub mod signals;
+mod silence;
 pub mod terminal;
 
 use std::io::Write;

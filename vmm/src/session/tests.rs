@@ -1,5 +1,6 @@
 //! Sessions over a made-up engine: what is recorded at which place, and that replay comes to the same, without KVM.
 
+mod captured;
 mod counted;
 mod markers;
 mod network;
@@ -17,6 +18,7 @@ use scribe_log::header::{BootFile, Engine, Header, Host, Level, Origin, Pace};
 use scribe_log::{Body, EndCause, Event, Position, Recording, StopReason, Writer};
 
 use super::SessionError;
+use super::capture::{Captures, Wish};
 use super::console::Console;
 use super::drive::{Driver, Run};
 use super::journal::{Journal, Recorder};
@@ -75,6 +77,7 @@ fn nothing_more(open: bool, guest_limit: Option<u64>) -> Inputs {
         pace: Pace::Max,
         guest_limit,
         marks: Marks::default(),
+        captures: Captures::new(Wish::NEVER),
         network: Default::default(),
         entropy: Default::default(),
     }
