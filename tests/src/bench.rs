@@ -201,7 +201,6 @@ pub fn config(kernel: PathBuf) -> GuestConfig {
         cpu: None,
         sync_points: Some(engines::current().sync_points()),
         behaviour: None,
-        devices: Vec::new(),
     }
 }
 

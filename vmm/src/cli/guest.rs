@@ -100,8 +100,8 @@ pub(super) struct GuestArgs {
     append: Option<String>,
     /// What machine the guest sees: scribe-pc-1, or scribe-pc-2 (APICs and ACPI), which is in the making: its recordings
     /// replay with the same version of this program only
-    #[arg(long, value_name = "PLATFORM", default_value = "scribe-pc-1", value_parser = parse::platform)]
-    platform: Platform,
+    #[arg(long, value_name = "PLATFORM", value_parser = parse::platform)]
+    platform: Option<Platform>,
     /// Guest RAM
     #[arg(long, value_name = "SIZE", default_value = "128M", value_parser = parse::bytes)]
     memory: u64,

@@ -95,7 +95,8 @@ fn refused<T>(text: String) -> Result<T, ConfigError> {
 /// # Errors
 /// What was asked for does not go together.
 pub fn for_guest(config: &GuestConfig, kernel: &str, noted: bool) -> Result<Choice, ConfigError> {
-    let cpu = config.cpu.as_deref().unwrap_or(match (noted, config.platform) {
+    let platform = config.platform(noted);
+    let cpu = config.cpu.as_deref().unwrap_or(match (noted, platform) {
         (true, _) => cpuid::SCRIBE_V1,
         (false, Platform::Pc1) => cpuid::SCRIBE_V1_TSC,
         (false, Platform::Pc2) => cpuid::SCRIBE_V2_TSC,
@@ -104,7 +105,7 @@ pub fn for_guest(config: &GuestConfig, kernel: &str, noted: bool) -> Result<Choi
         let known: Vec<&str> = cpuid::PROFILES.iter().map(|profile| profile.name).collect();
         return refused(format!("--cpu {cpu}: no such profile; there are {}", known.join(" and ")));
     };
-    if profile.apic && config.platform < Platform::Pc2 {
+    if profile.apic && platform < Platform::Pc2 {
         let platform = Platform::Pc2.name();
         return refused(format!("--cpu {cpu}: it has a local APIC; use --platform {platform}"));
     }
@@ -309,7 +310,7 @@ mod tests {
 
     #[test]
     fn the_second_platform_has_a_processor_with_an_apic() {
-        let second = |engine| GuestConfig { platform: Platform::Pc2, ..guest(engine) };
+        let second = |engine| GuestConfig { platform: Some(Platform::Pc2), ..guest(engine) };
         let cpu = |config, noted| for_guest(&config, "vmlinux", noted).unwrap().cpu.name;
         assert_eq!(cpu(second(Wish::Soft), false), "scribe-v2-tsc");
         assert_eq!(cpu(second(Wish::Soft), true), "scribe-v1");

@@ -32,8 +32,8 @@ pub struct GuestConfig {
     pub initrd: Option<PathBuf>,
     /// kernel arguments after the platform's own
     pub append: Option<String>,
-    /// the platform
-    pub platform: Platform,
+    /// the platform, if it is to be a certain one
+    pub platform: Option<Platform>,
     /// bytes of RAM
     pub memory: u64,
     /// CMD and ARGS
@@ -122,6 +122,15 @@ pub enum ConfigError {
     Unsupported(String),
 }
 
+impl GuestConfig {
+    /// The platform: the first, unless there is something that only a later one has, or a disk that the kernel would not
+    /// find without ACPI, since it is none of ours (`noted`).
+    pub fn platform(&self, noted: bool) -> Platform {
+        let later = !self.devices.is_empty() || (!noted && self.image.is_some());
+        self.platform.unwrap_or(if later { Platform::Pc2 } else { Platform::Pc1 })
+    }
+}
+
 /// Version of the guest interface (docs/guest-interface.md).
 const GUEST_INTERFACE: u32 = 1;
 
@@ -153,16 +162,23 @@ pub fn describe(
         host.kvm_module = String::new(); // it has no part in it
     }
     let (counter, time) = choice.counting();
-    let mut cmdline = boot::default_command_line(config.platform, image.is_some());
-    if config.platform == Platform::Pc1 {
-        cmdline += &virtio::command_line(&config.devices)?;
+    let platform = config.platform(noted);
+    if platform == Platform::Pc1 && !config.devices.is_empty() {
+        let least = Platform::Pc2.name();
+        let reason =
+            format!("{} has no device but the disk; use --platform {least}, or none", platform.name());
+        return Err(ConfigError::Option(reason));
     }
+    // Our kernel knows no ACPI.
+    let named = platform == Platform::Pc1 || noted;
+    let slots = if named { virtio::places(image.is_some(), &config.devices)? } else { Vec::new() };
+    let mut cmdline = boot::default_command_line(named, &slots, image.is_some());
     if let Some(append) = &config.append {
         cmdline = format!("{cmdline} {append}");
     }
     let header = Header {
         program: env!("CARGO_PKG_VERSION").into(),
-        platform: config.platform.name().into(),
+        platform: platform.name().into(),
         engine: choice.engine,
         cpu: choice.cpu.name.into(),
         behaviour: choice.behaviour.map(|behaviour| soft::name(behaviour).to_owned()),
@@ -315,6 +331,10 @@ pub fn find_again(header: &Header) -> Result<(BootFiles, bool), ConfigError> {
 fn check_supported(header: &Header) -> Result<(), ConfigError> {
     let checks = [
         (Platform::named(&header.platform).is_some(), format!("platform {}", header.platform)),
+        (
+            header.devices.is_empty() || header.platform != Platform::Pc1.name(),
+            format!("platform {} with devices that it does not have", header.platform),
+        ),
         (header.digest_version == digest::VERSION, format!("digest version {}", header.digest_version)),
         (header.vcpus == 1, format!("{} vCPUs", header.vcpus)),
     ];

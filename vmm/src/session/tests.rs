@@ -3,6 +3,7 @@
 mod captured;
 mod counted;
 mod markers;
+mod network;
 mod notice;
 mod noting;
 mod passes;
