@@ -2,8 +2,10 @@
 
 use crate::position::Position;
 
+mod capture;
 mod marker;
 
+pub use capture::{Capture, CapturePages, MAX_CAPTURE_PAGES, MAX_CAPTURE_STATE, PageCodec, UnpackError};
 pub use marker::{ExitAnswer, ExitKind, MAX_PAGES, MAX_REGISTER_NAME, MAX_REGISTERS, Register};
 
 /// Line number of a spurious interrupt, in [`Body::Interrupt`].
@@ -47,6 +49,11 @@ pub enum Body {
         /// What the real-time clock shows from here on, in seconds since 1970.
         wall_clock: Option<u64>,
     },
+    /// Pages of the captured sync point whose [`Body::Capture`] follows at the same position. Must be understood.
+    CapturePages(CapturePages),
+    /// What the guest has become on its way from the exit before to this position: a replay goes on from there. Takes the
+    /// place of an exit. Must be understood.
+    Capture(Capture),
     /// Digests to compare with those of a replay. Must be understood.
     Checkpoint {
         /// Rolling digest of the registers at every exit so far.
@@ -271,6 +278,8 @@ impl Body {
             Body::ConsoleInput { .. } => "console-input",
             Body::TimeAdjust { .. } => "time-adjust",
             Body::Branch { .. } => "branch",
+            Body::CapturePages(_) => "capture-pages",
+            Body::Capture(_) => "capture",
             Body::Checkpoint { .. } => "checkpoint",
             Body::Seal { .. } => "seal",
             Body::Bookmark { .. } => "bookmark",

@@ -11,6 +11,7 @@ pub mod lab;
 pub mod places;
 pub mod png;
 pub mod ring0;
+pub mod steps;
 pub mod timeline;
 pub mod tiny;
 pub mod vcpu;

@@ -121,7 +121,8 @@ impl From<SnapshotError> for Failure {
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         let code = match &error {
-            StartError::Open(_) | StartError::Session(SessionError::Read(_)) => RECORDING,
+            StartError::Open(_)
+            | StartError::Session(SessionError::Read(_) | SessionError::Capture { .. }) => RECORDING,
             StartError::NoStart(_) | StartError::BadSnapshot { .. } => RECORDING,
             StartError::Snapshot(error) | StartError::Session(SessionError::Snapshot(error))
                 if error.is_damage() =>

@@ -18,6 +18,7 @@ use crate::engine::probe::{self, HostFacts, Scope};
 use crate::host::events::ConsoleSource;
 use crate::host::{clock, entropy};
 use crate::machine::platform::Platform;
+use crate::session::capture::{Report, Wish as Captures};
 use crate::session::choice::{SyncPoints, Wish};
 use crate::session::config::GuestConfig;
 use crate::session::console::Console;
@@ -152,6 +153,11 @@ pub(super) struct LiveArgs {
     /// End the run if the guest makes no exit for this much host time
     #[arg(long, value_name = "TIME", value_parser = parse::duration)]
     max_silence: Option<u64>,
+    /// Where nothing counts branches: bring a guest that has made no exit for this long to a sync point, if a timer or
+    /// input waits for it; `off` for never. A run that takes its time from the host, with --pace real or live input,
+    /// does so after 10 ms; another only if this is given, since it repeats no more then
+    #[arg(long, value_name = "TIME|off", value_parser = parse::duration_or_off)]
+    capture_after: Option<u64>,
     /// Exit with the guest command's status; our own errors become 125 and above
     #[arg(long = "return")]
     pub(super) return_status: bool,
@@ -178,6 +184,9 @@ impl LiveArgs {
             host_limit: self.host_limit,
             guest_limit: self.guest_time,
             max_silence: self.max_silence,
+            captures: self
+                .capture_after
+                .map_or_else(Captures::default, |after| Captures { after, always: true }),
             ..Connections::none()
         };
         match &self.input {
@@ -315,6 +324,20 @@ pub(super) fn tell_recorded(directory: &Path, summary: &Summary) {
     let bytes = summary.sizes.header + summary.sizes.events;
     let (exits, inputs) = (summary.end.exits, summary.end.inputs);
     say!("recorded {}: {exits} exits, {inputs} inputs, {bytes} bytes", show(directory));
+}
+
+/// What the captured sync points of a recording cost, on stderr.
+pub(super) fn tell_captures(report: &LiveReport) {
+    let Some(Report { count, median, pages, bytes, working_set }) = report.captures else { return };
+    let plural = |count: u64| if count == 1 { "" } else { "s" };
+    say!(
+        "{count} captured sync point{}, each {}.{} ms in the middle, {pages} pages in {bytes} bytes; a guest that writes \
+         up to {working_set} page{} between two keeps 100 a second on this host",
+        plural(count),
+        median / 1_000_000,
+        median % 1_000_000 / 100_000,
+        plural(working_set)
+    );
 }
 
 /// Where recordings live.

@@ -30,6 +30,16 @@ pub(crate) fn duration(text: &str) -> Result<u64, String> {
     u64::try_from(duration.as_nanos()).map_err(|_| wanted())
 }
 
+/// A duration, or `off`, which is 0; in nanoseconds.
+pub(crate) fn duration_or_off(text: &str) -> Result<u64, String> {
+    match text {
+        "off" | "0" => Ok(0),
+        _ => duration(text).map_err(|_| {
+            format!("`{text}` is no duration; wanted is `off`, or a number and a unit, such as 10ms")
+        }),
+    }
+}
+
 /// 32 bytes in hexadecimal; fewer digits are the leading ones, followed by zeros.
 pub(crate) fn seed(text: &str) -> Result<[u8; 32], String> {
     let digits = text.strip_prefix("0x").unwrap_or(text);
@@ -102,6 +112,8 @@ mod tests {
         assert_eq!(duration("300ms"), Ok(300_000_000));
         assert_eq!(duration("1min"), Ok(60_000_000_000));
         assert!(duration("5").is_err());
+        assert_eq!(["off", "0", "0ms", "10ms"].map(duration_or_off), [0, 0, 0, 10_000_000].map(Ok));
+        assert!(duration_or_off("on").is_err());
         assert!(duration("-1s").is_err());
     }
 

@@ -17,6 +17,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vmm_sys_util::timerfd::TimerFd;
 
 use super::signals::Wish;
+use super::silence::Silence;
 use super::terminal::{Key, Keys};
 use super::{clock, kick, signals};
 
@@ -59,6 +60,12 @@ pub struct Shared {
     pub seal_due: AtomicBool,
     /// the guest did not reach a sync point in time after a stop was asked for: end where it last was
     pub force_stop: AtomicBool,
+    /// captured sync points are made: a guest that computes is not deaf
+    pub captures: AtomicBool,
+    /// of the exits served, those that were captured sync points
+    pub captured: AtomicU64,
+    /// host time (ns) at which a captured sync point may be due; 0: none
+    pub capture_at: AtomicU64,
     /// console bytes read and not admitted yet
     pub queued: AtomicUsize,
     stopping: AtomicBool,
@@ -110,6 +117,8 @@ pub struct Watch {
     pub max_silence: Option<u64>,
     /// the guest can be stopped between two exits: kick it for whatever comes
     pub anywhere: bool,
+    /// kick it for captured sync points after this many ns of host time without an exit
+    pub capture_after: Option<u64>,
 }
 
 /// Host time between two seals of a recording.
@@ -151,6 +160,10 @@ impl HostLoop {
             Source::Signals { file: signals::open()?, seen: 0, line: line.clone() },
             Source::Timer(Box::new(Timer::new(timer, watch, line.clone()))),
         ];
+        if let Some(after) = watch.capture_after {
+            let silence = Silence::new(shared.clone(), line.target.clone(), after)?;
+            sources.push(Source::Silence(Box::new(silence)));
+        }
         match watch.console {
             ConsoleSource::None => {}
             ConsoleSource::Stream | ConsoleSource::Terminal => {
@@ -234,6 +247,7 @@ enum Source {
         line: Line,
     },
     Timer(Box<Timer>),
+    Silence(Box<Silence>),
 }
 
 impl MutEventSubscriber for Source {
@@ -242,6 +256,7 @@ impl MutEventSubscriber for Source {
             Source::Wake(fd) => ops.add(Events::new(fd, EventSet::IN)),
             Source::Signals { file, .. } => ops.add(Events::new(file, EventSet::IN)),
             Source::Timer(timer) => ops.add(Events::new(&timer.fd, EventSet::IN)),
+            Source::Silence(silence) => ops.add(Events::new(&silence.fd, EventSet::IN)),
             Source::Console { file, line, .. } => {
                 let added = ops.add(Events::new(file, EventSet::IN));
                 if added.is_err() {
@@ -278,6 +293,7 @@ impl MutEventSubscriber for Source {
                 }
             }
             Source::Timer(timer) => timer.tick(),
+            Source::Silence(silence) => silence.tick(),
             Source::Console { file, keys, line } => {
                 if line.shared.queued.load(Ordering::Relaxed) >= MOST_QUEUED {
                     // The guest is slower than its input: leave the rest where it is. The other sources still have their
@@ -383,7 +399,8 @@ impl Timer {
         let _ = self.fd.wait();
         let now = clock::monotonic_ns();
         let shared = &self.line.shared;
-        let exits = shared.exits.load(Ordering::Relaxed);
+        let here = shared.exits.load(Ordering::Relaxed);
+        let exits = here.saturating_sub(shared.captured.load(Ordering::Relaxed)); // the guest's own
         if exits != self.progress.0 || !shared.running.load(Ordering::Relaxed) {
             self.progress = (exits, now, false);
         }
@@ -395,11 +412,12 @@ impl Timer {
                 self.line.target.kick(); // no sync point will look at it soon
             }
         }
-        if silent >= SILENCE_NS && !self.progress.2 && !self.watch.anywhere {
+        let deaf = !self.watch.anywhere && !shared.captures.load(Ordering::Relaxed);
+        if silent >= SILENCE_NS && !self.progress.2 && deaf {
             self.progress.2 = true;
             let stop = if self.watch.console == ConsoleSource::Terminal { "Ctrl-A x" } else { "Ctrl-C" };
             say!(
-                "the guest has made no exit for 2 s (exit:{exits}): it computes, and without a branch \
+                "the guest has made no exit for 2 s (exit:{here}): it computes, and without a branch \
                  counter neither time nor input reaches it until it does I/O; {stop} stops"
             );
         }
@@ -435,8 +453,13 @@ mod tests {
     fn a_limit_ends_the_run_and_forces_a_silent_guest() {
         signals::prepare().unwrap();
         kick::prepare().unwrap();
-        let watch =
-            Watch { console: ConsoleSource::None, host_limit: Some(1), max_silence: None, anywhere: false };
+        let watch = Watch {
+            console: ConsoleSource::None,
+            host_limit: Some(1),
+            max_silence: None,
+            anywhere: false,
+            capture_after: None,
+        };
         let host = HostLoop::start(watch, kick::Target::current()).unwrap();
         host.shared.running.store(true, Ordering::Relaxed);
         let event = host.events.recv_timeout(Duration::from_secs(10)).unwrap();

@@ -5,8 +5,10 @@ pub mod entropy;
 pub mod events;
 pub mod kick;
 pub mod pagemap;
+pub mod perf;
 pub mod perturb;
 pub mod signals;
+mod silence;
 pub mod terminal;
 
 use std::io::Write;

@@ -82,6 +82,19 @@ fn details<M: SerializeMap>(map: &mut M, row: &Row) -> Result<(), M::Error> {
             map.serialize_entry("wall_clock", wall_clock)
         }
         Body::TimeAdjust { nanoseconds } => map.serialize_entry("nanoseconds", nanoseconds),
+        Body::CapturePages(pages) => {
+            map.serialize_entry("pages", &pages.frames.len())?;
+            map.serialize_entry("bytes", &pages.stored.len())?;
+            let addresses: Vec<String> =
+                pages.frames.iter().map(|frame| format!("{:#x}", u128::from(*frame) * 4096)).collect();
+            map.serialize_entry("addresses", &addresses)
+        }
+        Body::Capture(capture) => {
+            map.serialize_entry("nanoseconds", &capture.nanoseconds)?;
+            map.serialize_entry("interrupts", &capture.interrupts)?;
+            map.serialize_entry("pages", &capture.pages)?;
+            map.serialize_entry("bytes", &capture.bytes)
+        }
         Body::Checkpoint { registers, full } => {
             map.serialize_entry("rolling", &digest(*registers, 16))?;
             full_digest(map, full.as_ref())

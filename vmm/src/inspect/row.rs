@@ -41,6 +41,7 @@ impl Rows {
             Body::TimeAdjust { .. } | Body::Checkpoint { .. } | Body::Seal { .. } | Body::End(_) => {
                 Device::Machine
             }
+            Body::CapturePages(_) | Body::Capture(_) => Device::Cpu,
             Body::Bookmark { .. } | Body::Branch { .. } => Device::Guest,
             Body::Interrupt { irq, .. } => Device::of_irq(Some(*irq)),
             Body::State { .. } => Device::Cpu,
@@ -77,7 +78,7 @@ pub fn level_of(body: &Body) -> Level {
 }
 
 /// Names of all kinds, in the order of the format's numbers.
-pub const KINDS: [&str; 11] = [
+pub const KINDS: [&str; 14] = [
     "console-input",
     "time-adjust",
     "checkpoint",
@@ -89,4 +90,7 @@ pub const KINDS: [&str; 11] = [
     "exit",
     "disk-request",
     "console-output",
+    "branch",
+    "capture-pages",
+    "capture",
 ];

@@ -9,7 +9,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::kernel::{BootFiles, Format, KernelError, format};
 use super::memory::{GuestRam, MemoryError, PAGE_SIZE};
 use super::platform::{self, Platform};
-use super::{acpi, apics, msr};
+use super::{acpi, msr};
 use crate::engine::cpu::{CpuState, DescriptorTable, Fpu, Registers, Segment};
 
 /// Bytes of entropy that the kernel gets with SETUP_RNG_SEED.
@@ -67,7 +67,7 @@ pub enum BootError {
     Memory(#[from] MemoryError),
 }
 
-/// Loads kernel, initrd, command line, boot parameters, entropy and, where the platform has them, ACPI tables into `ram`.
+/// Loads kernel, initrd, command line, boot parameters and entropy into `ram`.
 ///
 /// # Returns
 /// The state the vCPU starts in: long mode, first 4 GiB mapped one to one, RSI at the boot parameters.
@@ -76,8 +76,6 @@ pub enum BootError {
 /// What does not fit or is not a kernel.
 pub fn load(
     ram: &GuestRam,
-    platform: Platform,
-    has_disk: bool,
     files: &BootFiles,
     command_line: &str,
     seed: &[u8; SEED_BYTES],
@@ -119,16 +117,22 @@ pub fn load(
     write_seed(ram, seed)?;
     params.hdr.setup_data = SETUP_DATA;
     memory_map(ram, &mut params);
-    if platform >= Platform::Pc2 {
-        ram.write(acpi::BASE, &acpi::tables(&apics::description(has_disk))?)?;
-        params.acpi_rsdp_addr = acpi::BASE;
-    }
     ram.memory()
         .write_obj(params, GuestAddress(ZERO_PAGE))
         .map_err(|error| MemoryError::Access(ZERO_PAGE, error))?;
     write_page_tables(ram)?;
     write_gdt(ram)?;
     Ok(start_state(entry))
+}
+
+/// Puts ACPI tables into RAM, and tells the kernel that [`load`] has put there where they are.
+///
+/// # Errors
+/// They do not fit.
+pub fn load_acpi(ram: &GuestRam, machine: &acpi::Description) -> Result<(), BootError> {
+    let at = std::mem::offset_of!(boot_params, acpi_rsdp_addr) as u64;
+    ram.write(acpi::BASE, &acpi::tables(machine)?)?;
+    Ok(ram.write(ZERO_PAGE + at, &acpi::BASE.to_le_bytes())?)
 }
 
 fn u32_of(value: u64) -> u32 {

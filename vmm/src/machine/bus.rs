@@ -21,8 +21,8 @@ use super::disk::Disk;
 use super::memory::Memory;
 use super::msr;
 use super::platform::{
-    DISK_ID, DISK_IRQ, GUEST_INTERFACE_PORT, GUEST_INTERFACE_PORTS, MMIO_BASE, MMIO_SLOT, Platform,
-    TIMER_IRQ, UART_IRQ, UART_PORT,
+    DISK_ID, DISK_IRQ, GUEST_INTERFACE_PORT, GUEST_INTERFACE_PORTS, MMIO_BASE, MMIO_SLOT, TIMER_IRQ,
+    UART_IRQ, UART_PORT,
 };
 use crate::engine::Answer;
 
@@ -89,20 +89,11 @@ impl Devices {
     ///
     /// # Errors
     /// The command is too long.
-    pub fn new(
-        platform: Platform,
-        command: Vec<u8>,
-        rtc_base: u64,
-        disk: Option<Disk>,
-    ) -> Result<Self, CommandTooLong> {
+    pub fn new(command: Vec<u8>, rtc_base: u64, disk: Option<Disk>) -> Result<Self, CommandTooLong> {
         let mut pic = PicPair::new();
         if disk.is_some() {
             // Firmware would set the disk's line to level-triggered.
             pic.write(0x4d0, 1 << DISK_IRQ);
-        }
-        let apics = (platform >= Platform::Pc2).then(Apics::new);
-        if apics.is_some() {
-            pic.write(0x4d1, 1 << (SCI_IRQ - 8));
         }
         Ok(Self {
             pic,
@@ -115,8 +106,14 @@ impl Devices {
                 let device = VirtioMmio::new(Blk::new(backend.sectors(), false, DISK_ID));
                 DiskSlot { device, backend }
             }),
-            apics,
+            apics: None,
         })
+    }
+
+    /// Adds what `scribe-pc-2` has beside these, as after power-on.
+    pub fn add_apics(&mut self) {
+        self.pic.write(0x4d1, 1 << (SCI_IRQ - 8));
+        self.apics = Some(Apics::new());
     }
 
     /// Serves a read of `size` (1, 2, 4) bytes from `port` at guest time `now`.

@@ -73,6 +73,12 @@ impl Rolling {
         self.mix([progress.branches, progress.steps]);
     }
 
+    /// Adds what a captured sync point is besides its registers: interrupts taken, nanoseconds passed, digest of the CPU.
+    pub fn captured(&mut self, interrupts: u8, nanoseconds: u64, cpu: u64) {
+        const KIND: u64 = 7; // behind those of exits
+        self.mix([KIND | u64::from(interrupts) << 8, nanoseconds, cpu]);
+    }
+
     /// Adds the registers at a sync point.
     pub fn registers(&mut self, registers: &Registers) {
         self.mix(registers.words());

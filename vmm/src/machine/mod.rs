@@ -7,6 +7,7 @@ pub mod acpi;
 pub mod apics;
 pub mod boot;
 pub mod bus;
+pub mod capture;
 pub mod digest;
 pub mod disk;
 pub mod kernel;
@@ -48,6 +49,9 @@ pub enum MachineError {
     /// The host's side of the disk failed. The guest would see an I/O error that no replay could repeat.
     #[error("the host failed the guest's disk")]
     Disk(#[source] BackendError),
+    /// Pages could not be packed.
+    #[error("packing pages: {0}")]
+    Pack(#[source] std::io::Error),
     /// A state could not be encoded for its digest.
     #[error("encoding state for its digest: {0}")]
     Encode(#[from] postcard::Error),
@@ -93,6 +97,7 @@ pub struct Machine {
     registers: Registers,
     /// while the machine is paused behind the last sync point: how far that is from the last exit
     paused: Option<Progress>,
+    captures: capture::Captures,
     trace: Trace,
     observer: Option<Box<dyn Observer>>,
     /// where the observer was last told of the state
@@ -133,6 +138,7 @@ impl Machine {
             bookmarks: Vec::new(),
             registers: Registers::default(),
             paused: None,
+            captures: capture::Captures::default(),
             trace: Trace::default(),
             observer: None,
             state_told: None,
@@ -225,6 +231,11 @@ impl Machine {
         self.engine.instructions()
     }
 
+    /// What the first write to a page costs the guest (ns of host time) while its writes are watched.
+    pub fn first_write_ns(&self) -> u64 {
+        self.engine.first_write_ns()
+    }
+
     /// True after HLT until an interrupt is injected.
     pub fn is_halted(&self) -> bool {
         self.halted
@@ -285,11 +296,10 @@ impl Machine {
 
     /// After a kick: the next place at which something can happen to the guest. Not where it is, for there the machine may
     /// have injected an interrupt, or an exception have been delivered, and a replay stops before these.
-    /// `None` without a counter.
+    /// `None` without a counter, or if the engine cannot tell.
     pub fn place_ahead(&self) -> Option<Position> {
-        let Progress { branches, steps } = self.engine.progress();
-        let ahead = Position { exit: self.clock.exits(), branches, steps: steps.saturating_add(1) };
-        self.counted.then_some(ahead)
+        let Progress { branches, steps } = self.engine.place_ahead().filter(|_| self.counted)?;
+        Some(Position { exit: self.clock.exits(), branches, steps })
     }
 
     /// The place where the guest is, after a kick; without a counter the last sync point.
@@ -322,7 +332,7 @@ impl Machine {
     /// something by itself, or at `until`, counted from the last exit; without one `until` says nothing. All that happens
     /// at a place happens in one stop there, so `until` must be one that a replay stops at too.
     ///
-    /// `pause`: a place at which to stop without making a sync point of it, if the engine counts. Whether somebody looks
+    /// `pause`: a place at which to stop without making a sync point of it, if the engine counts or steps. Whether somebody looks
     /// there is nothing to the guest.
     ///
     /// # Errors
@@ -331,7 +341,7 @@ impl Machine {
         // A timer whose line is masked can wait for the next sync point: nothing but an exit unmasks it.
         let timer = self.devices.next_wake().and_then(|deadline| self.place_of(deadline));
         let until = [timer, until].into_iter().flatten().min().filter(|_| self.counted);
-        let pause = pause.filter(|_| self.engine.counts());
+        let pause = pause.filter(|_| self.engine.counts() || self.engine.can_step());
         let stop = [until, pause].into_iter().flatten().min();
         self.fresh = false;
         if let Some(progress) = self.paused.take() {
@@ -353,7 +363,10 @@ impl Machine {
                     self.clock.set_progress(self.engine.progress());
                     return Ok(Step::Paused);
                 }
-                Stop::InterruptWindow => self.deliver()?,
+                Stop::InterruptWindow => {
+                    self.captures.interrupt(self.devices.interrupt_pending() && self.engine.can_inject());
+                    self.deliver()?;
+                }
                 Stop::Kicked => return Ok(Step::Kicked),
                 Stop::Reached => {
                     return Err(EngineError::Unexpected("a stop before the place asked for".into()).into());
@@ -364,6 +377,7 @@ impl Machine {
 
     fn exit(&mut self, exit: Exit) -> Result<Step, MachineError> {
         let progress = self.engine.progress();
+        self.captures.arrived();
         if self.counted {
             self.rolling.branches(progress);
         }
@@ -438,11 +452,10 @@ impl Machine {
 
     fn update_ram_digest(&mut self) -> Result<(), MachineError> {
         if self.ram_digest.is_started() && self.tracked {
-            self.written.extend(self.engine.take_dirty_pages()?);
-            self.written.extend(self.ram.take_written_frames());
+            self.take_written()?;
             self.ram_digest.update(&self.ram, std::mem::take(&mut self.written));
         } else {
-            self.ram.take_written_frames();
+            self.take_written()?;
             self.written.clear();
             self.ram_digest.full(&self.ram);
         }
@@ -558,6 +571,7 @@ impl Machine {
     fn note_written(&mut self) {
         let frames = self.ram.take_written_frames();
         self.engine.invalidate(&frames);
+        self.captures.wrote(&frames);
         if self.ram_digest.is_started() {
             self.written.extend(frames);
         }
@@ -595,8 +609,7 @@ impl Machine {
     /// Injects the interrupt that waits, if the vCPU can take one, or asks to be told when it can.
     fn deliver(&mut self) -> Result<(), MachineError> {
         if self.devices.interrupt_pending() && self.engine.can_inject() {
-            let (vector, irq) = self.devices.acknowledge();
-            self.tell(|observer, at| observer.interrupt(at, vector, irq));
+            let vector = self.acknowledge();
             self.engine.inject(vector)?;
             self.halted = false;
         }
@@ -609,6 +622,13 @@ impl Machine {
         }
         self.engine.request_window(pending);
         Ok(())
+    }
+
+    /// The interrupt controllers give up the interrupt that waits, which is told.
+    fn acknowledge(&mut self) -> u8 {
+        let (vector, irq) = self.devices.acknowledge();
+        self.tell(|observer, at| observer.interrupt(at, vector, irq));
+        vector
     }
 
     fn fault(&mut self, fault: Fault) -> EndCause {

@@ -18,7 +18,7 @@ use crate::engine::cpu::{CpuState, Registers};
 use crate::engine::{EngineError, Progress};
 
 const CPU: &str = "cpu";
-const CPU_VERSION: u16 = 1;
+pub(super) const CPU_VERSION: u16 = 1;
 const MACHINE: &str = "machine";
 const MACHINE_VERSION: u16 = 2;
 
@@ -75,15 +75,25 @@ impl Parts {
     /// # Errors
     /// It is missing, of another version, or malformed.
     pub fn take<T: DeserializeOwned>(&mut self, kind: &str, version: u16) -> Result<T, StateError> {
-        let Some(part) = self.take_raw(kind) else {
-            return Err(StateError::Missing { kind: kind.into() });
-        };
+        self.take_if_there(kind, version)?.ok_or_else(|| StateError::Missing { kind: kind.into() })
+    }
+
+    /// As [`take`](Self::take); `None` if there is no such part.
+    ///
+    /// # Errors
+    /// It is of another version, or malformed.
+    pub fn take_if_there<T: DeserializeOwned>(
+        &mut self,
+        kind: &str,
+        version: u16,
+    ) -> Result<Option<T>, StateError> {
+        let Some(part) = self.take_raw(kind) else { return Ok(None) };
         if part.version != version {
             return Err(StateError::Version { kind: kind.into(), found: part.version, known: version });
         }
         let malformed = |reason: String| StateError::Malformed { kind: kind.into(), reason };
         match postcard::take_from_bytes(&part.bytes) {
-            Ok((value, [])) => Ok(value),
+            Ok((value, [])) => Ok(Some(value)),
             Ok((_, rest)) => Err(malformed(format!("{} bytes too many", rest.len()))),
             Err(error) => Err(malformed(error.to_string())),
         }
@@ -162,6 +172,7 @@ impl Machine {
             vec![part(MACHINE, MACHINE_VERSION, &own)?, part(CPU, CPU_VERSION, &self.engine.state()?)?];
         parts.extend(self.engine.save_private()?);
         parts.extend(self.devices.save_parts()?);
+        parts.extend(self.save_captures()?);
         Ok(parts)
     }
 
@@ -174,6 +185,7 @@ impl Machine {
         let own: MachinePart = parts.take(MACHINE, MACHINE_VERSION)?;
         let cpu: CpuState = parts.take(CPU, CPU_VERSION)?;
         self.devices.restore_parts(&mut parts)?;
+        self.restore_captures(&mut parts)?;
         self.engine.set_state(&cpu)?;
         let private = self.engine.private_kinds();
         for kind in private {
@@ -199,6 +211,10 @@ impl Machine {
         let paused = own.sync_point.map(|(branches, steps)| Progress { branches, steps });
         if paused.is_some_and(|sync_point| sync_point > progress) {
             return Err(malformed("its last sync point is ahead of it"));
+        }
+        if self.engine.counts() && self.engine.progress() != progress {
+            // It was saved by another engine, or by one that keeps nothing of its own.
+            self.engine.set_progress(progress)?;
         }
         self.paused = paused;
         self.clock =

@@ -18,7 +18,7 @@ use crate::machine::disk::{Disk, DiskError};
 use crate::machine::kernel::{self, Blob, BootFiles, KernelError};
 use crate::machine::memory::{GuestRam, MemoryError};
 use crate::machine::platform::Platform;
-use crate::machine::{Machine, digest};
+use crate::machine::{Machine, apics, digest};
 
 /// What the user asks for.
 #[derive(Debug, Clone)]
@@ -331,8 +331,10 @@ pub fn assemble(
     scratch: &Path,
 ) -> Result<Machine, ConfigError> {
     let ram = GuestRam::new(header.memory)?;
-    let has_disk = header.image.is_some();
-    let start = boot::load(&ram, platform(header)?, has_disk, files, &header.cmdline, &header.seed)?;
+    let start = boot::load(&ram, files, &header.cmdline, &header.seed)?;
+    if platform(header)? >= Platform::Pc2 {
+        boot::load_acpi(&ram, &apics::description(header.image.is_some()))?;
+    }
     build(header, choice, ram, disk(header, scratch)?, Some(&start))
 }
 
@@ -363,7 +365,10 @@ pub fn build(
         engine.set_state(start)?;
     }
     let command = header.command.iter().flat_map(|word| word.iter().copied().chain([0])).collect();
-    let devices = Devices::new(platform(header)?, command, u64::try_from(header.rtc).unwrap_or(0), disk)?;
+    let mut devices = Devices::new(command, u64::try_from(header.rtc).unwrap_or(0), disk)?;
+    if platform(header)? >= Platform::Pc2 {
+        devices.add_apics();
+    }
     let counted = choice.sync_points == SyncPoints::Counted;
     Ok(Machine::new(engine, ram, devices, header.time, counted)?)
 }

@@ -12,6 +12,7 @@ use scribe_log::{
     Body, Bookmark, BookmarkOrigin, EndCause, MAX_DATA, Position, StopReason, check_bookmark_name,
 };
 
+use super::capture::{Captures, Need, Report};
 use super::journal::Journal;
 use super::marks::Marks;
 use super::{Flow, Place, Policy, SessionError};
@@ -40,6 +41,8 @@ pub struct Inputs {
     pub guest_limit: Option<u64>,
     /// what is noted every so often
     pub marks: Marks,
+    /// when sync points are captured
+    pub captures: Captures,
 }
 
 /// Takes inputs from the host, stamps them, and has `J` note them.
@@ -70,12 +73,17 @@ pub struct Live<J> {
     ahead: Option<Position>,
     /// the place last asked for: a guest that faults for ever never comes to the next
     asked: Option<Position>,
+    captures: Captures,
+    /// they are made where the guest is now
+    capturing: bool,
+    /// the machine is coming to one that was captured at this host time (ns)
+    captured: Option<u64>,
 }
 
 impl<J: Journal> Live<J> {
     /// For a machine whose guest time is `now` (ns); from here on it passes as the host's does.
     pub fn new(journal: J, host: HostLoop, inputs: Inputs, now: u64) -> Self {
-        let Inputs { file, open, pace, guest_limit, marks } = inputs;
+        let Inputs { file, open, pace, guest_limit, marks, captures } = inputs;
         Self {
             journal,
             host,
@@ -94,12 +102,52 @@ impl<J: Journal> Live<J> {
             arrived: now,
             ahead: None,
             asked: None,
+            captures,
+            capturing: false,
+            captured: None,
         }
     }
 
     /// The journal, when the run is over.
     pub fn into_journal(self) -> J {
         self.journal
+    }
+
+    /// What the captured sync points came to, if there were any.
+    pub fn captures(&self) -> Option<Report> {
+        self.captures.report()
+    }
+
+    /// True if something waits for the guest to come to a sync point.
+    fn waits(&self, machine: &Machine) -> bool {
+        let typed = !self.typed.is_empty() && machine.console_room() > 0;
+        let file = self.file.is_some() && machine.console_backlog() < FILE_CHUNK;
+        self.stop.is_some() || self.go_live || typed || file
+    }
+
+    /// At a sync point: the guest computes from here on, perhaps to a captured one.
+    fn prepare_captures(&mut self, machine: &mut Machine) -> Result<(), SessionError> {
+        let captured = self.captured.take();
+        let capturing = self.captures.are_made(self.paced()) && !machine.is_counted();
+        if capturing != std::mem::replace(&mut self.capturing, capturing) {
+            self.host.shared.captures.store(capturing, Ordering::Relaxed);
+            self.host.shared.capture_at.store(0, Ordering::Relaxed);
+        }
+        if capturing {
+            let now = clock::monotonic_ns();
+            match self.journal.records() {
+                true => self.captures.keep_small(machine, now, clock::monotonic_ns)?,
+                false => self.captures.forget(machine),
+            }
+            self.run_from(captured.unwrap_or(now));
+        }
+        Ok(())
+    }
+
+    /// The guest computes from host time `now` (ns) on.
+    fn run_from(&mut self, now: u64) {
+        let due = self.captures.comes(now);
+        self.host.shared.capture_at.store(due, Ordering::Relaxed);
     }
 
     /// `place`: where the guest is, and its time there.
@@ -358,6 +406,7 @@ impl<J: Journal> Policy for Live<J> {
         self.journal.sync_point(machine, seal)?;
         self.take_all((machine.position(), machine.guest_time()))?;
         self.detach(machine)?;
+        self.prepare_captures(machine)?;
         if let Some(reason) = self.stop {
             return Ok(Flow::End(EndCause::Stopped { reason }));
         }
@@ -373,6 +422,9 @@ impl<J: Journal> Policy for Live<J> {
         self.host.shared.running.store(false, Ordering::Relaxed);
         self.limit_lag(machine.guest_time());
         let flow = self.idle_while_waiting(machine, deadline)?;
+        if self.capturing {
+            self.run_from(clock::monotonic_ns());
+        }
         self.host.shared.running.store(true, Ordering::Relaxed);
         Ok(flow)
     }
@@ -389,8 +441,7 @@ impl<J: Journal> Policy for Live<J> {
             self.journal.seal(machine)?;
         }
         self.take_all(machine.place())?;
-        let waiting =
-            self.stop.is_some() || self.go_live || (!self.typed.is_empty() && machine.console_room() > 0);
+        let waiting = machine.is_counted() && self.waits(machine);
         self.ahead = machine.place_ahead().filter(|_| waiting);
         let unreachable = self.ahead.is_none() || self.ahead == self.asked;
         self.asked = self.ahead;
@@ -399,6 +450,35 @@ impl<J: Journal> Policy for Live<J> {
             return Ok(Flow::End(EndCause::Stopped { reason }));
         }
         Ok(Flow::Continue)
+    }
+
+    fn capture(&mut self, machine: &mut Machine) -> Result<bool, SessionError> {
+        if !self.capturing {
+            return Ok(false);
+        }
+        let now = clock::monotonic_ns();
+        let deadline = [machine.next_wake(), self.guest_limit].into_iter().flatten().min();
+        let need = match deadline {
+            _ if self.waits(machine) => Need::Now,
+            Some(deadline) => Need::At(deadline),
+            None => Need::None,
+        };
+        let due = self.captures.due(need, machine.guest_time());
+        if due.is_none_or(|due| due > now) {
+            let later = self.captures.later(now); // an input may come before that
+            self.host.shared.capture_at.store(due.map_or(later, |due| due.min(later)), Ordering::Relaxed);
+            return Ok(false);
+        }
+        let computed = self.captures.computed(now);
+        let Some(taken) = self.journal.capture(machine, computed)? else {
+            let later = self.captures.too_large(now);
+            self.host.shared.capture_at.store(later, Ordering::Relaxed);
+            return Ok(false);
+        };
+        self.captures.made(taken, now, clock::monotonic_ns());
+        self.captured = Some(now);
+        self.host.shared.captured.fetch_add(1, Ordering::Relaxed);
+        Ok(true)
     }
 
     fn finish(&mut self, machine: &mut Machine, cause: &EndCause, place: Place) -> Result<(), SessionError> {

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use scribe_log::{Body, End, EndCause, Event, Events, FullDigest, Position, State, StopReason};
 
+use super::capture;
 use super::divergence::Divergence;
 use super::drive::{Phase, Stand};
 use super::snapshot::SnapError;
@@ -115,11 +116,18 @@ impl Replay {
     /// # Errors
     /// The log cannot be read, or never had that.
     pub fn resume(mut self, machine: &Machine, stand: Stand) -> Result<Self, SessionError> {
+        let here = machine.position();
+        // The capture that brought the machine here is done.
+        while let Some(Ok(Event { position, body: Body::CapturePages(_) | Body::Capture(_), .. })) =
+            self.events.peek()
+            && *position == here
+        {
+            self.events.next();
+        }
         if stand.phase == Phase::Arrived {
             return Ok(self);
         }
         self.arrived = stand.arrived;
-        let here = machine.position();
         while let Some(Ok(event)) = self.events.peek()
             && event.position == here
             && (event.body.is_marker() || self.taken.1 < stand.taken)
@@ -223,16 +231,24 @@ impl Replay {
 
     fn next(&mut self, machine: &mut Machine) {
         if let Some(Ok(event)) = self.events.next() {
-            if !event.body.is_marker() {
-                let before = if self.taken.0 == event.position { self.taken.1 } else { 0 };
-                self.taken = (event.position, before + 1);
-            }
-            machine.tell(|observer, at| observer.event(at, &event));
-            if self.recent.len() == KEPT {
-                self.recent.pop_front();
-            }
-            self.recent.push_back(event);
+            self.took(machine, event);
         }
+    }
+
+    fn took(&mut self, machine: &mut Machine, event: Event) {
+        // What brought the machine to its position was no event there when it came.
+        if !event.body.is_marker() && !matches!(event.body, Body::CapturePages(_) | Body::Capture(_)) {
+            let before = if self.taken.0 == event.position { self.taken.1 } else { 0 };
+            self.taken = (event.position, before + 1);
+        }
+        machine.tell(|observer, at| observer.event(at, &event));
+        if matches!(event.body, Body::CapturePages(_)) {
+            return; // large, and says nothing to people
+        }
+        if self.recent.len() == KEPT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(event);
     }
 
     /// Takes the markers up to the machine's position, which no replay depends on, and compares them.
@@ -331,6 +347,10 @@ impl Replay {
                         return Err(self.diverged(machine, "a bookmark", name, self.bookmarks.join(", ")));
                     }
                 },
+                Body::CapturePages(_) | Body::Capture(_) => {
+                    let found = "a replay that executed the way to it";
+                    return Err(self.diverged(machine, "a captured sync point", body.to_string(), found));
+                }
                 Body::Interrupt { .. }
                 | Body::State { .. }
                 | Body::Exit { .. }
@@ -462,6 +482,14 @@ impl Policy for Replay {
             Target::Time(_) if self.slept == Some(here) => Some(ahead),
             Target::Time(_) => Some(here),
         }
+    }
+
+    fn leap(&mut self, machine: &mut Machine) -> Result<bool, SessionError> {
+        let position = Position::exit(machine.exits().saturating_add(1));
+        let Some(events) = capture::take(&mut self.events, position)? else { return Ok(false) };
+        capture::apply(machine, &events)?;
+        events.into_iter().for_each(|event| self.took(machine, event));
+        Ok(true)
     }
 
     /// The place of the next event, if the guest comes there before its next exit.

@@ -8,6 +8,7 @@ use scribe_log::snapshots::SnapshotError;
 use scribe_log::{EndCause, OpenError, Position, Store, WriteError, WriteOptions, Writer};
 
 use super::SessionError;
+use super::capture::{self, Captures};
 use super::config::{self, ConfigError, GuestConfig};
 use super::console::Console;
 use super::drive::{Driver, Run};
@@ -102,6 +103,8 @@ pub struct Connections {
     pub guest_limit: Option<u64>,
     /// host time (ns) without an exit after which the run ends
     pub max_silence: Option<u64>,
+    /// captured sync points, where there is no counter
+    pub captures: capture::Wish,
     /// kicks at random intervals between these many microseconds
     pub perturb: Option<(u64, u64)>,
 }
@@ -115,6 +118,7 @@ impl Connections {
             host_limit: None,
             guest_limit: None,
             max_silence: None,
+            captures: capture::Wish::default(),
             perturb: None,
         }
     }
@@ -135,6 +139,8 @@ pub struct LiveReport {
     pub fault_detail: Option<String>,
     /// bytes hashed for RAM digests
     pub bytes_hashed: u64,
+    /// captured sync points, if there were any
+    pub captures: Option<capture::Report>,
     /// kicks sent by the perturbation
     pub kicks: u64,
     /// instructions retired, where the engine counts them
@@ -265,6 +271,7 @@ pub(super) fn live<J: Journal>(
         host_limit: connections.host_limit,
         max_silence: connections.max_silence,
         anywhere: machine.is_counted(),
+        capture_after: Some(connections.captures.after).filter(|after| *after > 0 && !machine.is_counted()),
     };
     let _terminal = (connections.console == ConsoleSource::Terminal).then(RawTerminal::enter).flatten();
     let host = host_loop(watch)?;
@@ -276,6 +283,7 @@ pub(super) fn live<J: Journal>(
         pace,
         guest_limit: connections.guest_limit,
         marks,
+        captures: Captures::new(connections.captures),
     };
     let mut policy = Live::new(journal, host, inputs, now);
     let Run::Ended(cause) = driver.run(machine, &mut policy, console)? else {
@@ -288,6 +296,7 @@ pub(super) fn live<J: Journal>(
         recorded: None,
         fault_detail: machine.fault_detail().map(str::to_owned),
         bytes_hashed: machine.bytes_hashed(),
+        captures: policy.captures(),
         kicks: perturbation.map_or(0, |p| p.kicks()),
         instructions: machine.instructions(),
     };

@@ -1,5 +1,6 @@
 //! Sessions over a made-up engine: what is recorded at which place, and that replay comes to the same, without KVM.
 
+mod captured;
 mod counted;
 mod markers;
 mod notice;
@@ -16,6 +17,7 @@ use scribe_log::header::{BootFile, Engine, Header, Host, Level, Origin, Pace};
 use scribe_log::{Body, EndCause, Event, Position, Recording, StopReason, Writer};
 
 use super::SessionError;
+use super::capture::{Captures, Wish};
 use super::console::Console;
 use super::drive::{Driver, Run};
 use super::journal::{Journal, Recorder};
@@ -32,7 +34,7 @@ use crate::machine::time::WITHOUT_COUNTER;
 use toy::{Op, Toy};
 
 fn machine(program: &[Op], handler: &[Op]) -> Machine {
-    let devices = Devices::new(Default::default(), Vec::new(), 0, None).unwrap();
+    let devices = Devices::new(Vec::new(), 0, None).unwrap();
     let ram = GuestRam::new(2 << 20).unwrap();
     Machine::new(Box::new(Toy::new(program, handler)), ram, devices, WITHOUT_COUNTER, false).unwrap()
 }
@@ -67,7 +69,8 @@ pub(crate) fn header() -> Header {
 
 /// What a live machine takes besides what the host loop delivers: nothing.
 fn nothing_more(open: bool, guest_limit: Option<u64>) -> Inputs {
-    Inputs { file: None, open, pace: Pace::Max, guest_limit, marks: Marks::default() }
+    let captures = Captures::new(Wish::NEVER);
+    Inputs { file: None, open, pace: Pace::Max, guest_limit, marks: Marks::default(), captures }
 }
 
 /// Drives a machine from power-on to its end.
