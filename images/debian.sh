@@ -118,6 +118,9 @@ script_of() {
 debian_image() {
   local name=$1 number=$2 room=$3 stamp work used
   shift 3
+  # Not all of images/: to build one of these costs minutes and the network.
+  recipes=(images/{lib,debian}.sh "images/build-$name.sh" images/init images/debian/root)
+  [[ $name != workloads ]] || recipes+=(images/debian/workloads images/checks)
   need gcc mke2fs debugfs e2fsck mmdebstrap apt-get dpkg-query
   stamp=$(stamp "$(command -v mke2fs)" "$(command -v mmdebstrap)")
   if nothing_to_do "$stamp"; then exit 0; fi

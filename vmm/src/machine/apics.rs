@@ -13,7 +13,7 @@ use scribe_devices::apic::{
 use scribe_devices::pic::PicPair;
 
 use super::acpi::{Description, VirtioDevice};
-use super::platform::{DISK_IRQ, MMIO_BASE, MMIO_SLOT, TIMER_IRQ, UART_IRQ, UART_PORT};
+use super::platform::{MMIO_SLOT, TIMER_IRQ, UART_IRQ, UART_PORT};
 use crate::engine::Answer;
 
 #[cfg(test)]
@@ -185,10 +185,10 @@ impl Default for Apics {
     }
 }
 
-/// What the ACPI tables of a machine say, with a disk or without.
-pub fn description(has_disk: bool) -> Description {
+/// What the ACPI tables of a machine say whose virtio devices have these addresses and interrupt lines.
+pub fn description(virtio: Vec<(u64, u8)>) -> Description {
     let word = |address: u64| u32::try_from(address).unwrap_or(u32::MAX);
-    let disk = VirtioDevice { address: word(MMIO_BASE), size: word(MMIO_SLOT), irq: DISK_IRQ };
+    let slot = |(base, irq)| VirtioDevice { address: word(base), size: word(MMIO_SLOT), irq };
     Description {
         processors: 1,
         local_apic: word(BASE_ADDRESS),
@@ -198,7 +198,7 @@ pub fn description(has_disk: bool) -> Description {
         pm_port: PM_PORT,
         serial: (UART_PORT, UART_IRQ),
         rtc_port: 0x70,
-        virtio: has_disk.then_some(disk).into_iter().collect(),
+        virtio: virtio.into_iter().map(slot).collect(),
     }
 }
 

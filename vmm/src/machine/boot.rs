@@ -67,7 +67,7 @@ pub enum BootError {
     Memory(#[from] MemoryError),
 }
 
-/// Loads kernel, initrd, command line, boot parameters and entropy into `ram`.
+/// Loads kernel, initrd, command line, boot parameters, entropy and, where the platform has them, ACPI tables into `ram`.
 ///
 /// # Returns
 /// The state the vCPU starts in: long mode, first 4 GiB mapped one to one, RSI at the boot parameters.
@@ -76,6 +76,7 @@ pub enum BootError {
 /// What does not fit or is not a kernel.
 pub fn load(
     ram: &GuestRam,
+    machine: Option<&acpi::Description>,
     files: &BootFiles,
     command_line: &str,
     seed: &[u8; SEED_BYTES],
@@ -117,22 +118,16 @@ pub fn load(
     write_seed(ram, seed)?;
     params.hdr.setup_data = SETUP_DATA;
     memory_map(ram, &mut params);
+    if let Some(machine) = machine {
+        ram.write(acpi::BASE, &acpi::tables(machine)?)?;
+        params.acpi_rsdp_addr = acpi::BASE;
+    }
     ram.memory()
         .write_obj(params, GuestAddress(ZERO_PAGE))
         .map_err(|error| MemoryError::Access(ZERO_PAGE, error))?;
     write_page_tables(ram)?;
     write_gdt(ram)?;
     Ok(start_state(entry))
-}
-
-/// Puts ACPI tables into RAM, and tells the kernel that [`load`] has put there where they are.
-///
-/// # Errors
-/// They do not fit.
-pub fn load_acpi(ram: &GuestRam, machine: &acpi::Description) -> Result<(), BootError> {
-    let at = std::mem::offset_of!(boot_params, acpi_rsdp_addr) as u64;
-    ram.write(acpi::BASE, &acpi::tables(machine)?)?;
-    Ok(ram.write(ZERO_PAGE + at, &acpi::BASE.to_le_bytes())?)
 }
 
 fn u32_of(value: u64) -> u32 {

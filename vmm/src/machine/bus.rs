@@ -14,6 +14,7 @@ use scribe_devices::rtc::Rtc;
 use scribe_devices::uart::Uart;
 use scribe_devices::virtio::blk::{BackendError, Blk, BlockBackend, RequestRecord};
 use scribe_devices::virtio::mmio::VirtioMmio;
+use scribe_devices::virtio::slot::Bank;
 use serde::Serialize;
 
 use super::apics::{Apics, SCI_IRQ};
@@ -21,9 +22,10 @@ use super::disk::Disk;
 use super::memory::Memory;
 use super::msr;
 use super::platform::{
-    DISK_ID, DISK_IRQ, GUEST_INTERFACE_PORT, GUEST_INTERFACE_PORTS, MMIO_BASE, MMIO_SLOT, TIMER_IRQ,
-    UART_IRQ, UART_PORT,
+    DISK_ID, DISK_IRQ, GUEST_INTERFACE_PORT, GUEST_INTERFACE_PORTS, MMIO_BASE, MMIO_SLOT, Platform,
+    TIMER_IRQ, UART_IRQ, UART_PORT,
 };
+use super::virtio::Outbox;
 use crate::engine::Answer;
 
 /// The disk's register that makes it read and write RAM (virtio 1.2, 4.2.2).
@@ -57,6 +59,9 @@ pub struct Devices {
     pub(super) i8042: I8042,
     pub(super) guest: GuestInterface,
     pub(super) disk: Option<DiskSlot>,
+    /// virtio devices in the slots behind the disk
+    pub(super) virtio: Bank<Disk>,
+    pub(super) outbox: Outbox,
     /// from `scribe-pc-2` on
     pub(super) apics: Option<Apics>,
 }
@@ -89,11 +94,20 @@ impl Devices {
     ///
     /// # Errors
     /// The command is too long.
-    pub fn new(command: Vec<u8>, rtc_base: u64, disk: Option<Disk>) -> Result<Self, CommandTooLong> {
+    pub fn new(
+        platform: Platform,
+        command: Vec<u8>,
+        rtc_base: u64,
+        disk: Option<Disk>,
+    ) -> Result<Self, CommandTooLong> {
         let mut pic = PicPair::new();
         if disk.is_some() {
             // Firmware would set the disk's line to level-triggered.
             pic.write(0x4d0, 1 << DISK_IRQ);
+        }
+        let apics = (platform >= Platform::Pc2).then(Apics::new);
+        if apics.is_some() {
+            pic.write(0x4d1, 1 << (SCI_IRQ - 8));
         }
         Ok(Self {
             pic,
@@ -106,14 +120,10 @@ impl Devices {
                 let device = VirtioMmio::new(Blk::new(backend.sectors(), false, DISK_ID));
                 DiskSlot { device, backend }
             }),
-            apics: None,
+            virtio: Bank::new(MMIO_BASE, Vec::new()),
+            outbox: Outbox::default(),
+            apics,
         })
-    }
-
-    /// Adds what `scribe-pc-2` has beside these, as after power-on.
-    pub fn add_apics(&mut self) {
-        self.pic.write(0x4d1, 1 << (SCI_IRQ - 8));
-        self.apics = Some(Apics::new());
     }
 
     /// Serves a read of `size` (1, 2, 4) bytes from `port` at guest time `now`.
@@ -187,7 +197,7 @@ impl Devices {
         let slot = address.checked_sub(MMIO_BASE).filter(|offset| *offset < MMIO_SLOT);
         let value = match (slot, &mut self.disk) {
             (Some(offset), Some(disk)) => disk.device.read(offset, size),
-            _ => all_ones(size),
+            _ => self.virtio.read(address, size).unwrap_or(all_ones(size)),
         };
         self.route();
         value
@@ -205,6 +215,8 @@ impl Devices {
         if let (Some(offset), Some(disk)) = (slot, &mut self.disk) {
             disk.device.write(offset, size, value, memory, &mut disk.backend);
             served = offset == QUEUE_NOTIFY;
+        } else if let Some(notified) = self.virtio_write(address, size, value, memory) {
+            served = notified;
         }
         self.route();
         served
@@ -323,10 +335,11 @@ impl Devices {
     }
 
     /// Takes interrupts from the devices to the controllers.
-    fn route(&mut self) {
-        let disk = self.disk.as_ref().is_some_and(|disk| disk.device.irq_level());
-        let lines = [(UART_IRQ, self.uart.irq_level()), (DISK_IRQ, disk)];
-        for (irq, level) in lines {
+    pub(super) fn route(&mut self) {
+        let disk = self.disk.as_ref().map(|disk| (DISK_IRQ, disk.device.irq_level()));
+        let lines = [(UART_IRQ, self.uart.irq_level())].into_iter().chain(disk).chain(self.virtio.lines());
+        let lines: Vec<(u8, bool)> = lines.collect();
+        for &(irq, level) in &lines {
             self.pic.set_line(irq, level);
         }
         if let Some(apics) = &mut self.apics {

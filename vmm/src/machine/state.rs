@@ -243,6 +243,9 @@ impl Devices {
         if let Some(disk) = &self.disk {
             parts.push(device_part(&disk.device)?);
         }
+        for (number, slot) in self.virtio.slots().enumerate() {
+            parts.push(part(&slot_kind(slot.kind(), number), slot.version(), &slot.save())?);
+        }
         if let Some(apics) = &self.apics {
             parts.extend([device_part(&apics.lapic)?, device_part(&apics.io)?, device_part(&apics.pm)?]);
         }
@@ -259,6 +262,10 @@ impl Devices {
         if let Some(disk) = &mut self.disk {
             restore_device(&mut disk.device, parts)?;
         }
+        for (number, slot) in self.virtio.slots_mut().enumerate() {
+            let state = parts.take(&slot_kind(slot.kind(), number), slot.version())?;
+            slot.restore(state)?;
+        }
         if let Some(apics) = &mut self.apics {
             restore_device(&mut apics.lapic, parts)?;
             restore_device(&mut apics.io, parts)?;
@@ -266,6 +273,11 @@ impl Devices {
         }
         Ok(())
     }
+}
+
+/// Name of the part of the device in a slot behind the disk.
+fn slot_kind(kind: &str, number: usize) -> String {
+    format!("{kind}#{}", number + 1)
 }
 
 fn device_part<D: Snapshot>(device: &D) -> Result<Part, postcard::Error> {

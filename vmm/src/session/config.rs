@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use scribe_devices::guest_interface::CommandTooLong;
-use scribe_log::header::{BootFile, Engine as EngineName, Header, Host, Image, Level, Origin, Pace};
+use scribe_log::header::{BootFile, Device, Engine as EngineName, Header, Host, Image, Level, Origin, Pace};
 
 use super::choice::{self, Choice, SyncPoints, Wish};
 use super::files::{self, DigestCache};
@@ -18,6 +18,7 @@ use crate::machine::disk::{Disk, DiskError};
 use crate::machine::kernel::{self, Blob, BootFiles, KernelError};
 use crate::machine::memory::{GuestRam, MemoryError};
 use crate::machine::platform::Platform;
+use crate::machine::virtio::{self, TooManyDevices};
 use crate::machine::{Machine, apics, digest};
 
 /// What the user asks for.
@@ -53,6 +54,8 @@ pub struct GuestConfig {
     pub sync_points: Option<SyncPoints>,
     /// open results of the soft engine's processor, if not the usual
     pub behaviour: Option<String>,
+    /// virtio devices besides the disk
+    pub devices: Vec<Device>,
 }
 
 /// Why there is no machine.
@@ -100,6 +103,9 @@ pub enum ConfigError {
     /// Options that do not go together.
     #[error("{0}")]
     Option(String),
+    /// More devices than slots.
+    #[error(transparent)]
+    Devices(#[from] TooManyDevices),
     /// CMD and ARGS are too long.
     #[error(transparent)]
     Command(#[from] CommandTooLong),
@@ -148,6 +154,9 @@ pub fn describe(
     }
     let (counter, time) = choice.counting();
     let mut cmdline = boot::default_command_line(config.platform, image.is_some());
+    if config.platform == Platform::Pc1 {
+        cmdline += &virtio::command_line(&config.devices)?;
+    }
     if let Some(append) = &config.append {
         cmdline = format!("{cmdline} {append}");
     }
@@ -175,6 +184,7 @@ pub fn describe(
         level: Level::Inputs,
         parent: None,
         start: None,
+        devices: config.devices.clone(),
     };
     Ok((header, files, choice))
 }
@@ -331,10 +341,11 @@ pub fn assemble(
     scratch: &Path,
 ) -> Result<Machine, ConfigError> {
     let ram = GuestRam::new(header.memory)?;
-    let start = boot::load(&ram, files, &header.cmdline, &header.seed)?;
-    if platform(header)? >= Platform::Pc2 {
-        boot::load_acpi(&ram, &apics::description(header.image.is_some()))?;
-    }
+    let tables = match platform(header)? {
+        Platform::Pc1 => None,
+        Platform::Pc2 => Some(apics::description(virtio::places(header.image.is_some(), &header.devices)?)),
+    };
+    let start = boot::load(&ram, tables.as_ref(), files, &header.cmdline, &header.seed)?;
     build(header, choice, ram, disk(header, scratch)?, Some(&start))
 }
 
@@ -365,10 +376,9 @@ pub fn build(
         engine.set_state(start)?;
     }
     let command = header.command.iter().flat_map(|word| word.iter().copied().chain([0])).collect();
-    let mut devices = Devices::new(command, u64::try_from(header.rtc).unwrap_or(0), disk)?;
-    if platform(header)? >= Platform::Pc2 {
-        devices.add_apics();
-    }
+    let rtc = u64::try_from(header.rtc).unwrap_or(0);
+    let mut devices = Devices::new(platform(header)?, command, rtc, disk)?;
+    devices.add_virtio(&header.devices)?;
     let counted = choice.sync_points == SyncPoints::Counted;
     Ok(Machine::new(engine, ram, devices, header.time, counted)?)
 }

@@ -34,7 +34,7 @@ use crate::machine::time::WITHOUT_COUNTER;
 use toy::{Op, Toy};
 
 fn machine(program: &[Op], handler: &[Op]) -> Machine {
-    let devices = Devices::new(Vec::new(), 0, None).unwrap();
+    let devices = Devices::new(Default::default(), Vec::new(), 0, None).unwrap();
     let ram = GuestRam::new(2 << 20).unwrap();
     Machine::new(Box::new(Toy::new(program, handler)), ram, devices, WITHOUT_COUNTER, false).unwrap()
 }
@@ -64,13 +64,22 @@ pub(crate) fn header() -> Header {
         level: Level::Inputs,
         parent: None,
         start: None,
+        devices: Vec::new(),
     }
 }
 
 /// What a live machine takes besides what the host loop delivers: nothing.
 fn nothing_more(open: bool, guest_limit: Option<u64>) -> Inputs {
-    let captures = Captures::new(Wish::NEVER);
-    Inputs { file: None, open, pace: Pace::Max, guest_limit, marks: Marks::default(), captures }
+    Inputs {
+        file: None,
+        open,
+        pace: Pace::Max,
+        guest_limit,
+        marks: Marks::default(),
+        captures: Captures::new(Wish::NEVER),
+        network: Default::default(),
+        entropy: Default::default(),
+    }
 }
 
 /// Drives a machine from power-on to its end.

@@ -5,6 +5,7 @@ use scribe_devices::apic::APIC_BASE;
 use super::*;
 use crate::machine::bus::{Devices, Request as Asked};
 use crate::machine::memory::GuestRam;
+use crate::machine::platform::Platform;
 
 struct Machine {
     devices: Devices,
@@ -14,8 +15,7 @@ struct Machine {
 
 impl Machine {
     fn new() -> Self {
-        let mut devices = Devices::new(Vec::new(), 0, None).unwrap();
-        devices.add_apics();
+        let devices = Devices::new(Platform::Pc2, Vec::new(), 0, None).unwrap();
         Self { devices, ram: GuestRam::new(2 << 20).unwrap(), now: 0 }
     }
 
@@ -148,7 +148,7 @@ fn the_first_platform_has_none_of_it() {
     assert_eq!(machine.devices.msr_read(APIC_BASE, 0), Answer::Value(0xfee0_0900));
     assert_eq!(machine.devices.msr_write(APIC_BASE, 0xfee0_0800, 0), Answer::Done);
     assert_eq!(machine.devices.msr_read(0x802, 0), Answer::GeneralProtection);
-    machine.devices = Devices::new(Vec::new(), 0, None).unwrap();
+    machine.devices = Devices::new(Platform::Pc1, Vec::new(), 0, None).unwrap();
     assert_eq!(machine.load(0xfee0_0030), 0xffff_ffff);
     assert_eq!(machine.load(IO_APIC_ADDRESS), 0xffff_ffff);
     assert_eq!(machine.devices.msr_read(APIC_BASE, 0), Answer::GeneralProtection);

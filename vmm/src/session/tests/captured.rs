@@ -19,13 +19,14 @@ use crate::host::events::HostEvent;
 use crate::machine::bus::Devices;
 use crate::machine::capture::CaptureError;
 use crate::machine::memory::GuestRam;
+use crate::machine::platform::Platform;
 use crate::machine::time::WITHOUT_COUNTER;
 
 const UART: u16 = 0x3f8;
 const MILLISECOND: u64 = 1_000_000;
 
 fn storing(program: &[Op], handler: &[Op], seed: u64) -> Machine {
-    let devices = Devices::new(Vec::new(), 0, None).unwrap();
+    let devices = Devices::new(Platform::Pc1, Vec::new(), 0, None).unwrap();
     let ram = GuestRam::new(2 << 20).unwrap();
     let engine = Box::new(Toy::storing(program, handler, &ram, seed));
     Machine::new(engine, ram, devices, WITHOUT_COUNTER, false).unwrap()
