@@ -129,6 +129,9 @@ pub trait Engine {
         Some(Progress { branches, steps: steps.saturating_add(1) })
     }
 
+    /// The guest is not going to run any more: counters of the host's processor can be used by others.
+    fn stop_counting(&mut self) {}
+
     /// Instructions retired since the vCPU was made (REP: iterations), where somebody counts them.
     fn instructions(&self) -> Option<u64> {
         None

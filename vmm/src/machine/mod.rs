@@ -310,6 +310,11 @@ impl Machine {
         (Position { exit: clock.exits(), branches, steps }, clock.now())
     }
 
+    /// The guest is not going to run any more, and gives back the processor's counters.
+    pub fn stop_counting(&mut self) {
+        self.engine.stop_counting();
+    }
+
     /// True if positions have branches and steps.
     pub fn is_counted(&self) -> bool {
         self.counted

@@ -5,6 +5,7 @@ mod counted;
 mod markers;
 mod notice;
 mod noting;
+mod overshoot;
 mod passes;
 mod pauses;
 mod starts;

@@ -2,6 +2,7 @@
 //! never, kicked all the time. At every stop it must be where the soft engine is that is asked for the same place.
 
 mod cases;
+pub(crate) mod engine;
 mod guest;
 mod sim;
 

@@ -225,6 +225,10 @@ impl Engine for Kvm {
         self.counting.as_ref()?.approach.place_ahead()
     }
 
+    fn stop_counting(&mut self) {
+        self.counting = None;
+    }
+
     fn set_progress(&mut self, at: Progress) -> Result<(), EngineError> {
         self.restart_counting(at)
     }
