@@ -208,7 +208,7 @@ fn cases(number: u32) -> ProptestConfig {
 }
 
 proptest! {
-    #![proptest_config(cases(64))]
+    #![proptest_config(cases(160))]
 
     /// With overflows that keep to the skid every place is reached exactly.
     #[test]
