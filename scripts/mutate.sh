@@ -20,75 +20,75 @@ selftest=vmm/src/engine/pmu/selftest.rs
 
 # NAME, FILE, what is there, what is there instead. What is there must be there exactly once.
 mutations=(
-  no-steps $approach
+  no-steps "$approach"
   'Some((place, None)) => self.step(cpu, place)?,'
   'Some((place, None)) => self.go(cpu, Some((place, 1)))?,'
 
-  no-skid $approach
+  no-skid "$approach"
   'left.checked_sub(self.skid.saturating_add(1))'
   'left.checked_sub(1)'
 
-  overshoot-one-later $approach
+  overshoot-one-later "$approach"
   '&& count >= place.branches'
   '&& count > place.branches'
 
-  reached-one-later $approach
+  reached-one-later "$approach"
   'Some(_) => Ok(self.progress() >= place),'
   'Some(_) => Ok(self.progress() > place),'
 
-  count-not-read-again $approach
+  count-not-read-again "$approach"
   'let count = cpu.count()?;'
   'let count = if went == Went::Interrupted { self.branches } else { cpu.count()? };'
 
-  steps-believed-after-a-run $approach
+  steps-believed-after-a-run "$approach"
   '(self.branches, self.steps, self.straight) = (count, None, 0);'
   '(self.branches, self.steps, self.straight) = (count, Some(0), 0);'
 
-  counter-not-compared $approach
+  counter-not-compared "$approach"
   'if counter != self.branches {'
   'if counter < self.branches {'
 
-  kick-before-the-place $approach
+  kick-before-the-place "$approach"
   'if self.has_reached(place)? {'
   'if self.has_reached(place)? && self.skid == u64::MAX {'
 
-  overflow-left-armed $approach
+  overflow-left-armed "$approach"
   'if std::mem::take(&mut self.armed) {'
   'if std::mem::take(&mut self.armed) && self.skid == u64::MAX {'
 
-  branch-not-counted $approach
+  branch-not-counted "$approach"
   'self.branches = self.branches.saturating_add(1);'
   'self.branches = self.branches.saturating_add(self.steps.map_or(1, |steps| steps.min(1)));'
 
-  never-gives-up $approach
+  never-gives-up "$approach"
   'self.straight >= MOST_STEPS'
   'self.straight == u64::MAX'
 
-  place-behind $approach
+  place-behind "$approach"
   'return Some(Progress { branches: self.branches.saturating_add(1), steps: 0 });'
   'return Some(Progress { branches: self.branches, steps: 0 });'
 
-  again-from-where-it-is $again
+  again-from-where-it-is "$again"
   'self.machine = machine;'
   'drop(machine);'
 
-  again-with-the-same-skid $again
+  again-with-the-same-skid "$again"
   'counter.with_twice_the_skid()'
   'counter.clone()'
 
-  again-shown-twice $player
+  again-shown-twice "$player"
   'let run = match shown {'
   'let run = match shown.filter(|_| self.attempts > again::ATTEMPTS) {'
 
-  again-although-watched $again
+  again-although-watched "$again"
   'self.attempts > 0 && !self.lent'
   'self.attempts > 0'
 
-  late-overflows-pass $selftest
+  late-overflows-pass "$selftest"
   'if most > counter.skid {'
   'if most == u64::MAX {'
 
-  wrong-counts-pass $selftest
+  wrong-counts-pass "$selftest"
   'Ok(count) if count == expected => {}'
   'Ok(count) if count >= expected => {}'
 )

@@ -98,6 +98,11 @@ pub trait Engine {
         false
     }
 
+    /// True if [`progress`](Engine::progress) has the steps at every stop; else at places that were asked for only.
+    fn counts_steps(&self) -> bool {
+        self.counts()
+    }
+
     /// True if the engine, where it does not count, comes to any place by stepping all the way from the exit before: no run
     /// without a place to stop at may lie between.
     fn can_step(&self) -> bool {

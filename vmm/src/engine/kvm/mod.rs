@@ -210,6 +210,10 @@ impl Engine for Kvm {
         self.counting.is_some()
     }
 
+    fn counts_steps(&self) -> bool {
+        false
+    }
+
     fn can_step(&self) -> bool {
         true
     }

@@ -157,6 +157,16 @@ impl Bench {
         engine: On,
         counter: HostCounter,
     ) -> Result<(LiveReport, Vec<u8>), StartError> {
+        self.record_at(Level::Inputs, name, engine, counter)
+    }
+
+    fn record_at(
+        &self,
+        level: Level,
+        name: &str,
+        engine: On,
+        counter: HostCounter,
+    ) -> Result<(LiveReport, Vec<u8>), StartError> {
         let guest = GuestConfig {
             image: None,
             kernel: Some(self.path("kernel")),
@@ -175,7 +185,7 @@ impl Bench {
             counter,
         };
         let output = Output::default();
-        let noting = Noting { snapshot_every: Some(2_000_000), ..Noting::default() };
+        let noting = Noting { snapshot_every: Some(2_000_000), level, ..Noting::default() };
         let target = Target { directory: &self.path(name), overwrite: false, store: None, noting };
         let mut console = Console::to(Box::new(output.clone()));
         let (cache, none) = (&self.cache, Connections::none());
@@ -239,18 +249,39 @@ fn a_recording_on_a_counter_is_that_of_the_soft_engine() {
     assert_eq!(simulated::skids(), [100]);
     let header = Recording::open(&bench.path("kvm")).unwrap().header().clone();
     assert_eq!((header.engine, header.counter.as_deref()), (Engine::Kvm, Some(COUNTER)));
-    let events = |name: &str| std::fs::read(bench.path(name).join(scribe_log::EVENTS_FILE)).unwrap();
     let bodies = |name: &str| {
         let recording = Recording::open(&bench.path(name)).unwrap();
         recording.events().map(|event| event.unwrap().to_string()).collect::<Vec<_>>()
     };
     assert_eq!(bodies("kvm"), bodies("soft"));
-    assert!(!events("kvm").is_empty());
     for name in ["kvm", "soft"] {
         for engine in [On::Kvm, On::Soft] {
             let (replayed, shown) = bench.replay(&bench.config(name, engine, counter(100), false)).unwrap();
             assert!(matches!(replayed.outcome, Outcome::Complete(_)), "{name}");
             assert_eq!(shown, output, "{name}");
+        }
+    }
+    // A snapshot that was taken on kvm between two exits does on soft.
+    let mut player = bench.player(&bench.config("kvm", On::Soft, none(), true), Goal::End);
+    let began = player.machine().position();
+    assert!(began.exit > 20 && !began.is_exit(), "{began}");
+    let stay = player.run(Goal::End, &mut Console::quiet()).unwrap();
+    assert!(matches!(stay, Stay::Ended(Outcome::Complete(_))), "{stay:?}");
+}
+
+#[test]
+fn exits_are_compared_as_far_as_a_counter_knows_them() {
+    let bench = Bench::new();
+    simulated::simulate(90);
+    bench.record_at(Level::Exits, "kvm", On::Kvm, counter(100)).unwrap();
+    bench.record_at(Level::Exits, "again", On::Kvm, counter(150)).unwrap();
+    bench.record_at(Level::Exits, "soft", On::Soft, none()).unwrap();
+    let events = |name: &str| std::fs::read(bench.path(name).join(scribe_log::EVENTS_FILE)).unwrap();
+    assert!(events("kvm") == events("again"), "the same guest, another recording");
+    for name in ["kvm", "soft"] {
+        for engine in [On::Kvm, On::Soft] {
+            let (replayed, _) = bench.replay(&bench.config(name, engine, counter(100), false)).unwrap();
+            assert!(matches!(replayed.outcome, Outcome::Complete(_)), "{name}");
         }
     }
 }

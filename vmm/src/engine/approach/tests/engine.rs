@@ -63,6 +63,10 @@ impl Engine for Simulated {
         true
     }
 
+    fn counts_steps(&self) -> bool {
+        false
+    }
+
     fn progress(&self) -> Progress {
         self.approach.progress()
     }
