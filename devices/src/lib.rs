@@ -31,6 +31,7 @@ pub use snapshot::{RestoreError, Snapshot};
 pub use uart::Uart;
 pub use virtio::blk::{Blk, BlockBackend, BlockError};
 pub use virtio::mmio::VirtioMmio;
+pub use virtio::slot::{Bank, Slot};
 
 #[cfg(test)]
 mod testing;

@@ -94,5 +94,6 @@ fn header() -> Header {
         level: Level::Exits,
         parent: None,
         start: None,
+        devices: Vec::new(),
     }
 }

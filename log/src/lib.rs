@@ -38,9 +38,10 @@ pub use bookmarks::{
 pub use edit::EditError;
 pub use error::OpenError;
 pub use event::{
-    Body, Capture, CapturePages, End, EndCause, Event, ExitAnswer, ExitKind, FullDigest, GeneralRegisters,
-    MAX_CAPTURE_PAGES, MAX_CAPTURE_STATE, MAX_DATA, MAX_INSTRUCTION, MAX_PAGES, MAX_REGISTER_NAME,
-    MAX_REGISTERS, PageCodec, Register, SPURIOUS, StopReason, UnpackError,
+    Body, Capture, CapturePages, DeviceInput, End, EndCause, Event, ExitAnswer, ExitKind, FullDigest,
+    GeneralRegisters, MAX_CAPTURE_PAGES, MAX_CAPTURE_STATE, MAX_DATA, MAX_ENTROPY, MAX_FRAME,
+    MAX_INSTRUCTION, MAX_PAGES, MAX_REGISTER_NAME, MAX_REGISTERS, MIN_FRAME, PageCodec, Register, SPURIOUS,
+    StopReason, UnpackError,
 };
 pub use events::Events;
 pub use header::Header;

@@ -6,6 +6,7 @@ use crate::event::{
 };
 
 mod capture;
+mod device;
 mod marker;
 
 /// Set in the kind of an event that a reader must not skip.
@@ -77,6 +78,7 @@ pub(crate) fn kind(body: &Body) -> u8 {
         Body::Branch { .. } => BRANCH,
         Body::CapturePages(_) => CAPTURE_PAGES,
         Body::Capture(_) => CAPTURE,
+        Body::Device { input, .. } => device::kind(input),
         Body::Checkpoint { .. } => CHECKPOINT,
         Body::Seal { .. } => SEAL,
         Body::Bookmark { .. } => BOOKMARK,
@@ -94,6 +96,7 @@ pub(crate) fn encode(body: &Body) -> Result<Vec<u8>, Unfit> {
     match body {
         Body::ConsoleInput { bytes } => out.extend_from_slice(limited(bytes, MAX_DATA)?),
         Body::TimeAdjust { nanoseconds } => put_varint(&mut out, *nanoseconds),
+        Body::Device { slot, input } => device::put(&mut out, *slot, input)?,
         Body::Branch { seed, wall_clock } => put_branch(&mut out, seed.as_ref(), *wall_clock)?,
         Body::CapturePages(pages) => capture::put_pages(&mut out, pages)?,
         Body::Capture(capture) => capture::put(&mut out, capture)?,
@@ -162,7 +165,10 @@ pub(crate) fn decode(kind: u8, payload: &[u8]) -> Result<Option<Body>, Malformed
             guest_time: input.varint()?,
             inputs: input.varint()?,
         }),
-        _ => return Ok(None),
+        _ => match device::take(kind, &mut input)? {
+            Some(body) => body,
+            None => return Ok(None),
+        },
     };
     if input.len() != 0 {
         return Err(Malformed("its payload is too long"));

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use crate::event::{
-    Body, Capture, CapturePages, End, EndCause, Event, ExitAnswer, ExitKind, FullDigest, Register, SPURIOUS,
-    StopReason,
+    Body, Capture, CapturePages, DeviceInput, End, EndCause, Event, ExitAnswer, ExitKind, FullDigest,
+    Register, SPURIOUS, StopReason,
 };
 
 /// Most console bytes shown of one event.
@@ -27,6 +27,7 @@ impl fmt::Display for Body {
         match self {
             Body::ConsoleInput { bytes } => data(f, bytes),
             Body::TimeAdjust { nanoseconds } => write!(f, "+{}", Seconds(*nanoseconds)),
+            Body::Device { slot, input } => device(f, *slot, input),
             Body::Branch { seed, wall_clock } => branch(f, seed.as_ref(), *wall_clock),
             Body::CapturePages(pages) => pages.fmt(f),
             Body::Capture(capture) => capture.fmt(f),
@@ -63,6 +64,19 @@ impl fmt::Display for Body {
             }
             Body::ConsoleOutput { bytes } => data(f, bytes),
             Body::End(end) => end.fmt(f),
+        }
+    }
+}
+
+fn device(f: &mut fmt::Formatter<'_>, slot: u8, input: &DeviceInput) -> fmt::Result {
+    write!(f, "slot {slot} ")?;
+    match input {
+        DeviceInput::Frame(bytes) | DeviceInput::Entropy(bytes) | DeviceInput::Typed(bytes) => data(f, bytes),
+        DeviceInput::Link { up } => f.write_str(if *up { "up" } else { "down" }),
+        DeviceInput::Resize { cols, rows } => write!(f, "{cols} columns, {rows} rows"),
+        DeviceInput::DiskFailed { operation, number, sector } => {
+            let name = ["read", "write", "flush", "zero"].get(usize::from(*operation)).unwrap_or(&"unknown");
+            write!(f, "{name} at sector {sector}, operation {number} of the exit")
         }
     }
 }

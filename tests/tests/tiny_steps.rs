@@ -4,6 +4,7 @@
 use iced_x86::code_asm::*;
 use scribe_tests::steps::{Ended, Pair};
 use scribe_tests::tiny::{self, DATA, Emitted, kvm};
+use scribe_tests::vcpu::emulates_kernels;
 use scribe_vmm::engine::Stop;
 
 /// The end: a HLT that nothing wakes.
@@ -20,7 +21,10 @@ fn goes(name: &str, emit: impl FnOnce(&mut CodeAssembler) -> Emitted) -> Option<
     }
     let mut pair = Pair::tiny(emit);
     match pair.run(20_000) {
-        Ok(Ended::Halted) => Some(pair),
+        Ok(Ended::Halted) => {
+            pair.compare_all().unwrap();
+            Some(pair)
+        }
         other => panic!("{name}: {other:?}"),
     }
 }
@@ -55,6 +59,9 @@ fn branches_are_counted_as_positions_count_them() {
 
 #[test]
 fn rep_is_as_many_steps_as_it_has_iterations() {
+    if kvm("rep_is_as_many_steps_as_it_has_iterations") && emulates_kernels() {
+        return tiny::skip("rep_is_as_many_steps_as_it_has_iterations", "this KVM emulates REP as a whole");
+    }
     let Some(pair) = goes("rep_is_as_many_steps_as_it_has_iterations", |a| {
         a.mov(rsi, tiny::CODE)?;
         a.mov(rdi, DATA + 0xfff)?; // some of it across a page's end
@@ -77,7 +84,7 @@ fn rep_is_as_many_steps_as_it_has_iterations() {
     }) else {
         return;
     };
-    assert_eq!(pair.steps, 13 + 40 + 5 + 1 + 39 + 6 + 1, "and a CLI");
+    assert_eq!(pair.steps, 12 + 40 + 5 + 1 + 39 + 6 + 1, "and a CLI");
 }
 
 #[test]

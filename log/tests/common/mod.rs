@@ -46,6 +46,7 @@ pub fn header() -> Header {
         level: Level::Inputs,
         parent: None,
         start: None,
+        devices: Vec::new(),
     }
 }
 

@@ -4,6 +4,7 @@ use scribe_log::snapshots::SnapshotError;
 use scribe_log::{EditError, EndCause, OpenError, StoreError};
 
 use crate::engine::EngineError;
+use crate::host::net::NetError;
 use crate::machine::MachineError;
 use crate::session::SessionError;
 use crate::session::config::ConfigError;
@@ -65,6 +66,12 @@ pub(super) fn one_line<'a>(chain: impl Iterator<Item = &'a (dyn std::error::Erro
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         Self { code: ERROR, error }
+    }
+}
+
+impl From<NetError> for Failure {
+    fn from(error: NetError) -> Self {
+        Self::new(HOST, error)
     }
 }
 

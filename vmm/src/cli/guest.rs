@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use scribe_log::header::{Host, Level, Pace};
+use scribe_log::header::{Device, Host, Level, Mac, Pace};
 use scribe_log::{EndCause, Store};
 
 use super::exit::{self, Failure};
@@ -17,7 +17,8 @@ use super::parse;
 use crate::engine::pmu;
 use crate::engine::probe::{self, HostFacts, Scope};
 use crate::host::events::ConsoleSource;
-use crate::host::{clock, entropy};
+use crate::host::net::pcap;
+use crate::host::{clock, entropy, net};
 use crate::session::capture::{Report, Wish as Captures};
 use crate::session::choice::{HostCounter, SyncPoints, Wish};
 use crate::session::config::GuestConfig;
@@ -27,6 +28,9 @@ use crate::session::journal::{Noting, Summary};
 use crate::session::place::seconds;
 use crate::session::replay::describe;
 use crate::session::start::{Connections, LiveReport};
+
+/// The network device's hardware address: the same in each run, for it is alone on its wire.
+const DEFAULT_MAC: Mac = Mac([0x52, 0x54, 0x00, 0x12, 0x34, 0x56]);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum EngineChoice {
@@ -142,9 +146,6 @@ pub(super) struct GuestArgs {
     /// Entropy for the guest, hexadecimal [default: from the host]
     #[arg(long, value_name = "HEX", value_parser = parse::seed)]
     seed: Option<[u8; 32]>,
-    /// Network back end; this version has none
-    #[arg(long, value_name = "BACKEND", default_value = "none")]
-    net: String,
     #[command(flatten)]
     pub(super) live: LiveArgs,
     /// For tests: kick the vCPU at random intervals of so many microseconds
@@ -178,6 +179,12 @@ pub(super) struct LiveArgs {
     /// does so after 10 ms; another only if this is given, since it repeats no more then
     #[arg(long, value_name = "TIME|off", value_parser = parse::duration_or_off)]
     capture_after: Option<u64>,
+    /// Network: none, user (through the program passt, no privileges), or tap=NAME (an interface of the host) [default: none]
+    #[arg(long, value_name = "BACKEND", value_parser = parse::net)]
+    net: Option<parse::Net>,
+    /// Write the frames of the guest's network to a file in pcap format, with guest time
+    #[arg(long, value_name = "FILE")]
+    net_capture: Option<PathBuf>,
     /// Exit with the guest command's status; our own errors become 125 and above
     #[arg(long = "return")]
     pub(super) return_status: bool,
@@ -222,6 +229,12 @@ impl LiveArgs {
                 connections.input = Some(file);
             }
             None => connect_stdin(&mut connections).context("standard input")?,
+        }
+        if let Some(parse::Net(Some(backend))) = &self.net {
+            connections.net = Some(net::open(backend)?);
+        }
+        if let Some(path) = &self.net_capture {
+            connections.capture = Some(capture(path)?);
         }
         let pace = match self.pace {
             Some(PaceChoice::Real) => Pace::Real,
@@ -292,7 +305,12 @@ impl GuestArgs {
             None => entropy::seed().context("/dev/urandom")?,
         };
         let store = store()?;
+        let mut devices = Vec::new();
+        if connections.net.is_some() {
+            devices.push(Device::Net { mac: DEFAULT_MAC });
+        }
         let guest = GuestConfig {
+            devices,
             image: self.image,
             kernel: self.kernel,
             initrd: self.initrd,
@@ -320,9 +338,6 @@ impl GuestArgs {
         if self.vcpus != 1 {
             return unsupported(format!("--vcpus {}: this version has one vCPU; use --vcpus 1", self.vcpus));
         }
-        if self.net != "none" {
-            return unsupported(format!("--net {}: this version has no network; use --net none", self.net));
-        }
         Ok(())
     }
 }
@@ -341,6 +356,11 @@ fn connect_stdin(connections: &mut Connections) -> std::io::Result<()> {
         connections.console = ConsoleSource::Stream;
     }
     Ok(())
+}
+
+/// A capture of the guest's network.
+pub(super) fn capture(path: &Path) -> Result<pcap::Capture, Failure> {
+    Ok(pcap::Capture::create(path).with_context(|| format!("{}: no network capture", show(path)))?)
 }
 
 /// What was recorded, on stderr.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::host::net::Backend;
+
 /// Bytes: a number with an optional K, M or G (powers of 1024).
 pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     let wanted = || format!("`{text}` is no size; wanted is a number with K, M or G, such as 256M");
@@ -50,6 +52,20 @@ pub(crate) fn seed(text: &str) -> Result<[u8; 32], String> {
         seed[i / 2] |= if i % 2 == 0 { value << 4 } else { value };
     }
     Ok(seed)
+}
+
+/// What the guest's network is connected to; nothing if there is to be none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Net(pub(crate) Option<Backend>);
+
+/// `none`, `user` or `tap=NAME`.
+pub(crate) fn net(text: &str) -> Result<Net, String> {
+    match text.split_once('=') {
+        None if text == "none" => Ok(Net(None)),
+        None if text == "user" => Ok(Net(Some(Backend::User))),
+        Some(("tap", name)) if !name.is_empty() => Ok(Net(Some(Backend::Tap(name.into())))),
+        _ => Err(format!("`{text}` is no network; wanted is none, user or tap=NAME")),
+    }
 }
 
 /// What the real-time clock shows at power-on.

@@ -35,6 +35,7 @@ pub(super) fn run(image: &Path, report: &Report) -> anyhow::Result<Vec<Check>> {
     let home = tempfile::tempdir_in(super::guest::scratch()).context("a folder for the self-test")?;
     let cache = DigestCache::new(home.path());
     let guest = GuestConfig {
+        devices: Vec::new(),
         image: Some(image.to_owned()),
         kernel: None,
         initrd: None,

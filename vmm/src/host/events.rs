@@ -11,11 +11,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
+use scribe_devices::virtio::net::Frame;
 use scribe_log::StopReason;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vmm_sys_util::timerfd::TimerFd;
 
+use super::net::{Incoming, Taken};
 use super::signals::Wish;
 use super::silence::Silence;
 use super::terminal::{Key, Keys};
@@ -28,6 +30,10 @@ pub enum HostEvent {
     Console(Vec<u8>),
     /// no more bytes will come
     ConsoleClosed,
+    /// a frame for the guest's network
+    Frame(Frame),
+    /// the network's other end has gone: why
+    NetLost(String),
     /// the run is to end
     Stop(StopReason),
     /// a recording or replay is to end, and its guest to live on
@@ -68,6 +74,8 @@ pub struct Shared {
     pub capture_at: AtomicU64,
     /// console bytes read and not admitted yet
     pub queued: AtomicUsize,
+    /// frames read and not admitted yet
+    pub frames: AtomicUsize,
     stopping: AtomicBool,
     quit: AtomicBool,
 }
@@ -126,6 +134,9 @@ const SEAL_EVERY_NS: u64 = 250_000_000;
 /// Console bytes that may wait for the guest.
 const MOST_QUEUED: usize = 64 << 10;
 const FULL_PAUSE_NS: u64 = 5_000_000;
+/// Frames that may wait for the guest.
+const MOST_FRAMES: usize = 512;
+const NET_PAUSE_NS: u64 = 500_000;
 const TICK: Duration = Duration::from_millis(50);
 /// A guest that computes this long without an exit is named on stderr.
 const SILENCE_NS: u64 = 2_000_000_000;
@@ -149,6 +160,14 @@ impl HostLoop {
     /// # Errors
     /// The host gave no file descriptor or thread.
     pub fn start(watch: Watch, target: kick::Target) -> std::io::Result<Self> {
+        Self::start_with(watch, target, None)
+    }
+
+    /// As [`start`](Self::start), and frames from the network too.
+    ///
+    /// # Errors
+    /// The host gave no file descriptor or thread.
+    pub fn start_with(watch: Watch, target: kick::Target, net: Option<Incoming>) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let (sender, events) = channel();
         let wake = EventFd::new(EFD_NONBLOCK)?;
@@ -164,6 +183,7 @@ impl HostLoop {
             let silence = Silence::new(shared.clone(), line.target.clone(), after)?;
             sources.push(Source::Silence(Box::new(silence)));
         }
+        sources.extend(net.map(|net| Source::Net(Box::new(net), line.clone())));
         match watch.console {
             ConsoleSource::None => {}
             ConsoleSource::Stream | ConsoleSource::Terminal => {
@@ -248,6 +268,7 @@ enum Source {
     },
     Timer(Box<Timer>),
     Silence(Box<Silence>),
+    Net(Box<Incoming>, Line),
 }
 
 impl MutEventSubscriber for Source {
@@ -257,6 +278,7 @@ impl MutEventSubscriber for Source {
             Source::Signals { file, .. } => ops.add(Events::new(file, EventSet::IN)),
             Source::Timer(timer) => ops.add(Events::new(&timer.fd, EventSet::IN)),
             Source::Silence(silence) => ops.add(Events::new(&silence.fd, EventSet::IN)),
+            Source::Net(net, _) => ops.add(Events::new(net.as_ref(), EventSet::IN)),
             Source::Console { file, line, .. } => {
                 let added = ops.add(Events::new(file, EventSet::IN));
                 if added.is_err() {
@@ -294,6 +316,22 @@ impl MutEventSubscriber for Source {
             }
             Source::Timer(timer) => timer.tick(),
             Source::Silence(silence) => silence.tick(),
+            Source::Net(net, line) => {
+                if line.shared.frames.load(Ordering::Relaxed) >= MOST_FRAMES {
+                    clock::sleep_ns(NET_PAUSE_NS); // as for the console
+                    return;
+                }
+                match net.read() {
+                    Taken::Frames(frames) => {
+                        line.shared.frames.fetch_add(frames.len(), Ordering::Relaxed);
+                        frames.into_iter().for_each(|frame| line.send(HostEvent::Frame(frame)));
+                    }
+                    Taken::Lost(why) => {
+                        let _ = ops.remove(Events::new(net.as_ref(), EventSet::IN));
+                        line.send(HostEvent::NetLost(why));
+                    }
+                }
+            }
             Source::Console { file, keys, line } => {
                 if line.shared.queued.load(Ordering::Relaxed) >= MOST_QUEUED {
                     // The guest is slower than its input: leave the rest where it is. The other sources still have their

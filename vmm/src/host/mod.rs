@@ -4,6 +4,7 @@ pub mod clock;
 pub mod entropy;
 pub mod events;
 pub mod kick;
+pub mod net;
 pub mod pagemap;
 pub mod perf;
 pub mod perturb;

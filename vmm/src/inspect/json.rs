@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use scribe_log::{Body, EndCause, ExitAnswer, ExitKind, FullDigest, Register, StopReason};
+use scribe_log::{Body, DeviceInput, EndCause, ExitAnswer, ExitKind, FullDigest, Register, StopReason};
 use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
 
@@ -75,6 +75,25 @@ fn details<M: SerializeMap>(map: &mut M, row: &Row) -> Result<(), M::Error> {
         Body::ConsoleInput { bytes } | Body::ConsoleOutput { bytes } => {
             map.serialize_entry("bytes", &bytes.len())?;
             map.serialize_entry("data", &Bytes(bytes))
+        }
+        Body::Device { slot, input } => {
+            map.serialize_entry("slot", slot)?;
+            match input {
+                DeviceInput::Frame(bytes) | DeviceInput::Entropy(bytes) | DeviceInput::Typed(bytes) => {
+                    map.serialize_entry("bytes", &bytes.len())?;
+                    map.serialize_entry("data", &Bytes(bytes))
+                }
+                DeviceInput::Link { up } => map.serialize_entry("up", up),
+                DeviceInput::Resize { cols, rows } => {
+                    map.serialize_entry("cols", cols)?;
+                    map.serialize_entry("rows", rows)
+                }
+                DeviceInput::DiskFailed { operation, number, sector } => {
+                    map.serialize_entry("operation", operation)?;
+                    map.serialize_entry("number", number)?;
+                    map.serialize_entry("sector", sector)
+                }
+            }
         }
         Body::Branch { seed, wall_clock } => {
             let seed = seed.map(|seed| seed.iter().map(|byte| format!("{byte:02x}")).collect::<String>());

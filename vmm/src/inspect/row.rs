@@ -46,6 +46,7 @@ impl Rows {
             Body::Interrupt { irq, .. } => Device::of_irq(Some(*irq)),
             Body::State { .. } => Device::Cpu,
             Body::DiskRequest { .. } => Device::Disk,
+            Body::Device { .. } => Device::Virtio,
         };
         let time = time_in(&event.body).or(time);
         Row { event, time, device, exit, origin: BookmarkOrigin::Guest }

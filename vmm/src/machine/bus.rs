@@ -12,6 +12,7 @@ use scribe_devices::rtc::Rtc;
 use scribe_devices::uart::Uart;
 use scribe_devices::virtio::blk::{BackendError, Blk, BlockBackend, RequestRecord};
 use scribe_devices::virtio::mmio::VirtioMmio;
+use scribe_devices::virtio::slot::Bank;
 use serde::{Deserialize, Serialize};
 
 use super::disk::Disk;
@@ -20,6 +21,7 @@ use super::platform::{
     DISK_ID, DISK_IRQ, GUEST_INTERFACE_PORT, GUEST_INTERFACE_PORTS, MMIO_BASE, MMIO_SLOT, TIMER_IRQ,
     UART_IRQ, UART_PORT,
 };
+use super::virtio::Outbox;
 
 /// The disk's register that makes it read and write RAM (virtio 1.2, 4.2.2).
 const QUEUE_NOTIFY: u64 = 0x50;
@@ -50,6 +52,9 @@ pub struct Devices {
     pub(super) i8042: I8042,
     pub(super) guest: GuestInterface,
     pub(super) disk: Option<DiskSlot>,
+    /// virtio devices in the slots behind the disk
+    pub(super) virtio: Bank<Disk>,
+    pub(super) outbox: Outbox,
 }
 
 /// State of all devices, for digests and snapshots.
@@ -92,6 +97,8 @@ impl Devices {
                 let device = VirtioMmio::new(Blk::new(backend.sectors(), false, DISK_ID));
                 DiskSlot { device, backend }
             }),
+            virtio: Bank::new(MMIO_BASE, Vec::new()),
+            outbox: Outbox::default(),
         })
     }
 
@@ -153,7 +160,7 @@ impl Devices {
         let slot = address.checked_sub(MMIO_BASE).filter(|offset| *offset < MMIO_SLOT);
         let value = match (slot, &mut self.disk) {
             (Some(offset), Some(disk)) => disk.device.read(offset, size),
-            _ => all_ones(size),
+            _ => self.virtio.read(address, size).unwrap_or(all_ones(size)),
         };
         self.route();
         value
@@ -167,6 +174,8 @@ impl Devices {
         if let (Some(offset), Some(disk)) = (slot, &mut self.disk) {
             disk.device.write(offset, size, value, memory, &mut disk.backend);
             served = offset == QUEUE_NOTIFY;
+        } else if let Some(notified) = self.virtio_write(address, size, value, memory) {
+            served = notified;
         }
         self.route();
         served
@@ -237,10 +246,13 @@ impl Devices {
     }
 
     /// Takes interrupts from the devices to the controllers.
-    fn route(&mut self) {
+    pub(super) fn route(&mut self) {
         self.pic.set_line(UART_IRQ, self.uart.irq_level());
         if let Some(disk) = &self.disk {
             self.pic.set_line(DISK_IRQ, disk.device.irq_level());
+        }
+        for (line, level) in self.virtio.lines() {
+            self.pic.set_line(line, level);
         }
     }
 }

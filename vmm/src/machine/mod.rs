@@ -16,6 +16,7 @@ pub mod platform;
 pub mod state;
 pub mod time;
 pub mod trace;
+pub mod virtio;
 
 pub use scribe_types::{cpuid, msr};
 
@@ -23,6 +24,7 @@ use std::collections::BTreeSet;
 
 use scribe_devices::guest_interface::GuestRequest;
 use scribe_devices::virtio::blk::BackendError;
+use scribe_devices::virtio::net::Frame;
 use scribe_log::header::TimeConstants;
 use scribe_log::{EndCause, FullDigest, GeneralRegisters, Position};
 
@@ -91,6 +93,9 @@ pub struct Machine {
     /// what the guest asked for during the exit being served
     ending: Option<EndCause>,
     bookmarks: Vec<String>,
+    /// frames that the guest has sent, and bytes that it has printed elsewhere than at the serial port
+    sent: Vec<(u8, Frame)>,
+    printed: Vec<u8>,
     /// registers at the last sync point
     registers: Registers,
     /// while the machine is paused behind the last sync point: how far that is from the last exit
@@ -134,6 +139,8 @@ impl Machine {
             clock_page: None,
             ending: None,
             bookmarks: Vec::new(),
+            sent: Vec::new(),
+            printed: Vec::new(),
             registers: Registers::default(),
             paused: None,
             captures: capture::Captures::default(),
@@ -246,7 +253,9 @@ impl Machine {
 
     /// Console bytes the guest has sent since the last call.
     pub fn take_output(&mut self) -> Vec<u8> {
-        self.devices.uart.take_output()
+        let mut output = self.devices.uart.take_output();
+        output.append(&mut self.printed);
+        output
     }
 
     /// Names of bookmarks the guest has set since the last call.
@@ -486,7 +495,7 @@ impl Machine {
         Ok(FullDigest {
             cpu: digest::of_cpu(state, self.halted)?,
             ram: self.ram_digest.value(),
-            devices: digest::of_state(&self.devices.save())?,
+            devices: self.devices.digest()?,
             guest_time: self.guest_time(),
         })
     }
@@ -562,6 +571,7 @@ impl Machine {
             Exit::MsrWrite { .. } => Answer::GeneralProtection,
         };
         self.engine.answer(answer);
+        self.note_outbox();
         self.rolling.exit(&exit, answer);
         self.trace.push(self.clock.exits(), exit, answer);
         if self.observer.is_some() {

@@ -21,6 +21,9 @@ pub const DISK_IRQ: u8 = 5;
 /// serial number of the disk (virtio GET_ID)
 pub const DISK_ID: &[u8] = b"scribe-disk-0";
 
+/// IRQs of the slots behind it, in order; level-triggered
+pub const VIRTIO_IRQS: [u8; 8] = [9, 10, 11, 12, 14, 15, 6, 7];
+
 /// IRQ of the 8254's channel 0
 pub const TIMER_IRQ: u8 = 0;
 /// IRQ of the 16550 at 0x3f8

@@ -243,6 +243,9 @@ impl Devices {
         if let Some(disk) = &self.disk {
             parts.push(device_part(&disk.device)?);
         }
+        for (number, slot) in self.virtio.slots().enumerate() {
+            parts.push(part(&slot_kind(slot.kind(), number), slot.version(), &slot.save())?);
+        }
         Ok(parts)
     }
 
@@ -256,8 +259,17 @@ impl Devices {
         if let Some(disk) = &mut self.disk {
             restore_device(&mut disk.device, parts)?;
         }
+        for (number, slot) in self.virtio.slots_mut().enumerate() {
+            let state = parts.take(&slot_kind(slot.kind(), number), slot.version())?;
+            slot.restore(state)?;
+        }
         Ok(())
     }
+}
+
+/// Name of the part of the device in a slot behind the disk.
+fn slot_kind(kind: &str, number: usize) -> String {
+    format!("{kind}#{}", number + 1)
 }
 
 fn device_part<D: Snapshot>(device: &D) -> Result<Part, postcard::Error> {

@@ -235,6 +235,7 @@ mod tests {
 
     fn guest(engine: Wish) -> GuestConfig {
         GuestConfig {
+            devices: Vec::new(),
             image: None,
             kernel: Some("vmlinux".into()),
             initrd: None,

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use scribe_devices::guest_interface::CommandTooLong;
-use scribe_log::header::{BootFile, Engine as EngineName, Header, Host, Image, Level, Origin, Pace};
+use scribe_log::header::{BootFile, Device, Engine as EngineName, Header, Host, Image, Level, Origin, Pace};
 
 use super::choice::{self, Choice, HostCounter, SyncPoints, Wish};
 use super::files::{self, DigestCache};
@@ -17,6 +17,7 @@ use crate::machine::bus::Devices;
 use crate::machine::disk::{Disk, DiskError};
 use crate::machine::kernel::{self, Blob, BootFiles, KernelError};
 use crate::machine::memory::{GuestRam, MemoryError};
+use crate::machine::virtio::{self, TooManyDevices};
 use crate::machine::{Machine, digest, platform};
 
 /// What the user asks for.
@@ -52,6 +53,8 @@ pub struct GuestConfig {
     pub behaviour: Option<String>,
     /// what may count on kvm
     pub counter: HostCounter,
+    /// virtio devices besides the disk
+    pub devices: Vec<Device>,
 }
 
 /// Why there is no machine.
@@ -99,6 +102,9 @@ pub enum ConfigError {
     /// Options that do not go together.
     #[error("{0}")]
     Option(String),
+    /// More devices than slots.
+    #[error(transparent)]
+    Devices(#[from] TooManyDevices),
     /// CMD and ARGS are too long.
     #[error(transparent)]
     Command(#[from] CommandTooLong),
@@ -147,6 +153,7 @@ pub fn describe(
     }
     let (counter, time) = choice.counting();
     let mut cmdline = boot::default_command_line(image.is_some());
+    cmdline += &virtio::command_line(&config.devices)?;
     if let Some(append) = &config.append {
         cmdline = format!("{cmdline} {append}");
     }
@@ -174,6 +181,7 @@ pub fn describe(
         level: Level::Inputs,
         parent: None,
         start: None,
+        devices: config.devices.clone(),
     };
     Ok((header, files, choice))
 }
@@ -365,7 +373,8 @@ pub fn build(
         engine.set_state(start)?;
     }
     let command = header.command.iter().flat_map(|word| word.iter().copied().chain([0])).collect();
-    let devices = Devices::new(command, u64::try_from(header.rtc).unwrap_or(0), disk)?;
+    let mut devices = Devices::new(command, u64::try_from(header.rtc).unwrap_or(0), disk)?;
+    devices.add_virtio(&header.devices)?;
     let counted = choice.sync_points == SyncPoints::Counted;
     Ok(Machine::new(engine, ram, devices, header.time, counted)?)
 }

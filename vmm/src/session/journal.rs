@@ -284,7 +284,7 @@ impl Journal for Recorder {
     }
 
     fn input(&mut self, machine: &Machine, body: Body) -> Result<(), SessionError> {
-        if matches!(body, Body::ConsoleInput { .. }) {
+        if matches!(body, Body::ConsoleInput { .. } | Body::Device { .. }) {
             self.inputs += 1;
         }
         self.append(machine, body)

@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use scribe_log::header::Pace;
 use scribe_log::{
-    Body, Bookmark, BookmarkOrigin, EndCause, MAX_DATA, Position, StopReason, check_bookmark_name,
+    Body, Bookmark, BookmarkOrigin, DeviceInput, EndCause, MAX_DATA, Position, StopReason,
+    check_bookmark_name,
 };
 
 use super::capture::{Captures, Need, Report};
 use super::journal::Journal;
 use super::marks::Marks;
+use super::network::{self, Entropy, Network};
 use super::{Flow, Place, Policy, SessionError};
 use crate::engine::Progress;
 use crate::host::clock;
@@ -43,6 +45,10 @@ pub struct Inputs {
     pub marks: Marks,
     /// when sync points are captured
     pub captures: Captures,
+    /// what the guest's network is connected to
+    pub network: Network,
+    /// where the entropy device's bytes come from
+    pub entropy: Entropy,
 }
 
 /// Takes inputs from the host, stamps them, and has `J` note them.
@@ -58,6 +64,8 @@ pub struct Live<J> {
     pace: Pace,
     guest_limit: Option<u64>,
     marks: Marks,
+    network: Network,
+    entropy: Entropy,
     /// a bookmark set by a key, until it has its name, and those set since: they are noted in order
     unnamed: Option<Bookmark>,
     held: Vec<Bookmark>,
@@ -83,7 +91,7 @@ pub struct Live<J> {
 impl<J: Journal> Live<J> {
     /// For a machine whose guest time is `now` (ns); from here on it passes as the host's does.
     pub fn new(journal: J, host: HostLoop, inputs: Inputs, now: u64) -> Self {
-        let Inputs { file, open, pace, guest_limit, marks, captures } = inputs;
+        let Inputs { file, open, pace, guest_limit, marks, captures, network, entropy } = inputs;
         Self {
             journal,
             host,
@@ -94,6 +102,8 @@ impl<J: Journal> Live<J> {
             pace,
             guest_limit,
             marks,
+            network,
+            entropy,
             unnamed: None,
             held: Vec::new(),
             counts: [0; 2],
@@ -119,10 +129,11 @@ impl<J: Journal> Live<J> {
     }
 
     /// True if something waits for the guest to come to a sync point.
-    fn waits(&self, machine: &Machine) -> bool {
+    fn waits(&self, machine: &mut Machine) -> bool {
         let typed = !self.typed.is_empty() && machine.console_room() > 0;
         let file = self.file.is_some() && machine.console_backlog() < FILE_CHUNK;
-        self.stop.is_some() || self.go_live || typed || file
+        let network = self.network.ready(machine).is_some_and(|time| time <= machine.guest_time());
+        self.stop.is_some() || self.go_live || typed || file || network
     }
 
     /// At a sync point: the guest computes from here on, perhaps to a captured one.
@@ -155,6 +166,8 @@ impl<J: Journal> Live<J> {
         match event {
             HostEvent::Console(bytes) => self.typed.extend(bytes),
             HostEvent::ConsoleClosed => self.open = false,
+            HostEvent::Frame(frame) => self.network.frame(frame),
+            HostEvent::NetLost(why) => self.network.lost(&why, place.1),
             HostEvent::Stop(reason) => self.stop = self.stop.or(Some(reason)),
             HostEvent::GoLive => {
                 self.go_live = self.journal.records();
@@ -272,6 +285,19 @@ impl<J: Journal> Live<J> {
         self.journal.input(machine, Body::ConsoleInput { bytes })
     }
 
+    /// Admits what there is for devices besides the serial port; true if anything was.
+    fn admit_devices(&mut self, machine: &mut Machine) -> Result<bool, SessionError> {
+        self.network.send(machine);
+        let mut admitted = self.network.admit(machine, &mut self.journal, &self.host.shared)?;
+        // One request an exit: a guest that always asks must come back for more.
+        if let Some((slot, count)) = machine.entropy_wanted() {
+            let bytes = self.entropy.take(count)?;
+            network::input(machine, &mut self.journal, slot, DeviceInput::Entropy(bytes))?;
+            admitted = true;
+        }
+        Ok(admitted)
+    }
+
     /// Offers the next part of the input file once the port has taken all but a chunk of the last. What the port has
     /// taken depends on the guest alone, so these positions repeat.
     fn admit_file(&mut self, machine: &mut Machine) -> Result<(), SessionError> {
@@ -363,6 +389,22 @@ impl<J: Journal> Live<J> {
                 self.admit_typed(machine)?;
                 return Ok(Flow::Continue);
             }
+            if let Some(ready) = self.network.ready(machine) {
+                let latest = deadline.map_or(u64::MAX, |deadline| deadline.saturating_sub(1));
+                let (now, host) = (machine.guest_time(), self.host_now());
+                if ready <= host || !self.paced() {
+                    let at = ready.max(host);
+                    let limit = self.guest_limit.unwrap_or(u64::MAX);
+                    if ready <= latest.min(limit) {
+                        self.sleep_until(machine, at.min(latest).min(limit).max(now))?;
+                        self.admit_devices(machine)?;
+                        return Ok(Flow::Continue);
+                    }
+                } else if deadline.is_none_or(|deadline| ready < deadline) {
+                    self.wait(machine, Some(ready))?;
+                    continue;
+                }
+            }
             if let (Some(limit), true) =
                 (self.guest_limit, deadline.is_none_or(|d| Some(d) > self.guest_limit))
             {
@@ -375,7 +417,9 @@ impl<J: Journal> Live<J> {
                 continue;
             }
             match deadline {
-                None if !self.open => return Ok(Flow::End(EndCause::HaltedForever)),
+                None if !self.open && !self.network.is_open() => {
+                    return Ok(Flow::End(EndCause::HaltedForever));
+                }
                 None => {
                     self.wait(machine, None)?;
                 }
@@ -391,7 +435,7 @@ impl<J: Journal> Live<J> {
 
     /// True if recorded time must not run ahead of the host's.
     fn paced(&self) -> bool {
-        self.pace == Pace::Real || self.open
+        self.pace == Pace::Real || self.open || self.network.is_open()
     }
 }
 
@@ -415,6 +459,7 @@ impl<J: Journal> Policy for Live<J> {
         }
         self.admit_file(machine)?;
         self.admit_typed(machine)?;
+        self.admit_devices(machine)?;
         Ok(Flow::Continue)
     }
 
@@ -484,6 +529,7 @@ impl<J: Journal> Policy for Live<J> {
     fn finish(&mut self, machine: &mut Machine, cause: &EndCause, place: Place) -> Result<(), SessionError> {
         self.host.shared.running.store(false, Ordering::Relaxed); // digests take their time, the guest does not
         self.name_mark(Some(""))?;
+        self.network.send(machine);
         self.journal.end(machine, cause, place)
     }
 }

@@ -14,6 +14,7 @@ pub mod files;
 pub mod journal;
 pub mod live;
 pub mod marks;
+pub mod network;
 pub mod place;
 pub mod player;
 pub mod replay;

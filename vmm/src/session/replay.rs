@@ -326,6 +326,16 @@ impl Replay {
             match body {
                 Body::TimeAdjust { .. } => return Ok(Flow::Continue),
                 Body::ConsoleInput { bytes } => machine.console_input(&bytes),
+                Body::Device { slot, input } => {
+                    if let Err(error) = machine.device_input(slot, &input) {
+                        return Err(self.diverged(
+                            machine,
+                            "an input",
+                            format!("{input:?}"),
+                            error.to_string(),
+                        ));
+                    }
+                }
                 Body::Branch { seed, wall_clock } => self.notify_branch(machine, seed, wall_clock)?,
                 Body::Checkpoint { registers, full } => {
                     machine.tell_state()?;
@@ -428,6 +438,7 @@ impl Policy for Replay {
             return Ok(Flow::Pause);
         }
         self.bookmarks = machine.take_bookmarks();
+        machine.take_frames(); // a replay has nobody to send them to
         self.arrived = machine.guest_time();
         self.take_events(machine)
     }

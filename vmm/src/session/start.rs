@@ -16,15 +16,19 @@ use super::files::DigestCache;
 use super::journal::{Journal, NoJournal, Noting, Recorder, Summary};
 use super::live::{Inputs, Live};
 use super::marks::Marks;
+use super::network::{Entropy, Network};
 pub use super::player::ReplayConfig;
 use super::player::{Player, Stay, again};
 use super::replay::{Outcome, Target as Goal};
 use super::snapshot::SnapError;
 use crate::host::events::{ConsoleSource, HostLoop, Watch};
+use crate::host::net::Connection;
+use crate::host::net::pcap::Capture;
 use crate::host::perturb::Perturbation;
 use crate::host::terminal::RawTerminal;
 use crate::host::{kick, signals};
 use crate::machine::Machine;
+use crate::machine::boot::SEED_BYTES;
 use crate::machine::disk::{DiskError, lock};
 use crate::machine::notice::NoticeError;
 
@@ -107,6 +111,12 @@ pub struct Connections {
     pub captures: capture::Wish,
     /// kicks at random intervals between these many microseconds
     pub perturb: Option<(u64, u64)>,
+    /// what the guest's network is connected to
+    pub net: Option<Connection>,
+    /// where its frames are written too
+    pub capture: Option<Capture>,
+    /// what the entropy device's bytes follow from; `None`: they are the host's
+    pub seed: Option<[u8; SEED_BYTES]>,
 }
 
 impl Connections {
@@ -120,6 +130,9 @@ impl Connections {
             max_silence: None,
             captures: capture::Wish::default(),
             perturb: None,
+            net: None,
+            capture: None,
+            seed: None,
         }
     }
 }
@@ -180,11 +193,12 @@ pub fn prepare_process() -> Result<(), StartError> {
 pub fn run(
     guest: &GuestConfig,
     cache: &DigestCache,
-    connections: Connections,
+    mut connections: Connections,
     scratch: &Path,
     console: &mut Console,
     commit: bool,
 ) -> Result<LiveReport, StartError> {
+    connections.seed = Some(guest.seed);
     let image = guest.image.as_deref().map(|path| lock(path, commit)).transpose()?;
     let (header, files, choice) = config::describe(guest, cache, Host::default())?;
     prepare_process()?;
@@ -219,10 +233,11 @@ pub fn record(
     guest: &GuestConfig,
     cache: &DigestCache,
     host: Host,
-    connections: Connections,
+    mut connections: Connections,
     target: &Target,
     console: &mut Console,
 ) -> Result<LiveReport, StartError> {
+    connections.seed = Some(guest.seed);
     let _image = guest.image.as_deref().map(|path| lock(path, false)).transpose()?;
     let (mut header, files, choice) = config::describe(guest, cache, host)?;
     prepare_process()?;
@@ -282,9 +297,18 @@ pub(super) fn live<J: Journal>(
         capture_after: Some(connections.captures.after).filter(|after| *after > 0 && !machine.is_counted()),
     };
     let _terminal = (connections.console == ConsoleSource::Terminal).then(RawTerminal::enter).flatten();
-    let host = host_loop(watch)?;
+    let (incoming, outgoing) = match connections.net {
+        Some(Connection { incoming, outgoing }) => (Some(incoming), Some(outgoing)),
+        None => (None, None),
+    };
+    let host = HostLoop::start_with(watch, kick::Target::current(), incoming).map_err(no_loop)?;
     let perturbation = perturbation(connections.perturb);
     let now = machine.guest_time();
+    let switched_on = machine.position() == Position::default();
+    let network = if switched_on { Network::new(outgoing) } else { Network::replugged(outgoing, now) };
+    if let Some(capture) = connections.capture {
+        machine.observe(Box::new(capture));
+    }
     let inputs = Inputs {
         file: connections.input,
         open: connections.console != ConsoleSource::None,
@@ -292,6 +316,8 @@ pub(super) fn live<J: Journal>(
         guest_limit: connections.guest_limit,
         marks,
         captures: Captures::new(connections.captures),
+        network,
+        entropy: connections.seed.map_or(Entropy::Host, |seed| Entropy::seeded(&seed)),
     };
     let mut policy = Live::new(journal, host, inputs, now);
     let Run::Ended(cause) = driver.run(machine, &mut policy, console)? else {
@@ -338,8 +364,11 @@ pub fn replay(
 
 /// The connection to the host, for the calling thread's machine.
 pub(super) fn host_loop(watch: Watch) -> Result<HostLoop, StartError> {
-    HostLoop::start(watch, kick::Target::current())
-        .map_err(|error| StartError::Host { what: "the host's event loop", reason: error.to_string() })
+    HostLoop::start(watch, kick::Target::current()).map_err(no_loop)
+}
+
+fn no_loop(error: std::io::Error) -> StartError {
+    StartError::Host { what: "the host's event loop", reason: error.to_string() }
 }
 
 /// Kicks for the calling thread.

@@ -65,13 +65,22 @@ pub(crate) fn header() -> Header {
         level: Level::Inputs,
         parent: None,
         start: None,
+        devices: Vec::new(),
     }
 }
 
 /// What a live machine takes besides what the host loop delivers: nothing.
 fn nothing_more(open: bool, guest_limit: Option<u64>) -> Inputs {
-    let captures = Captures::new(Wish::NEVER);
-    Inputs { file: None, open, pace: Pace::Max, guest_limit, marks: Marks::default(), captures }
+    Inputs {
+        file: None,
+        open,
+        pace: Pace::Max,
+        guest_limit,
+        marks: Marks::default(),
+        captures: Captures::new(Wish::NEVER),
+        network: Default::default(),
+        entropy: Default::default(),
+    }
 }
 
 /// Drives a machine from power-on to its end.

@@ -28,6 +28,8 @@ use step::Stepper;
 
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd, VmFd};
 
+use scribe_log::snapshots::Part;
+
 use super::cpu::{CpuState, Registers};
 use super::{Answer, Engine, EngineError, Exit, Fault, Progress, Stop};
 use crate::host::kick;
@@ -146,6 +148,12 @@ impl Kvm {
         self.progress = None;
         if let Some(stop) = self.deferred.take() {
             return Ok(Some(stop));
+        }
+        if shadow::is_tcg()
+            && self.stepper.is_in_shadow()
+            && let Stepped::Stop(stop) = self.step_once()?
+        {
+            return Ok(Some(stop)); // the shadow would not come along
         }
         self.leave_steps()?;
         while let Some(stop) = self.enter()? {
@@ -290,7 +298,10 @@ impl Engine for Kvm {
     fn state(&self) -> Result<CpuState, EngineError> {
         self.refuse_unfinished()?;
         let mut state = state::read(&self.vcpu)?;
-        self.stepper.unmask(&mut state);
+        if state.events.shadow == shadow::EITHER {
+            state.events.shadow = if self.is_behind_sti() { shadow::STI } else { shadow::MOV_SS };
+        }
+        self.stepper.correct(&mut state);
         Ok(state)
     }
 
@@ -308,6 +319,16 @@ impl Engine for Kvm {
         }
         self.registers = state.registers;
         self.restart_counting(Progress::NONE)
+    }
+
+    fn save_private(&self) -> Result<Vec<Part>, EngineError> {
+        // How far it has stepped is in no state of its vCPU.
+        match self.progress {
+            None | Some(Progress::NONE) => Ok(Vec::new()),
+            Some(_) => Err(EngineError::Unsupported(
+                "between two exits the kvm engine cannot be saved; take the snapshot at an exit, or with --engine soft",
+            )),
+        }
     }
 
     fn track_dirty_pages(&mut self) -> Result<(), EngineError> {

@@ -13,7 +13,15 @@ use std::sync::OnceLock;
 
 use super::{Kvm, state};
 
-const STI: u8 = 0xfb;
+/// The opcode of STI.
+const OPCODE: u8 = 0xfb;
+
+/// An interrupt shadow's bits in a state.
+pub(super) const MOV_SS: u8 = 1;
+/// As above.
+pub(super) const STI: u8 = 2;
+/// What kvm_amd says of any shadow: the processor has one bit for both.
+pub(super) const EITHER: u8 = MOV_SS | STI;
 
 /// True if this host's processor is QEMU's TCG.
 pub(super) fn is_tcg() -> bool {
@@ -33,6 +41,6 @@ impl Kvm {
     /// True if RIP is right behind an STI.
     pub(super) fn is_behind_sti(&self) -> bool {
         let before = self.registers.rip.wrapping_sub(1);
-        state::instruction_bytes(&self.vcpu, &self.memory, before).first() == Some(&STI)
+        state::instruction_bytes(&self.vcpu, &self.memory, before).first() == Some(&OPCODE)
     }
 }

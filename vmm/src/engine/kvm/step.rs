@@ -65,10 +65,19 @@ impl Stepper {
         self.own_idt.is_some()
     }
 
-    /// The guest's own IDTR instead of what KVM was given.
-    pub(super) fn unmask(&self, state: &mut CpuState) {
+    /// True if an interrupt shadow holds behind the last step.
+    pub(super) fn is_in_shadow(&self) -> bool {
+        self.known.as_ref().is_some_and(|known| known.events.shadow != 0)
+    }
+
+    /// Puts into what KVM says of the vCPU's state what is known better: the guest's own IDTR, and which of the two
+    /// instructions has cast a shadow, which kvm_amd does not tell apart.
+    pub(super) fn correct(&self, state: &mut CpuState) {
         if let Some(idt) = self.own_idt {
             state.idt = idt;
+        }
+        if let Some(known) = &self.known {
+            state.events.shadow = known.events.shadow;
         }
     }
 
@@ -149,10 +158,11 @@ impl Kvm {
     fn step(&mut self) -> Result<Stepped, EngineError> {
         match self.class()? {
             Class::Hardware(how) => self.step_hardware(how),
+            Class::Halt => Ok(Stepped::Stop(self.make_exit(Exit::Halt)?)),
             Class::Software => {
                 let held = self.whole_state()?;
                 let mut state = held.clone();
-                self.stepper.unmask(&mut state);
+                self.stepper.correct(&mut state);
                 Ok(self.step_software(&state, &held)?.0)
             }
         }
@@ -174,8 +184,7 @@ impl Kvm {
         let known = match self.stepper.known.take() {
             Some(known) => known,
             None => {
-                let mut state = state::read(&self.vcpu)?;
-                self.stepper.unmask(&mut state);
+                let state = self.state()?;
                 self.stepper.fpu_known = true;
                 state
             }

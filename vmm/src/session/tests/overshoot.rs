@@ -183,6 +183,7 @@ impl Bench {
             sync_points: None,
             behaviour: None,
             counter,
+            devices: Vec::new(),
         };
         let output = Output::default();
         let noting = Noting { snapshot_every: Some(2_000_000), level, ..Noting::default() };

@@ -9,6 +9,10 @@ use crate::symbols::paging::Virtual;
 /// The longest instruction, in bytes.
 const LONGEST: usize = 15;
 const CS: usize = 1;
+const SS: usize = 2;
+const CR0_PE: u64 = 1;
+/// RFLAGS: virtual-8086 mode
+const VM: u64 = 1 << 17;
 const EFER_LMA: u64 = 1 << 10;
 const L: u32 = 1 << 13;
 const DB: u32 = 1 << 14;
@@ -18,6 +22,8 @@ const DB: u32 = 1 << 14;
 pub(super) enum Class {
     /// it would see RFLAGS.TF, change what a single step of KVM rests upon, or cast an interrupt shadow
     Software,
+    /// HLT where it is allowed: an exit, which KVM's emulator would forget for the sake of the single step
+    Halt,
     /// any other
     Hardware(Hardware),
 }
@@ -49,11 +55,20 @@ pub(super) fn of(state: &CpuState, memory: &GuestRam) -> Class {
     if is_software(&instruction) {
         return Class::Software;
     }
+    if instruction.mnemonic() == Mnemonic::Hlt {
+        return if is_kernel(state) { Class::Halt } else { Class::Software };
+    }
     Class::Hardware(Hardware {
         branch: instruction.flow_control() == FlowControl::ConditionalBranch,
         counter: counter(&instruction),
         changes_state: changes_state(&instruction),
     })
+}
+
+/// True at CPL 0 (Intel SDM vol. 3, 6.5).
+fn is_kernel(state: &CpuState) -> bool {
+    let real = state.cr0 & CR0_PE == 0;
+    real || state.registers.rflags & VM == 0 && state.segments[SS].attributes >> 5 & 3 == 0
 }
 
 /// Bits of the code segment: 16, 32 or 64.
