@@ -135,6 +135,7 @@ impl Bench {
     ) -> Result<Replayed, StartError> {
         let (mut console, output) = console();
         let config = ReplayConfig {
+            counter: Err("not in tests".into()),
             snapshots: false,
             directory,
             moved: moved.clone(),
@@ -201,6 +202,8 @@ pub fn config(kernel: PathBuf) -> GuestConfig {
         cpu: None,
         sync_points: Some(engines::current().sync_points()),
         behaviour: None,
+        counter: Err("no counter in tests".into()),
+        devices: Vec::new(),
     }
 }
 

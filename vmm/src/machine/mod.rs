@@ -321,6 +321,16 @@ impl Machine {
         (Position { exit: clock.exits(), branches, steps }, clock.now())
     }
 
+    /// True if the steps of exits are known, not only those of sync points between them.
+    pub fn counts_steps(&self) -> bool {
+        self.engine.counts_steps()
+    }
+
+    /// The guest is not going to run any more, and gives back the processor's counters.
+    pub fn stop_counting(&mut self) {
+        self.engine.stop_counting();
+    }
+
     /// True if positions have branches and steps.
     pub fn is_counted(&self) -> bool {
         self.counted
@@ -385,7 +395,11 @@ impl Machine {
     }
 
     fn exit(&mut self, exit: Exit) -> Result<Step, MachineError> {
-        let progress = self.engine.progress();
+        let mut progress = self.engine.progress();
+        if !self.counts_steps() {
+            // It may know them here, by chance: nobody is to depend on that.
+            progress.steps = 0;
+        }
         self.captures.arrived();
         if self.counted {
             self.rolling.branches(progress);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use scribe_devices::guest_interface::CommandTooLong;
 use scribe_log::header::{BootFile, Device, Engine as EngineName, Header, Host, Image, Level, Origin, Pace};
 
-use super::choice::{self, Choice, SyncPoints, Wish};
+use super::choice::{self, Choice, HostCounter, SyncPoints, Wish};
 use super::files::{self, DigestCache};
 use crate::engine::cpu::CpuState;
 use crate::engine::kvm::Kvm;
@@ -54,6 +54,8 @@ pub struct GuestConfig {
     pub sync_points: Option<SyncPoints>,
     /// open results of the soft engine's processor, if not the usual
     pub behaviour: Option<String>,
+    /// what may count on kvm
+    pub counter: HostCounter,
     /// virtio devices besides the disk
     pub devices: Vec<Device>,
 }
@@ -377,6 +379,18 @@ pub fn disk(header: &Header, scratch: &Path) -> Result<Option<Disk>, ConfigError
     Ok(header.image.as_ref().map(|image| Disk::open(&image.path, scratch)).transpose()?)
 }
 
+fn engine(ram: &GuestRam, choice: &Choice) -> Result<Box<dyn Engine>, EngineError> {
+    #[cfg(test)]
+    if let Some(simulated) = crate::engine::approach::tests::engine::simulated(ram, choice) {
+        return Ok(simulated);
+    }
+    Ok(match (choice.engine, &choice.counter) {
+        (EngineName::Kvm, None) => Box::new(Kvm::new(ram)?),
+        (EngineName::Kvm, Some(counter)) => Box::new(Kvm::with_counter(ram, counter)?),
+        (EngineName::Soft, _) => Box::new(Soft::new(ram, choice.cpu, choice.behaviour.unwrap_or_default())),
+    })
+}
+
 /// Puts the machine that `header` describes together; `start` is the vCPU's state if that is not restored later.
 ///
 /// # Errors
@@ -388,10 +402,7 @@ pub fn build(
     disk: Option<Disk>,
     start: Option<&CpuState>,
 ) -> Result<Machine, ConfigError> {
-    let mut engine: Box<dyn Engine> = match choice.engine {
-        EngineName::Kvm => Box::new(Kvm::new(&ram)?),
-        EngineName::Soft => Box::new(Soft::new(&ram, choice.cpu, choice.behaviour.unwrap_or_default())),
-    };
+    let mut engine = engine(&ram, choice)?;
     if let Some(start) = start {
         engine.set_state(start)?;
     }

@@ -6,6 +6,7 @@ mod markers;
 mod network;
 mod notice;
 mod noting;
+mod overshoot;
 mod passes;
 mod pauses;
 mod starts;
