@@ -199,6 +199,7 @@ pub fn config(kernel: PathBuf) -> GuestConfig {
         cpu: None,
         sync_points: Some(engines::current().sync_points()),
         behaviour: None,
+        chaos: None,
     }
 }
 

@@ -116,6 +116,9 @@ pub(super) struct GuestArgs {
     /// Entropy for the guest, hexadecimal [default: from the host]
     #[arg(long, value_name = "HEX", value_parser = parse::seed)]
     seed: Option<[u8; 32]>,
+    /// Make interrupts and inputs late, each as hardware could, to provoke races; a seed is one run
+    #[arg(long, value_name = "SEED")]
+    chaos: Option<u64>,
     /// Network back end; this version has none
     #[arg(long, value_name = "BACKEND", default_value = "none")]
     net: String,
@@ -272,6 +275,7 @@ impl GuestArgs {
                 SyncPointsChoice::Exit => SyncPoints::Exit,
             }),
             behaviour: self.behaviour,
+            chaos: self.chaos,
         };
         Ok(Prepared { guest, connections, cache: DigestCache::new(store.home()), store, host })
     }

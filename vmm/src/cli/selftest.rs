@@ -48,6 +48,7 @@ pub(super) fn run(image: &Path, report: &Report) -> anyhow::Result<Vec<Check>> {
         cpu: None,
         sync_points: None,
         behaviour: None,
+        chaos: None,
     };
     let host = super::guest::facts(report.host.clone());
     let record = |name: &str| -> anyhow::Result<(LiveReport, f64)> {

@@ -5,6 +5,7 @@
 
 pub mod boot;
 pub mod bus;
+pub mod chaos;
 pub mod digest;
 pub mod disk;
 pub mod kernel;
@@ -28,6 +29,7 @@ use scribe_log::{EndCause, FullDigest, GeneralRegisters, Position};
 use crate::engine::cpu::{CpuState, Registers};
 use crate::engine::{Answer, BlockSink, Engine, EngineError, Exit, Fault, Progress, Stop};
 use bus::{Devices, Request};
+use chaos::{Chaos, Delay, Here};
 use digest::{RamDigest, Rolling};
 use memory::{GuestRam, MemoryError, PAGE_SIZE};
 use observe::{Both, Moment, Observer};
@@ -72,6 +74,8 @@ pub struct Machine {
     clock: GuestClock,
     /// positions have branches and steps
     counted: bool,
+    /// makes interrupts late
+    chaos: Option<Chaos>,
     /// frames that devices have written since the last digest of RAM
     written: BTreeSet<u64>,
     rolling: Rolling,
@@ -120,6 +124,7 @@ impl Machine {
             devices,
             clock: GuestClock::new(time),
             counted,
+            chaos: None,
             written: BTreeSet::new(),
             rolling: Rolling::default(),
             ram_digest: RamDigest::default(),
@@ -136,6 +141,30 @@ impl Machine {
             state_told: None,
             fault_detail: None,
         })
+    }
+
+    /// From now on interrupts come late, as `seed` says.
+    pub fn shake(&mut self, seed: u64) {
+        self.chaos = Some(Chaos::new(seed));
+    }
+
+    /// The seed by which interrupts come late, if they do.
+    pub fn chaos_seed(&self) -> Option<u64> {
+        self.chaos.as_ref().map(Chaos::seed)
+    }
+
+    /// True if `delay` is over at the sync point where the machine is.
+    pub fn is_over(&self, delay: &mut Delay) -> bool {
+        delay.is_over(self.here(self.clock.progress()))
+    }
+
+    /// The place, since the last exit, at which `delay` is over; `None` if there is none.
+    pub fn place_of_delay(&self, delay: &Delay) -> Option<Progress> {
+        delay.place(&self.clock).filter(|_| self.counted)
+    }
+
+    fn here(&self, progress: Progress) -> Here<'_> {
+        Here { clock: &self.clock, progress, counted: self.counted, halted: self.halted }
     }
 
     /// From now on `observer` is told what happens, after those that are told already.
@@ -263,9 +292,11 @@ impl Machine {
         self.devices.uart.drop_backlog(self.clock.now());
     }
 
-    /// The next guest time at which a device does something by itself that can wake a halted vCPU.
+    /// The next guest time at which a device does something by itself that can wake a halted vCPU, or an interrupt that is
+    /// late comes.
     pub fn next_wake(&self) -> Option<u64> {
-        self.devices.next_wake()
+        let late = self.chaos.as_ref().and_then(|chaos| chaos.delay()?.due());
+        [self.devices.next_wake(), late].into_iter().flatten().min()
     }
 
     /// Moves guest time forward. Only at a sync point.
@@ -328,9 +359,8 @@ impl Machine {
     pub fn step(&mut self, until: Option<Progress>, pause: Option<Progress>) -> Result<Step, MachineError> {
         // A timer whose line is masked can wait for the next sync point: nothing but an exit unmasks it.
         let timer = self.devices.next_wake().and_then(|deadline| self.place_of(deadline));
-        let until = [timer, until].into_iter().flatten().min().filter(|_| self.counted);
+        let wanted = [timer, until].into_iter().flatten().min().filter(|_| self.counted);
         let pause = pause.filter(|_| self.engine.counts());
-        let stop = [until, pause].into_iter().flatten().min();
         self.fresh = false;
         if let Some(progress) = self.paused.take() {
             // Nobody can tell that somebody looked: the machine is at its last sync point again.
@@ -338,6 +368,9 @@ impl Machine {
         }
         self.engine.set_clock(self.clock.at_exit(), self.clock.constants().ns_per_branch);
         loop {
+            let late = self.chaos.as_ref().and_then(|chaos| self.place_of_delay(&chaos.delay()?));
+            let until = [wanted, late].into_iter().flatten().min();
+            let stop = [until, pause].into_iter().flatten().min();
             match self.engine.run(stop)? {
                 Stop::Exit(exit) => return self.exit(exit),
                 Stop::Fault(fault) => return Ok(Step::Ended(self.fault(fault))),
@@ -588,14 +621,17 @@ impl Machine {
 
     /// Injects the interrupt that waits, if the vCPU can take one, or asks to be told when it can.
     fn deliver(&mut self) -> Result<(), MachineError> {
-        if self.devices.pic.pending() && self.engine.can_inject() {
+        if self.is_asked() && self.engine.can_inject() {
             let irq = self.devices.pic.highest();
             let vector = self.devices.pic.acknowledge();
             self.tell(|observer, at| observer.interrupt(at, vector, irq));
             self.engine.inject(vector)?;
             self.halted = false;
+            if let Some(chaos) = &mut self.chaos {
+                chaos.taken();
+            }
         }
-        let pending = self.devices.pic.pending();
+        let pending = self.is_asked();
         if pending && self.halted && self.can_wake() {
             // HLT leaves no interrupt shadow; an engine that says otherwise would make the guest sleep through this.
             return Err(
@@ -604,6 +640,15 @@ impl Machine {
         }
         self.engine.request_window(pending);
         Ok(())
+    }
+
+    /// True if the vCPU is asked to take an interrupt here.
+    fn is_asked(&mut self) -> bool {
+        let pending = self.devices.pic.pending();
+        let Some(chaos) = &mut self.chaos else { return pending };
+        let progress = if self.counted { self.engine.progress() } else { Progress::NONE };
+        let here = Here { clock: &self.clock, progress, counted: self.counted, halted: self.halted };
+        chaos.hears(pending, here, self.devices.pit.next_deadline())
     }
 
     fn fault(&mut self, fault: Fault) -> EndCause {

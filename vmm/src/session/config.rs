@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use scribe_devices::guest_interface::CommandTooLong;
-use scribe_log::header::{BootFile, Engine as EngineName, Header, Host, Image, Level, Origin, Pace};
+use scribe_log::header::{BootFile, Chaos, Engine as EngineName, Header, Host, Image, Level, Origin, Pace};
 
 use super::choice::{self, Choice, SyncPoints, Wish};
 use super::files::{self, DigestCache};
@@ -17,7 +17,7 @@ use crate::machine::bus::Devices;
 use crate::machine::disk::{Disk, DiskError};
 use crate::machine::kernel::{self, Blob, BootFiles, KernelError};
 use crate::machine::memory::{GuestRam, MemoryError};
-use crate::machine::{Machine, digest, platform};
+use crate::machine::{Machine, chaos, digest, platform};
 
 /// What the user asks for.
 #[derive(Debug, Clone)]
@@ -50,6 +50,8 @@ pub struct GuestConfig {
     pub sync_points: Option<SyncPoints>,
     /// open results of the soft engine's processor, if not the usual
     pub behaviour: Option<String>,
+    /// seed by which interrupts and inputs come late, if they do
+    pub chaos: Option<u64>,
 }
 
 /// Why there is no machine.
@@ -144,6 +146,7 @@ pub fn describe(
         host.kvm_module = String::new(); // it has no part in it
     }
     let (counter, time) = choice.counting();
+    let time = config.chaos.map_or(time, |seed| chaos::time_constants(seed, time));
     let mut cmdline = boot::default_command_line(image.is_some());
     if let Some(append) = &config.append {
         cmdline = format!("{cmdline} {append}");
@@ -170,6 +173,7 @@ pub fn describe(
         digest_every: config.digest_every,
         host,
         level: Level::Inputs,
+        chaos: config.chaos.map(|seed| Chaos { version: chaos::VERSION, seed }),
         parent: None,
         start: None,
     };
@@ -356,5 +360,9 @@ pub fn build(
     let command = header.command.iter().flat_map(|word| word.iter().copied().chain([0])).collect();
     let devices = Devices::new(command, u64::try_from(header.rtc).unwrap_or(0), disk)?;
     let counted = choice.sync_points == SyncPoints::Counted;
-    Ok(Machine::new(engine, ram, devices, header.time, counted)?)
+    let mut machine = Machine::new(engine, ram, devices, header.time, counted)?;
+    if let Some(Chaos { seed, .. }) = header.chaos {
+        machine.shake(seed);
+    }
+    Ok(machine)
 }

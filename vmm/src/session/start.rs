@@ -12,6 +12,7 @@ use super::config::{self, ConfigError, GuestConfig};
 use super::console::Console;
 use super::drive::{Driver, Run};
 use super::files::DigestCache;
+use super::hold::Hold;
 use super::journal::{Journal, NoJournal, Noting, Recorder, Summary};
 use super::live::{Inputs, Live};
 use super::marks::Marks;
@@ -276,6 +277,7 @@ pub(super) fn live<J: Journal>(
         pace,
         guest_limit: connections.guest_limit,
         marks,
+        holds: [0, 1].map(|number| Hold::new(machine.chaos_seed(), machine.position(), number)),
     };
     let mut policy = Live::new(journal, host, inputs, now);
     let Run::Ended(cause) = driver.run(machine, &mut policy, console)? else {

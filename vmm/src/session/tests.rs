@@ -60,6 +60,7 @@ pub(crate) fn header() -> Header {
         digest_every: 0,
         host: Host::default(),
         level: Level::Inputs,
+        chaos: None,
         parent: None,
         start: None,
     }
@@ -67,7 +68,7 @@ pub(crate) fn header() -> Header {
 
 /// What a live machine takes besides what the host loop delivers: nothing.
 fn nothing_more(open: bool, guest_limit: Option<u64>) -> Inputs {
-    Inputs { file: None, open, pace: Pace::Max, guest_limit, marks: Marks::default() }
+    Inputs { file: None, open, pace: Pace::Max, guest_limit, marks: Marks::default(), holds: Default::default() }
 }
 
 /// Drives a machine from power-on to its end.
