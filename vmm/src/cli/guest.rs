@@ -116,9 +116,6 @@ pub(super) struct GuestArgs {
     /// Entropy for the guest, hexadecimal [default: from the host]
     #[arg(long, value_name = "HEX", value_parser = parse::seed)]
     seed: Option<[u8; 32]>,
-    /// Make interrupts and inputs late, each as hardware could, to provoke races; a seed is one run
-    #[arg(long, value_name = "SEED")]
-    chaos: Option<u64>,
     /// Network back end; this version has none
     #[arg(long, value_name = "BACKEND", default_value = "none")]
     net: String,
@@ -133,7 +130,7 @@ pub(super) struct GuestArgs {
 }
 
 /// How a live guest is connected to the host, and when its run ends.
-#[derive(Debug, Default, PartialEq, Eq, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub(super) struct LiveArgs {
     /// Whether idle time passes on the host too [default: real at a terminal, else max]
     #[arg(long, value_enum)]
@@ -155,6 +152,14 @@ pub(super) struct LiveArgs {
     pub(super) return_status: bool,
 }
 
+/// Of a run under chaos.
+#[derive(Debug, Args)]
+pub(super) struct ShakeArgs {
+    /// Make interrupts and inputs late, each as hardware could, to provoke races: one run for each seed
+    #[arg(long, value_name = "SEED")]
+    pub(super) chaos: Option<u64>,
+}
+
 impl LiveArgs {
     /// Refuses a limit on guest time that is over at `now` (ns), where the guest is to go live.
     pub(super) fn check_time(&self, now: u64) -> Result<(), Failure> {
@@ -172,6 +177,24 @@ impl LiveArgs {
 
     /// Opens the inputs.
     pub(super) fn connect(&self) -> Result<(Connections, Pace), Failure> {
+        let mut connections = self.connect_apart()?;
+        if self.input.is_none() {
+            connect_stdin(&mut connections).context("standard input")?;
+        }
+        let pace = match self.pace {
+            None if std::io::stdin().is_terminal() => Pace::Real,
+            _ => self.pace_apart(),
+        };
+        Ok((connections, pace))
+    }
+
+    /// The pace of a run that nobody types at.
+    pub(super) fn pace_apart(&self) -> Pace {
+        if self.pace == Some(PaceChoice::Real) { Pace::Real } else { Pace::Max }
+    }
+
+    /// Opens the inputs, but for standard input.
+    pub(super) fn connect_apart(&self) -> Result<Connections, Failure> {
         let mut connections = Connections {
             host_limit: self.host_limit,
             guest_limit: self.guest_time,
@@ -179,6 +202,7 @@ impl LiveArgs {
             ..Connections::none()
         };
         match &self.input {
+            None => {}
             Some(path) => {
                 let file = File::open(path).with_context(|| format!("{}: cannot be read", path.display()))?;
                 if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
@@ -190,15 +214,8 @@ impl LiveArgs {
                 }
                 connections.input = Some(file);
             }
-            None => connect_stdin(&mut connections).context("standard input")?,
         }
-        let pace = match self.pace {
-            Some(PaceChoice::Real) => Pace::Real,
-            Some(PaceChoice::Max) => Pace::Max,
-            None if std::io::stdin().is_terminal() => Pace::Real,
-            None => Pace::Max,
-        };
-        Ok((connections, pace))
+        Ok(connections)
     }
 }
 
@@ -232,6 +249,9 @@ impl RecorderArgs {
     }
 }
 
+/// What a guest's real-time clock shows that the host has no part in: 2026-01-01.
+const FIXED_RTC: u64 = 1_767_225_600;
+
 /// What was asked for, checked and opened.
 pub(super) struct Prepared {
     pub(super) guest: GuestConfig,
@@ -242,11 +262,29 @@ pub(super) struct Prepared {
 }
 
 impl GuestArgs {
+    /// Nothing is the host's that can be fixed: what it is not told, the guest is told the same in each run.
+    pub(super) fn fix(&mut self) {
+        self.seed = self.seed.or(Some([0; 32]));
+        if self.rtc == parse::Rtc::Host {
+            self.rtc = parse::Rtc::At(FIXED_RTC);
+        }
+    }
+
     /// Checks the options and this host, and opens the inputs.
     pub(super) fn prepare(self, digest_every: u64) -> Result<Prepared, Failure> {
+        let (connections, pace) = self.live.connect()?;
+        self.prepare_with(digest_every, connections, pace)
+    }
+
+    /// As [`prepare`](Self::prepare), with these inputs.
+    pub(super) fn prepare_with(
+        self,
+        digest_every: u64,
+        mut connections: Connections,
+        pace: Pace,
+    ) -> Result<Prepared, Failure> {
         self.check_supported()?;
         let (engine, host) = self.engine.wish(true)?;
-        let (mut connections, pace) = self.live.connect()?;
         connections.perturb = self.perturb;
         let rtc = match self.rtc {
             parse::Rtc::Host => clock::unix_seconds(),
@@ -275,7 +313,7 @@ impl GuestArgs {
                 SyncPointsChoice::Exit => SyncPoints::Exit,
             }),
             behaviour: self.behaviour,
-            chaos: self.chaos,
+            chaos: None,
         };
         Ok(Prepared { guest, connections, cache: DigestCache::new(store.home()), store, host })
     }

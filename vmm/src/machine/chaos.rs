@@ -129,11 +129,7 @@ impl Delay {
                 return self.place(here.clock).is_some_and(|place| here.progress >= place);
             }
             let Progress { branches, steps: before } = here.progress;
-            *self = Self::Place {
-                exit: here.clock.exits(),
-                branches,
-                steps: before.saturating_add(steps),
-            };
+            *self = Self::Place { exit: here.clock.exits(), branches, steps: before.saturating_add(steps) };
         }
         match *self {
             Self::Place { exit, branches, steps } => {

@@ -68,7 +68,14 @@ pub(crate) fn header() -> Header {
 
 /// What a live machine takes besides what the host loop delivers: nothing.
 fn nothing_more(open: bool, guest_limit: Option<u64>) -> Inputs {
-    Inputs { file: None, open, pace: Pace::Max, guest_limit, marks: Marks::default(), holds: Default::default() }
+    Inputs {
+        file: None,
+        open,
+        pace: Pace::Max,
+        guest_limit,
+        marks: Marks::default(),
+        holds: Default::default(),
+    }
 }
 
 /// Drives a machine from power-on to its end.
