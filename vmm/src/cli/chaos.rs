@@ -137,7 +137,9 @@ pub(super) fn run(mut args: ChaosArgs) -> Result<u8, Failure> {
 
 /// Runs seed after seed until there are no more.
 fn work(hunt: &Hunt<'_>, progress: &Mutex<Progress>) {
-    while let Some(seed) = begin(&mut lock(progress)) {
+    loop {
+        let seed = begin(&mut lock(progress)); // unlocked again while it runs
+        let Some(seed) = seed else { return };
         let result = hunt.run(seed);
         end(&mut lock(progress), seed, result);
     }

@@ -19,8 +19,8 @@ use crate::engine::Progress;
 /// How the numbers are drawn: what a recording's header names beside the seed.
 pub const VERSION: u32 = 1;
 
-/// The longest lag, ns: most of a tick of a kernel with 250 of them in a second.
-pub const LONGEST: u64 = 3_000_000;
+/// The longest lag, ns: most of a tick of a kernel that has 100 of them in a second.
+pub const LONGEST: u64 = 8_000_000;
 
 /// Streams of numbers that come from one seed and have nothing to do with each other.
 const SPEED: u64 = 0x5350_4545_4431;
@@ -169,7 +169,7 @@ struct Regime {
     calm: u64,
     /// lags are below 2 to this power, ns
     bits: u64,
-    /// most instructions behind the branch
+    /// instructions behind the branch are below 2 to this power
     steps: u64,
 }
 
@@ -178,7 +178,7 @@ impl Regime {
         Self {
             calm: random.one_of([0, 2, 8, 14]),
             bits: random.one_of([0, 11, 15, 18, 21]),
-            steps: random.one_of([3, 12, 48]),
+            steps: random.one_of([2, 4, 6]),
         }
     }
 
@@ -187,7 +187,7 @@ impl Regime {
         if random.below(16) < self.calm {
             return (0, 0);
         }
-        let steps = random.below(self.steps + 1);
+        let steps = random.magnitude(self.steps);
         let time = match random.below(64) {
             0 => random.below(LONGEST),
             _ => random.magnitude(self.bits),

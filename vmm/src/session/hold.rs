@@ -13,10 +13,10 @@ use crate::machine::chaos::{Delay, Random};
 const INPUTS: u64 = 0x494e_5055_5431;
 /// Inputs are held for less than 2 to this power, ns: 4 ms.
 const BITS: u64 = 22;
-/// Most instructions that an input comes behind a branch, or behind where a kick found the guest.
-const STEPS: u64 = 48;
-/// Most branches behind where a kick found the guest.
-const BRANCHES: u64 = 8;
+/// Instructions that an input comes behind a branch, or behind where a kick found the guest: below 2 to this power.
+const STEP_BITS: u64 = 5;
+/// Branches behind where a kick found the guest: below 2 to this power.
+const BRANCH_BITS: u64 = 4;
 /// Pieces of a file are at most 2 to this power bytes.
 const PIECE_BITS: u64 = 12;
 
@@ -56,7 +56,7 @@ impl Hold {
         let Some(random) = &mut self.random else { return true };
         let mut delay = self.delay.unwrap_or_else(|| {
             let due = machine.guest_time().saturating_add(random.magnitude(BITS));
-            Delay::Time { due, steps: random.below(STEPS + 1) }
+            Delay::Time { due, steps: random.magnitude(STEP_BITS) }
         });
         let over = machine.is_over(&mut delay);
         self.delay = (!over).then_some(delay);
@@ -66,9 +66,9 @@ impl Hold {
     /// What waits has found the guest computing: the next place at which it can come in is `ahead`.
     pub fn interrupt(&mut self, ahead: Position) {
         if let (Some(random), None) = (&mut self.random, self.delay) {
-            let branches = ahead.branches.saturating_add(random.below(BRANCHES));
-            let steps = ahead.steps.saturating_add(random.below(STEPS));
-            let steps = if branches == ahead.branches { steps } else { random.below(STEPS) };
+            let branches = ahead.branches.saturating_add(random.magnitude(BRANCH_BITS));
+            let steps = random.magnitude(STEP_BITS);
+            let steps = if branches == ahead.branches { ahead.steps.saturating_add(steps) } else { steps };
             self.delay = Some(Delay::Place { exit: ahead.exit, branches, steps });
         }
     }

@@ -1,5 +1,6 @@
 //! Sessions over a made-up engine: what is recorded at which place, and that replay comes to the same, without KVM.
 
+mod chaos;
 mod counted;
 mod markers;
 mod notice;
