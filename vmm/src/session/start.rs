@@ -268,6 +268,7 @@ pub(super) fn live<J: Journal>(
     };
     let _terminal = (connections.console == ConsoleSource::Terminal).then(RawTerminal::enter).flatten();
     let host = host_loop(watch)?;
+    console.set_alarm(host.alarm());
     let perturbation = perturbation(connections.perturb);
     let now = machine.guest_time();
     let inputs = Inputs {
@@ -278,7 +279,9 @@ pub(super) fn live<J: Journal>(
         marks,
     };
     let mut policy = Live::new(journal, host, inputs, now);
-    let Run::Ended(cause) = driver.run(machine, &mut policy, console)? else {
+    let run = driver.run(machine, &mut policy, console);
+    console.set_alarm(None);
+    let Run::Ended(cause) = run? else {
         return Err(StartError::internal("a live machine that paused"));
     };
     let report = LiveReport {
