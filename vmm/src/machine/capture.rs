@@ -106,6 +106,11 @@ impl Captures {
         self.interrupts = self.interrupts.saturating_add(u8::from(taken));
     }
 
+    /// Turns a captured page into what it is.
+    pub(super) fn unpack(&self, frame: u64, bytes: &mut [u8]) {
+        self.bases.apply(frame, bytes);
+    }
+
     /// These frames were written.
     pub(super) fn wrote(&mut self, frames: &[u64]) {
         if let Some(written) = &mut self.written {
@@ -301,7 +306,11 @@ impl Machine {
     }
 
     /// The frames of these pages, if they are what `capture` says.
-    fn check_frames(&self, pages: &[CapturePages], capture: &Capture) -> Result<Vec<u64>, CaptureError> {
+    pub(super) fn check_frames(
+        &self,
+        pages: &[CapturePages],
+        capture: &Capture,
+    ) -> Result<Vec<u64>, CaptureError> {
         let frames: Vec<u64> = pages.iter().flat_map(|pages| pages.frames.iter().copied()).collect();
         let stored: usize = pages.iter().map(|pages| pages.stored.len()).sum();
         if (frames.len() as u64, stored as u64) != (capture.pages, capture.bytes) {
@@ -380,7 +389,8 @@ impl Machine {
     }
 }
 
-fn decode(capture: &Capture) -> Result<CpuState, CaptureError> {
+/// The processor's state of a capture.
+pub(super) fn decode(capture: &Capture) -> Result<CpuState, CaptureError> {
     if capture.version != CPU_VERSION {
         return Err(CaptureError::Version { found: capture.version, known: CPU_VERSION });
     }

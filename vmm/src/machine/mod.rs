@@ -6,6 +6,7 @@
 pub mod boot;
 pub mod bus;
 pub mod capture;
+pub mod confirm;
 pub mod digest;
 pub mod disk;
 pub mod kernel;
