@@ -110,10 +110,10 @@ impl Machine {
         most: u64,
         go_on: &mut dyn FnMut() -> bool,
     ) -> Result<Confirmed, CaptureError> {
-        let (mut taken, mut steps) = (0, 0);
+        let mut steps = 0;
         loop {
             let at = self.engine.progress();
-            if taken == interrupts
+            if self.captures.interrupts() == interrupts
                 && self.engine.registers().rip == rip
                 && of_cpu(self.engine.state()?, false).map_err(MachineError::from)? == cpu
                 && self.is_captured(contents)?
@@ -128,11 +128,7 @@ impl Machine {
             }
             match self.engine.run(Some(Progress { steps: at.steps.saturating_add(1), ..at }))? {
                 Stop::Reached => steps += 1,
-                Stop::InterruptWindow => {
-                    taken = taken
-                        .saturating_add(u8::from(self.devices.pic.pending() && self.engine.can_inject()));
-                    self.deliver()?;
-                }
+                Stop::InterruptWindow => self.deliver()?,
                 Stop::Kicked if go_on() => {}
                 Stop::Kicked => return Ok(Confirmed::Interrupted),
                 Stop::Exit(_) => {
