@@ -159,7 +159,7 @@ pub(super) struct LiveArgs {
     net: Option<parse::Net>,
     /// Write the frames of the guest's network to a file in pcap format, with guest time
     #[arg(long, value_name = "FILE")]
-    net_capture: Option<PathBuf>,
+    pub(super) net_capture: Option<PathBuf>,
     /// Exit with the guest command's status; our own errors become 125 and above
     #[arg(long = "return")]
     pub(super) return_status: bool,
