@@ -60,7 +60,8 @@ fn a_download_is_replayed_without_a_network() {
     let again = lab.path("again.pcap");
     let empty = lab.path("no-programs");
     std::fs::create_dir(&empty).unwrap();
-    let replay = ["replay", text(&lab.path("net")), "--no-snapshots", "--net-capture", text(&again)];
+    let recording = lab.path("net");
+    let replay = ["replay", text(&recording), "--no-snapshots", "--net-capture", text(&again)];
     lab.call(&replay).env("PATH", text(&empty)).finish().ends_with(0);
     same(&capture, &again);
 }

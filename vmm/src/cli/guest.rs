@@ -14,12 +14,14 @@ use scribe_log::{EndCause, Store};
 
 use super::exit::{self, Failure};
 use super::parse;
+use crate::engine::pmu;
 use crate::engine::probe::{self, HostFacts, Scope};
 use crate::host::events::ConsoleSource;
 use crate::host::net::pcap;
 use crate::host::{clock, entropy, net};
+use crate::machine::platform::Platform;
 use crate::session::capture::{Report, Wish as Captures};
-use crate::session::choice::{SyncPoints, Wish};
+use crate::session::choice::{HostCounter, SyncPoints, Wish};
 use crate::session::config::GuestConfig;
 use crate::session::console::Console;
 use crate::session::files::DigestCache;
@@ -66,9 +68,29 @@ impl EngineChoice {
     }
 }
 
+/// Whether the processor's own branch counter is used on kvm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum CounterChoice {
+    /// if it passes its self-test
+    Auto,
+    /// no
+    Off,
+}
+
+impl CounterChoice {
+    /// The counter that may be used where the engine is what `wish` says; it is examined only if it matters.
+    pub(super) fn counter(self, wish: &Wish) -> HostCounter {
+        match (self, wish) {
+            (Self::Off, _) => Err("the processor's counter is not to be used (--counter off)".into()),
+            (Self::Auto, Wish::Kvm | Wish::Auto { kvm: Ok(()) }) => pmu::counter(),
+            (Self::Auto, _) => Err("the processor's counter is of no use without KVM".into()),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum SyncPointsChoice {
-    /// wherever it is determined or somebody types: needs a branch counter, which `soft` has
+    /// wherever it is determined or somebody types: needs a branch counter, which `soft` has, and `kvm` on some hosts
     Counted,
     /// exits only
     Exit,
@@ -97,6 +119,10 @@ pub(super) struct GuestArgs {
     /// Kernel arguments to add after the platform's own
     #[arg(long, value_name = "ARGS", allow_hyphen_values = true)]
     append: Option<String>,
+    /// What machine the guest sees: scribe-pc-1, or scribe-pc-2 (APICs and ACPI), which is in the making: its recordings
+    /// replay with the same version of this program only
+    #[arg(long, value_name = "PLATFORM", value_parser = parse::platform)]
+    platform: Option<Platform>,
     /// Guest RAM
     #[arg(long, value_name = "SIZE", default_value = "128M", value_parser = parse::bytes)]
     memory: u64,
@@ -109,9 +135,13 @@ pub(super) struct GuestArgs {
     /// CPU profile that the guest sees [default: scribe-v1; scribe-v1-tsc for a kernel that is not ours]
     #[arg(long, value_name = "PROFILE")]
     cpu: Option<String>,
-    /// Where timers, input and stops may come between two instructions [default: counted on soft, exit on kvm]
+    /// Where timers, input and stops may come between two instructions [default: counted on soft, and on kvm if the
+    /// processor has a counter; else exit]
     #[arg(long, value_enum)]
     sync_points: Option<SyncPointsChoice>,
+    /// Whether the processor's own branch counter is used on kvm (`scribe-vmm doctor --pmu` says whether it can be)
+    #[arg(long, value_enum, default_value_t = CounterChoice::Auto)]
+    counter: CounterChoice,
     /// What the soft CPU does where the manuals leave it open: `zen` or `tcg` [default: zen]
     #[arg(long, value_name = "NAME")]
     behaviour: Option<String>,
@@ -265,6 +295,10 @@ impl GuestArgs {
     pub(super) fn prepare(self, digest_every: u64) -> Result<Prepared, Failure> {
         self.check_supported()?;
         let (engine, host) = self.engine.wish(true)?;
+        let counter = match self.sync_points {
+            Some(SyncPointsChoice::Exit) => Err("there are to be sync points at exits only".into()),
+            _ => self.counter.counter(&engine),
+        };
         let (mut connections, pace) = self.live.connect()?;
         connections.perturb = self.perturb;
         let rtc = match self.rtc {
@@ -286,6 +320,7 @@ impl GuestArgs {
             kernel: self.kernel,
             initrd: self.initrd,
             append: self.append,
+            platform: self.platform,
             memory: self.memory,
             command: self.command.into_iter().map(OsStringExt::into_vec).collect(),
             seed,
@@ -299,6 +334,7 @@ impl GuestArgs {
                 SyncPointsChoice::Exit => SyncPoints::Exit,
             }),
             behaviour: self.behaviour,
+            counter,
         };
         Ok(Prepared { guest, connections, cache: DigestCache::new(store.home()), store, host })
     }

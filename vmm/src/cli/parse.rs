@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::host::net::Backend;
+use crate::machine::platform::Platform;
 
 /// Bytes: a number with an optional K, M or G (powers of 1024).
 pub(crate) fn bytes(text: &str) -> Result<u64, String> {
@@ -66,6 +67,12 @@ pub(crate) fn net(text: &str) -> Result<Net, String> {
         Some(("tap", name)) if !name.is_empty() => Ok(Net(Some(Backend::Tap(name.into())))),
         _ => Err(format!("`{text}` is no network; wanted is none, user or tap=NAME")),
     }
+}
+
+/// The name of a platform.
+pub(crate) fn platform(text: &str) -> Result<Platform, String> {
+    let known = || Platform::ALL.map(Platform::name).join(" and ");
+    Platform::named(text).ok_or_else(|| format!("`{text}` is no platform; there are {}", known()))
 }
 
 /// What the real-time clock shows at power-on.

@@ -280,7 +280,7 @@ impl Machine {
         let state = decode(capture)?;
         let frames = self.check_frames(pages, capture)?;
         for taken in 0..capture.interrupts {
-            if !self.devices.pic.pending() {
+            if !self.devices.interrupt_pending() {
                 return Err(CaptureError::Interrupts { taken: capture.interrupts, waiting: taken });
             }
             self.acknowledge();

@@ -3,6 +3,8 @@
 //! It steps from sync point to sync point and knows nothing of recording or replaying. One thread owns it, and it is
 //! the only writer of guest memory.
 
+pub mod acpi;
+pub mod apics;
 pub mod boot;
 pub mod bus;
 pub mod capture;
@@ -319,6 +321,16 @@ impl Machine {
         (Position { exit: clock.exits(), branches, steps }, clock.now())
     }
 
+    /// True if the steps of exits are known, not only those of sync points between them.
+    pub fn counts_steps(&self) -> bool {
+        self.engine.counts_steps()
+    }
+
+    /// The guest is not going to run any more, and gives back the processor's counters.
+    pub fn stop_counting(&mut self) {
+        self.engine.stop_counting();
+    }
+
     /// True if positions have branches and steps.
     pub fn is_counted(&self) -> bool {
         self.counted
@@ -371,7 +383,7 @@ impl Machine {
                     return Ok(Step::Paused);
                 }
                 Stop::InterruptWindow => {
-                    self.captures.interrupt(self.devices.pic.pending() && self.engine.can_inject());
+                    self.captures.interrupt(self.devices.interrupt_pending() && self.engine.can_inject());
                     self.deliver()?;
                 }
                 Stop::Kicked => return Ok(Step::Kicked),
@@ -383,7 +395,11 @@ impl Machine {
     }
 
     fn exit(&mut self, exit: Exit) -> Result<Step, MachineError> {
-        let progress = self.engine.progress();
+        let mut progress = self.engine.progress();
+        if !self.counts_steps() {
+            // It may know them here, by chance: nobody is to depend on that.
+            progress.steps = 0;
+        }
         self.captures.arrived();
         if self.counted {
             self.rolling.branches(progress);
@@ -541,9 +557,9 @@ impl Machine {
                 }
                 Answer::Done
             }
-            Exit::MmioRead { address, size } => Answer::Value(self.devices.mmio_read(address, size)),
+            Exit::MmioRead { address, size } => Answer::Value(self.devices.mmio_read(address, size, now)),
             Exit::MmioWrite { address, size, value } => {
-                if self.devices.mmio_write(address, size, value, self.ram.memory()) {
+                if self.devices.mmio_write(address, size, value, now, self.ram.memory()) {
                     self.note_written();
                 }
                 Answer::Done
@@ -552,10 +568,13 @@ impl Machine {
                 self.halted = true;
                 Answer::Done
             }
-            Exit::MsrRead { index } => msr::read(index).map_or(Answer::GeneralProtection, Answer::Value),
-            Exit::MsrWrite { index, .. } if msr::write(index) => Answer::Done,
-            Exit::MsrWrite { .. } => Answer::GeneralProtection,
+            Exit::MsrRead { index } => self.devices.msr_read(index, now),
+            Exit::MsrWrite { index, value } => self.devices.msr_write(index, value, now),
         };
+        if self.devices.take_init() {
+            // No firmware is there to start the processor again.
+            self.ending = Some(EndCause::Reset);
+        }
         self.engine.answer(answer);
         self.note_outbox();
         self.rolling.exit(&exit, answer);
@@ -585,6 +604,7 @@ impl Machine {
     fn request(&mut self, request: Request) {
         match request {
             Request::Reset => self.ending = Some(EndCause::Reset),
+            Request::PowerOff => self.ending = Some(EndCause::PowerOff { status: 0 }),
             Request::Guest(GuestRequest::ClockPage(frame)) => {
                 let frame = frame.map(u64::from).filter(|frame| self.ram.has_frame(*frame));
                 self.clock_page = frame.map(|frame| (frame, 0));
@@ -612,12 +632,12 @@ impl Machine {
 
     /// Injects the interrupt that waits, if the vCPU can take one, or asks to be told when it can.
     fn deliver(&mut self) -> Result<(), MachineError> {
-        if self.devices.pic.pending() && self.engine.can_inject() {
+        if self.devices.interrupt_pending() && self.engine.can_inject() {
             let vector = self.acknowledge();
             self.engine.inject(vector)?;
             self.halted = false;
         }
-        let pending = self.devices.pic.pending();
+        let pending = self.devices.interrupt_pending();
         if pending && self.halted && self.can_wake() {
             // HLT leaves no interrupt shadow; an engine that says otherwise would make the guest sleep through this.
             return Err(
@@ -630,8 +650,7 @@ impl Machine {
 
     /// The interrupt controllers give up the interrupt that waits, which is told.
     fn acknowledge(&mut self) -> u8 {
-        let irq = self.devices.pic.highest();
-        let vector = self.devices.pic.acknowledge();
+        let (vector, irq) = self.devices.acknowledge();
         self.tell(|observer, at| observer.interrupt(at, vector, irq));
         vector
     }

@@ -224,7 +224,7 @@ impl Machine {
         self.clock_page = own.clock_page;
         self.bookmarks = own.bookmarks;
         self.registers = own.registers;
-        self.engine.request_window(self.devices.pic.pending());
+        self.engine.request_window(self.devices.interrupt_pending());
         self.ram.take_written_frames();
         Ok(())
     }
@@ -246,6 +246,9 @@ impl Devices {
         for (number, slot) in self.virtio.slots().enumerate() {
             parts.push(part(&slot_kind(slot.kind(), number), slot.version(), &slot.save())?);
         }
+        if let Some(apics) = &self.apics {
+            parts.extend([device_part(&apics.lapic)?, device_part(&apics.io)?, device_part(&apics.pm)?]);
+        }
         Ok(parts)
     }
 
@@ -262,6 +265,11 @@ impl Devices {
         for (number, slot) in self.virtio.slots_mut().enumerate() {
             let state = parts.take(&slot_kind(slot.kind(), number), slot.version())?;
             slot.restore(state)?;
+        }
+        if let Some(apics) = &mut self.apics {
+            restore_device(&mut apics.lapic, parts)?;
+            restore_device(&mut apics.io, parts)?;
+            restore_device(&mut apics.pm, parts)?;
         }
         Ok(())
     }

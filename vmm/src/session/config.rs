@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use scribe_devices::guest_interface::CommandTooLong;
 use scribe_log::header::{BootFile, Device, Engine as EngineName, Header, Host, Image, Level, Origin, Pace};
 
-use super::choice::{self, Choice, SyncPoints, Wish};
+use super::choice::{self, Choice, HostCounter, SyncPoints, Wish};
 use super::files::{self, DigestCache};
 use crate::engine::cpu::CpuState;
 use crate::engine::kvm::Kvm;
@@ -17,8 +17,9 @@ use crate::machine::bus::Devices;
 use crate::machine::disk::{Disk, DiskError};
 use crate::machine::kernel::{self, Blob, BootFiles, KernelError};
 use crate::machine::memory::{GuestRam, MemoryError};
+use crate::machine::platform::Platform;
 use crate::machine::virtio::{self, TooManyDevices};
-use crate::machine::{Machine, digest, platform};
+use crate::machine::{Machine, apics, digest};
 
 /// What the user asks for.
 #[derive(Debug, Clone)]
@@ -31,6 +32,8 @@ pub struct GuestConfig {
     pub initrd: Option<PathBuf>,
     /// kernel arguments after the platform's own
     pub append: Option<String>,
+    /// the platform, if it is to be a certain one
+    pub platform: Option<Platform>,
     /// bytes of RAM
     pub memory: u64,
     /// CMD and ARGS
@@ -51,6 +54,8 @@ pub struct GuestConfig {
     pub sync_points: Option<SyncPoints>,
     /// open results of the soft engine's processor, if not the usual
     pub behaviour: Option<String>,
+    /// what may count on kvm
+    pub counter: HostCounter,
     /// virtio devices besides the disk
     pub devices: Vec<Device>,
 }
@@ -119,6 +124,15 @@ pub enum ConfigError {
     Unsupported(String),
 }
 
+impl GuestConfig {
+    /// The platform: the first, unless there is something that only a later one has, or a disk that the kernel would not
+    /// find without ACPI, since it is none of ours (`noted`).
+    pub fn platform(&self, noted: bool) -> Platform {
+        let later = !self.devices.is_empty() || (!noted && self.image.is_some());
+        self.platform.unwrap_or(if later { Platform::Pc2 } else { Platform::Pc1 })
+    }
+}
+
 /// Version of the guest interface (docs/guest-interface.md).
 const GUEST_INTERFACE: u32 = 1;
 
@@ -150,14 +164,23 @@ pub fn describe(
         host.kvm_module = String::new(); // it has no part in it
     }
     let (counter, time) = choice.counting();
-    let mut cmdline = boot::default_command_line(image.is_some());
-    cmdline += &virtio::command_line(&config.devices)?;
+    let platform = config.platform(noted);
+    if platform == Platform::Pc1 && !config.devices.is_empty() {
+        let least = Platform::Pc2.name();
+        let reason =
+            format!("{} has no device but the disk; use --platform {least}, or none", platform.name());
+        return Err(ConfigError::Option(reason));
+    }
+    // Our kernel knows no ACPI.
+    let named = platform == Platform::Pc1 || noted;
+    let slots = if named { virtio::places(image.is_some(), &config.devices)? } else { Vec::new() };
+    let mut cmdline = boot::default_command_line(named, &slots, image.is_some());
     if let Some(append) = &config.append {
         cmdline = format!("{cmdline} {append}");
     }
     let header = Header {
         program: env!("CARGO_PKG_VERSION").into(),
-        platform: platform_of(&config.devices).into(),
+        platform: platform.name().into(),
         engine: choice.engine,
         cpu: choice.cpu.name.into(),
         behaviour: choice.behaviour.map(|behaviour| soft::name(behaviour).to_owned()),
@@ -307,14 +330,13 @@ pub fn find_again(header: &Header) -> Result<(BootFiles, bool), ConfigError> {
     Ok((found, noted))
 }
 
-/// The platform that has these devices.
-fn platform_of(devices: &[Device]) -> &'static str {
-    if devices.is_empty() { platform::NAME } else { platform::NAME_2 }
-}
-
 fn check_supported(header: &Header) -> Result<(), ConfigError> {
     let checks = [
-        (header.platform == platform_of(&header.devices), format!("platform {}", header.platform)),
+        (Platform::named(&header.platform).is_some(), format!("platform {}", header.platform)),
+        (
+            header.devices.is_empty() || header.platform != Platform::Pc1.name(),
+            format!("platform {} with devices that it does not have", header.platform),
+        ),
         (header.digest_version == digest::VERSION, format!("digest version {}", header.digest_version)),
         (header.vcpus == 1, format!("{} vCPUs", header.vcpus)),
     ];
@@ -322,6 +344,11 @@ fn check_supported(header: &Header) -> Result<(), ConfigError> {
         Some((_, what)) => Err(ConfigError::Unsupported(what)),
         None => choice::check(header),
     }
+}
+
+fn platform(header: &Header) -> Result<Platform, ConfigError> {
+    let unknown = || ConfigError::Unsupported(format!("platform {}", header.platform));
+    Platform::named(&header.platform).ok_or_else(unknown)
 }
 
 /// Builds the machine that `header` describes as it is at power-on, on the engine of `choice`; the disk's overlay goes into
@@ -336,7 +363,11 @@ pub fn assemble(
     scratch: &Path,
 ) -> Result<Machine, ConfigError> {
     let ram = GuestRam::new(header.memory)?;
-    let start = boot::load(&ram, files, &header.cmdline, &header.seed)?;
+    let tables = match platform(header)? {
+        Platform::Pc1 => None,
+        Platform::Pc2 => Some(apics::description(virtio::places(header.image.is_some(), &header.devices)?)),
+    };
+    let start = boot::load(&ram, tables.as_ref(), files, &header.cmdline, &header.seed)?;
     build(header, choice, ram, disk(header, scratch)?, Some(&start))
 }
 
@@ -346,6 +377,18 @@ pub fn assemble(
 /// The image is unusable, or there is no room for an overlay.
 pub fn disk(header: &Header, scratch: &Path) -> Result<Option<Disk>, ConfigError> {
     Ok(header.image.as_ref().map(|image| Disk::open(&image.path, scratch)).transpose()?)
+}
+
+fn engine(ram: &GuestRam, choice: &Choice) -> Result<Box<dyn Engine>, EngineError> {
+    #[cfg(test)]
+    if let Some(simulated) = crate::engine::approach::tests::engine::simulated(ram, choice) {
+        return Ok(simulated);
+    }
+    Ok(match (choice.engine, &choice.counter) {
+        (EngineName::Kvm, None) => Box::new(Kvm::new(ram)?),
+        (EngineName::Kvm, Some(counter)) => Box::new(Kvm::with_counter(ram, counter)?),
+        (EngineName::Soft, _) => Box::new(Soft::new(ram, choice.cpu, choice.behaviour.unwrap_or_default())),
+    })
 }
 
 /// Puts the machine that `header` describes together; `start` is the vCPU's state if that is not restored later.
@@ -359,15 +402,13 @@ pub fn build(
     disk: Option<Disk>,
     start: Option<&CpuState>,
 ) -> Result<Machine, ConfigError> {
-    let mut engine: Box<dyn Engine> = match choice.engine {
-        EngineName::Kvm => Box::new(Kvm::new(&ram)?),
-        EngineName::Soft => Box::new(Soft::new(&ram, choice.cpu, choice.behaviour.unwrap_or_default())),
-    };
+    let mut engine = engine(&ram, choice)?;
     if let Some(start) = start {
         engine.set_state(start)?;
     }
     let command = header.command.iter().flat_map(|word| word.iter().copied().chain([0])).collect();
-    let mut devices = Devices::new(command, u64::try_from(header.rtc).unwrap_or(0), disk)?;
+    let rtc = u64::try_from(header.rtc).unwrap_or(0);
+    let mut devices = Devices::new(platform(header)?, command, rtc, disk)?;
     devices.add_virtio(&header.devices)?;
     let counted = choice.sync_points == SyncPoints::Counted;
     Ok(Machine::new(engine, ram, devices, header.time, counted)?)

@@ -282,6 +282,14 @@ impl<J: Journal> Live<J> {
 
     fn admit(&mut self, machine: &mut Machine, bytes: Vec<u8>) -> Result<(), SessionError> {
         machine.console_input(&bytes);
+        tracing::debug!(
+            target: "input",
+            "{} bytes at {}, {} ns of guest time, host time {} ns",
+            bytes.len(),
+            machine.position(),
+            machine.guest_time(),
+            clock::unix_ns()
+        );
         self.journal.input(machine, Body::ConsoleInput { bytes })
     }
 

@@ -18,7 +18,7 @@ use super::live::{Inputs, Live};
 use super::marks::Marks;
 use super::network::{Entropy, Network};
 pub use super::player::ReplayConfig;
-use super::player::{Player, Stay};
+use super::player::{Player, Stay, again};
 use super::replay::{Outcome, Target as Goal};
 use super::snapshot::SnapError;
 use crate::host::events::{ConsoleSource, HostLoop, Watch};
@@ -248,8 +248,16 @@ pub fn record(
     choice.tell();
     let mut driver = Driver::default();
     let marks = Marks::new(&target.noting, &machine);
-    let (mut report, recorder) =
-        live(&mut machine, &mut driver, recorder, marks, connections, guest.pace, console)?;
+    let lived = live(&mut machine, &mut driver, recorder, marks, connections, guest.pace, console);
+    if let Err(StartError::Session(error)) = &lived
+        && again::is_overshoot(error)
+    {
+        let directory = target.directory.display();
+        say!(
+            "what was sealed by then stays and replays: {directory}; --counter off records without the counter"
+        );
+    }
+    let (mut report, recorder) = lived?;
     report.recorded = recorder.summary().cloned();
     report.bytes_hashed = machine.bytes_hashed();
     Ok(report)

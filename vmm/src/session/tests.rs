@@ -6,6 +6,7 @@ mod markers;
 mod network;
 mod notice;
 mod noting;
+mod overshoot;
 mod passes;
 mod pauses;
 mod starts;
@@ -35,7 +36,7 @@ use crate::machine::time::WITHOUT_COUNTER;
 use toy::{Op, Toy};
 
 fn machine(program: &[Op], handler: &[Op]) -> Machine {
-    let devices = Devices::new(Vec::new(), 0, None).unwrap();
+    let devices = Devices::new(Default::default(), Vec::new(), 0, None).unwrap();
     let ram = GuestRam::new(2 << 20).unwrap();
     Machine::new(Box::new(Toy::new(program, handler)), ram, devices, WITHOUT_COUNTER, false).unwrap()
 }

@@ -218,6 +218,10 @@ impl Engine for Kvm {
         self.counting.is_some()
     }
 
+    fn counts_steps(&self) -> bool {
+        false
+    }
+
     fn can_step(&self) -> bool {
         true
     }
@@ -231,6 +235,10 @@ impl Engine for Kvm {
 
     fn place_ahead(&self) -> Option<Progress> {
         self.counting.as_ref()?.approach.place_ahead()
+    }
+
+    fn stop_counting(&mut self) {
+        self.counting = None;
     }
 
     fn set_progress(&mut self, at: Progress) -> Result<(), EngineError> {

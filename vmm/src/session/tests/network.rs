@@ -7,6 +7,8 @@ use scribe_devices::virtio::net::Frame;
 use scribe_log::DeviceInput;
 use scribe_log::header::{Device, Mac};
 
+use crate::machine::platform::Platform;
+
 use super::super::journal::NoJournal;
 use super::super::network::Network;
 use super::toy::Op;
@@ -80,7 +82,7 @@ fn handler() -> Vec<Op> {
 }
 
 fn networked() -> Machine {
-    let mut devices = Devices::new(Vec::new(), 0, None).unwrap();
+    let mut devices = Devices::new(Platform::Pc2, Vec::new(), 0, None).unwrap();
     devices.add_virtio(&[Device::Net { mac: Mac([2, 0, 0, 0, 0, 1]) }, Device::Rng {}]).unwrap();
     let ram = GuestRam::new(2 << 20).unwrap();
     let chain = |queue: usize, index: u16, address: u64, length: u32, flags: u16| {

@@ -37,7 +37,7 @@ pub(super) enum Op {
     /// go to an operation without having executed anything, as a fault does
     Fault(usize),
     /// write what was counted to a page of RAM, another one each time
-    Store,
+    Keep,
     /// take two milliseconds of the host's time
     Linger,
     /// end in a triple fault
@@ -168,7 +168,7 @@ impl Engine for Toy {
                     }
                 }
                 Op::Count => self.count += 1,
-                Op::Store => self.store(),
+                Op::Keep => self.store(),
                 Op::Linger => clock::sleep_ns(2_000_000),
                 Op::Fault(to) => {
                     self.at = to;
@@ -190,6 +190,11 @@ impl Engine for Toy {
 
     fn progress(&self) -> Progress {
         self.progress.unwrap_or_default()
+    }
+
+    fn set_progress(&mut self, at: Progress) -> Result<(), EngineError> {
+        self.progress = self.progress.map(|_| at);
+        Ok(())
     }
 
     fn answer(&mut self, answer: Answer) {
