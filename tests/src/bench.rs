@@ -203,7 +203,6 @@ pub fn config(kernel: PathBuf) -> GuestConfig {
         sync_points: Some(engines::current().sync_points()),
         behaviour: None,
         counter: Err("no counter in tests".into()),
-        devices: Vec::new(),
     }
 }
 
