@@ -153,6 +153,9 @@ pub(super) struct GuestArgs {
     seed: Option<[u8; 32]>,
     #[command(flatten)]
     pub(super) live: LiveArgs,
+    /// For tests: a virtio console whose terminal has this size, and whose output is shown with the serial port's
+    #[arg(long, value_name = "COLSxROWS", hide = true, value_parser = parse::terminal)]
+    virtio_console: Option<(u16, u16)>,
     /// For tests: kick the vCPU at random intervals of so many microseconds
     #[arg(long, value_name = "MIN..MAX", hide = true, value_parser = parse::range)]
     perturb: Option<(u64, u64)>,
@@ -314,6 +317,7 @@ impl GuestArgs {
         if connections.net.is_some() {
             devices.push(Device::Net { mac: DEFAULT_MAC });
         }
+        devices.extend(self.virtio_console.map(|(cols, rows)| Device::Console { cols, rows }));
         let guest = GuestConfig {
             devices,
             image: self.image,

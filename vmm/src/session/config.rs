@@ -56,7 +56,7 @@ pub struct GuestConfig {
     pub behaviour: Option<String>,
     /// what may count on kvm
     pub counter: HostCounter,
-    /// virtio devices besides the disk
+    /// virtio devices besides the disk and, on platforms that have more than it, the entropy device
     pub devices: Vec<Device>,
 }
 
@@ -173,7 +173,11 @@ pub fn describe(
     }
     // Our kernel knows no ACPI.
     let named = platform == Platform::Pc1 || noted;
-    let slots = if named { virtio::places(image.is_some(), &config.devices)? } else { Vec::new() };
+    let mut devices = config.devices.clone();
+    if platform != Platform::Pc1 {
+        devices.push(Device::Rng {});
+    }
+    let slots = if named { virtio::places(image.is_some(), &devices)? } else { Vec::new() };
     let mut cmdline = boot::default_command_line(named, &slots, image.is_some());
     if let Some(append) = &config.append {
         cmdline = format!("{cmdline} {append}");
@@ -202,7 +206,7 @@ pub fn describe(
         level: Level::Inputs,
         parent: None,
         start: None,
-        devices: config.devices.clone(),
+        devices,
     };
     Ok((header, files, choice))
 }

@@ -43,7 +43,7 @@ fn bring_up(base: u64, queues: &[[u64; 3]]) -> Vec<Op> {
 
 /// Asks for entropy, sends a frame, then sleeps until it has received all frames.
 fn program() -> Vec<Op> {
-    // Both controllers; of the second, IRQ 9 and 10 reach the processor.
+    // Both controllers; of the second, IRQ 10 and 11 reach the processor.
     let mut ops = [
         (0x20, 0x11),
         (0x21, 0x20),
@@ -54,7 +54,7 @@ fn program() -> Vec<Op> {
         (0xa1, 0x02),
         (0xa1, 0x01),
         (0x21, 0xfb),
-        (0xa1, 0xf9),
+        (0xa1, 0xf3),
     ]
     .map(|(port, value)| Op::Out(port, value))
     .to_vec();
