@@ -190,7 +190,7 @@ pub fn config(kernel: PathBuf) -> GuestConfig {
         kernel: Some(kernel),
         initrd: None,
         append: None,
-        platform: Default::default(),
+        platform: None,
         devices: Vec::new(),
         memory: tiny::RAM,
         command: Vec::new(),
@@ -203,6 +203,7 @@ pub fn config(kernel: PathBuf) -> GuestConfig {
         sync_points: Some(engines::current().sync_points()),
         behaviour: None,
         counter: Err("no counter in tests".into()),
+        chaos: None,
     }
 }
 

@@ -165,7 +165,7 @@ pub(super) struct GuestArgs {
 }
 
 /// How a live guest is connected to the host, and when its run ends.
-#[derive(Debug, Default, PartialEq, Eq, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub(super) struct LiveArgs {
     /// Whether idle time passes on the host too [default: real at a terminal, else max]
     #[arg(long, value_enum)]
@@ -198,6 +198,14 @@ pub(super) struct LiveArgs {
     pub(super) return_status: bool,
 }
 
+/// Of a run under chaos.
+#[derive(Debug, Args)]
+pub(super) struct ShakeArgs {
+    /// Make interrupts and inputs late, each as hardware could, to provoke races: one run for each seed
+    #[arg(long, value_name = "SEED")]
+    pub(super) chaos: Option<u64>,
+}
+
 impl LiveArgs {
     /// Refuses a limit on guest time that is over at `now` (ns), where the guest is to go live.
     pub(super) fn check_time(&self, now: u64) -> Result<(), Failure> {
@@ -215,6 +223,24 @@ impl LiveArgs {
 
     /// Opens the inputs.
     pub(super) fn connect(&self) -> Result<(Connections, Pace), Failure> {
+        let mut connections = self.connect_apart()?;
+        if self.input.is_none() {
+            connect_stdin(&mut connections).context("standard input")?;
+        }
+        let pace = match self.pace {
+            None if std::io::stdin().is_terminal() => Pace::Real,
+            _ => self.pace_apart(),
+        };
+        Ok((connections, pace))
+    }
+
+    /// The pace of a run that nobody types at.
+    pub(super) fn pace_apart(&self) -> Pace {
+        if self.pace == Some(PaceChoice::Real) { Pace::Real } else { Pace::Max }
+    }
+
+    /// Opens the inputs, but for standard input.
+    pub(super) fn connect_apart(&self) -> Result<Connections, Failure> {
         let mut connections = Connections {
             host_limit: self.host_limit,
             guest_limit: self.guest_time,
@@ -225,6 +251,7 @@ impl LiveArgs {
             ..Connections::none()
         };
         match &self.input {
+            None => {}
             Some(path) => {
                 let file = File::open(path).with_context(|| format!("{}: cannot be read", path.display()))?;
                 if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
@@ -236,7 +263,6 @@ impl LiveArgs {
                 }
                 connections.input = Some(file);
             }
-            None => connect_stdin(&mut connections).context("standard input")?,
         }
         if let Some(parse::Net(Some(backend))) = &self.net {
             connections.net = Some(net::open(backend)?);
@@ -244,13 +270,7 @@ impl LiveArgs {
         if let Some(path) = &self.net_capture {
             connections.capture = Some(capture(path)?);
         }
-        let pace = match self.pace {
-            Some(PaceChoice::Real) => Pace::Real,
-            Some(PaceChoice::Max) => Pace::Max,
-            None if std::io::stdin().is_terminal() => Pace::Real,
-            None => Pace::Max,
-        };
-        Ok((connections, pace))
+        Ok(connections)
     }
 }
 
@@ -284,6 +304,9 @@ impl RecorderArgs {
     }
 }
 
+/// What a guest's real-time clock shows that the host has no part in: 2026-01-01.
+const FIXED_RTC: u64 = 1_767_225_600;
+
 /// What was asked for, checked and opened.
 pub(super) struct Prepared {
     pub(super) guest: GuestConfig,
@@ -294,15 +317,33 @@ pub(super) struct Prepared {
 }
 
 impl GuestArgs {
+    /// Nothing is the host's that can be fixed: what it is not told, the guest is told the same in each run.
+    pub(super) fn fix(&mut self) {
+        self.seed = self.seed.or(Some([0; 32]));
+        if self.rtc == parse::Rtc::Host {
+            self.rtc = parse::Rtc::At(FIXED_RTC);
+        }
+    }
+
     /// Checks the options and this host, and opens the inputs.
     pub(super) fn prepare(self, digest_every: u64) -> Result<Prepared, Failure> {
+        let (connections, pace) = self.live.connect()?;
+        self.prepare_with(digest_every, connections, pace)
+    }
+
+    /// As [`prepare`](Self::prepare), with these inputs.
+    pub(super) fn prepare_with(
+        self,
+        digest_every: u64,
+        mut connections: Connections,
+        pace: Pace,
+    ) -> Result<Prepared, Failure> {
         self.check_supported()?;
         let (engine, host) = self.engine.wish(true)?;
         let counter = match self.sync_points {
             Some(SyncPointsChoice::Exit) => Err("there are to be sync points at exits only".into()),
             _ => self.counter.counter(&engine),
         };
-        let (mut connections, pace) = self.live.connect()?;
         connections.perturb = self.perturb;
         let rtc = match self.rtc {
             parse::Rtc::Host => clock::unix_seconds(),
@@ -339,6 +380,7 @@ impl GuestArgs {
             }),
             behaviour: self.behaviour,
             counter,
+            chaos: None,
         };
         Ok(Prepared { guest, connections, cache: DigestCache::new(store.home()), store, host })
     }

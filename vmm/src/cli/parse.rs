@@ -112,6 +112,16 @@ pub(crate) fn terminal(text: &str) -> Result<(u16, u16), String> {
     parsed.ok_or_else(|| format!("`{text}` is no size of a terminal such as 80x25"))
 }
 
+/// Seeds: the first and the last, such as 1..20, or one alone.
+pub(crate) fn seeds(text: &str) -> Result<(u64, u64), String> {
+    let (first, last) = text.split_once("..").unwrap_or((text, text));
+    let last = last.strip_prefix('=').unwrap_or(last);
+    let parsed = first.parse().ok().zip(last.parse().ok());
+    parsed
+        .filter(|(first, last)| first <= last)
+        .ok_or_else(|| format!("`{text}` names no seeds; wanted are the first and the last, such as 1..20"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,6 +148,17 @@ mod tests {
     }
 
     #[test]
+    fn seeds_are_a_range_with_its_last() {
+        assert_eq!(seeds("1..20"), Ok((1, 20)));
+        assert_eq!(seeds("1..=20"), Ok((1, 20)));
+        assert_eq!(seeds("7"), Ok((7, 7)));
+        assert_eq!(seeds("0..18446744073709551615"), Ok((0, u64::MAX)));
+        for bad in ["", "..", "1..", "..2", "2..1", "-1..2", "1...2", "a..b"] {
+            assert!(seeds(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn durations() {
         assert_eq!(duration("2.5s"), Ok(2_500_000_000));
         assert_eq!(duration("300ms"), Ok(300_000_000));
@@ -149,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn seeds() {
+    fn entropy() {
         assert_eq!(seed("a1").unwrap()[..2], [0xa1, 0]);
         assert_eq!(seed("abc").unwrap()[..2], [0xab, 0xc0]);
         assert!(seed("").is_err());

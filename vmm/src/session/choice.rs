@@ -7,6 +7,7 @@ use scribe_soft_cpu::Behaviour;
 use super::config::{ConfigError, GuestConfig};
 use crate::engine::pmu::Counter;
 use crate::engine::soft;
+use crate::machine::chaos;
 use crate::machine::cpuid::{self, Profile};
 use crate::machine::platform::{self, Platform};
 use crate::machine::time::WITHOUT_COUNTER;
@@ -230,7 +231,14 @@ pub fn check(header: &Header) -> Result<(), ConfigError> {
             behaviour.is_none_or(|name| soft::behaviour(name).is_some()),
             format!("processor behaviour {}", behaviour.unwrap_or_default()),
         ),
-        (header.time == time, "other time constants".into()),
+        (
+            header.chaos.is_none_or(|chaos| chaos.version == chaos::VERSION),
+            format!("version {} of chaos", header.chaos.map_or(0, |chaos| chaos.version)),
+        ),
+        (
+            header.time == time || (header.chaos.is_some() && chaos::is_possible(header.time, time)),
+            "other time constants".into(),
+        ),
     ];
     match checks.into_iter().find(|(supported, _)| !supported) {
         Some((_, what)) => Err(ConfigError::Unsupported(what)),
@@ -266,6 +274,7 @@ mod tests {
             sync_points: None,
             behaviour: None,
             counter: none(),
+            chaos: None,
         }
     }
 

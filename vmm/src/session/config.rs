@@ -4,7 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use scribe_devices::guest_interface::CommandTooLong;
-use scribe_log::header::{BootFile, Device, Engine as EngineName, Header, Host, Image, Level, Origin, Pace};
+use scribe_log::header::{
+    BootFile, Chaos, Device, Engine as EngineName, Header, Host, Image, Level, Origin, Pace,
+};
 
 use super::choice::{self, Choice, HostCounter, SyncPoints, Wish};
 use super::files::{self, DigestCache};
@@ -19,7 +21,7 @@ use crate::machine::kernel::{self, Blob, BootFiles, KernelError};
 use crate::machine::memory::{GuestRam, MemoryError};
 use crate::machine::platform::Platform;
 use crate::machine::virtio::{self, TooManyDevices};
-use crate::machine::{Machine, apics, digest};
+use crate::machine::{Machine, apics, chaos, digest};
 
 /// What the user asks for.
 #[derive(Debug, Clone)]
@@ -58,6 +60,8 @@ pub struct GuestConfig {
     pub counter: HostCounter,
     /// virtio devices besides the disk and, on platforms that have more than it, the entropy device
     pub devices: Vec<Device>,
+    /// seed by which interrupts and inputs come late, if they do
+    pub chaos: Option<u64>,
 }
 
 /// Why there is no machine.
@@ -164,6 +168,7 @@ pub fn describe(
         host.kvm_module = String::new(); // it has no part in it
     }
     let (counter, time) = choice.counting();
+    let time = config.chaos.map_or(time, |seed| chaos::time_constants(seed, time));
     let platform = config.platform(noted);
     if platform == Platform::Pc1 && !config.devices.is_empty() {
         let least = Platform::Pc2.name();
@@ -204,6 +209,7 @@ pub fn describe(
         digest_every: config.digest_every,
         host,
         level: Level::Inputs,
+        chaos: config.chaos.map(|seed| Chaos { version: chaos::VERSION, seed }),
         parent: None,
         start: None,
         devices,
@@ -415,5 +421,9 @@ pub fn build(
     let mut devices = Devices::new(platform(header)?, command, rtc, disk)?;
     devices.add_virtio(&header.devices)?;
     let counted = choice.sync_points == SyncPoints::Counted;
-    Ok(Machine::new(engine, ram, devices, header.time, counted)?)
+    let mut machine = Machine::new(engine, ram, devices, header.time, counted)?;
+    if let Some(Chaos { seed, .. }) = header.chaos {
+        machine.shake(seed);
+    }
+    Ok(machine)
 }

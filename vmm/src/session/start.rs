@@ -13,6 +13,7 @@ use super::config::{self, ConfigError, GuestConfig};
 use super::console::Console;
 use super::drive::{Driver, Run};
 use super::files::DigestCache;
+use super::hold::Hold;
 use super::journal::{Journal, NoJournal, Noting, Recorder, Summary};
 use super::live::{Inputs, Live};
 use super::marks::Marks;
@@ -318,6 +319,7 @@ pub(super) fn live<J: Journal>(
         captures: Captures::new(connections.captures),
         network,
         entropy: connections.seed.map_or(Entropy::Host, |seed| Entropy::seeded(&seed)),
+        holds: [0, 1].map(|number| Hold::new(machine.chaos_seed(), machine.position(), number)),
     };
     let mut policy = Live::new(journal, host, inputs, now);
     let Run::Ended(cause) = driver.run(machine, &mut policy, console)? else {
