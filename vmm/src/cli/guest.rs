@@ -153,6 +153,9 @@ pub(super) struct GuestArgs {
     seed: Option<[u8; 32]>,
     #[command(flatten)]
     pub(super) live: LiveArgs,
+    /// For tests: a virtio console whose terminal has this size, and whose output is shown with the serial port's
+    #[arg(long, value_name = "COLSxROWS", hide = true, value_parser = parse::terminal)]
+    virtio_console: Option<(u16, u16)>,
     /// For tests: kick the vCPU at random intervals of so many microseconds
     #[arg(long, value_name = "MIN..MAX", hide = true, value_parser = parse::range)]
     perturb: Option<(u64, u64)>,
@@ -189,7 +192,7 @@ pub(super) struct LiveArgs {
     net: Option<parse::Net>,
     /// Write the frames of the guest's network to a file in pcap format, with guest time
     #[arg(long, value_name = "FILE")]
-    net_capture: Option<PathBuf>,
+    pub(super) net_capture: Option<PathBuf>,
     /// Exit with the guest command's status; our own errors become 125 and above
     #[arg(long = "return")]
     pub(super) return_status: bool,
@@ -355,6 +358,7 @@ impl GuestArgs {
         if connections.net.is_some() {
             devices.push(Device::Net { mac: DEFAULT_MAC });
         }
+        devices.extend(self.virtio_console.map(|(cols, rows)| Device::Console { cols, rows }));
         let guest = GuestConfig {
             devices,
             image: self.image,

@@ -58,7 +58,7 @@ pub struct GuestConfig {
     pub behaviour: Option<String>,
     /// what may count on kvm
     pub counter: HostCounter,
-    /// virtio devices besides the disk
+    /// virtio devices besides the disk and, on platforms that have more than it, the entropy device
     pub devices: Vec<Device>,
     /// seed by which interrupts and inputs come late, if they do
     pub chaos: Option<u64>,
@@ -178,7 +178,11 @@ pub fn describe(
     }
     // Our kernel knows no ACPI.
     let named = platform == Platform::Pc1 || noted;
-    let slots = if named { virtio::places(image.is_some(), &config.devices)? } else { Vec::new() };
+    let mut devices = config.devices.clone();
+    if platform != Platform::Pc1 {
+        devices.push(Device::Rng {});
+    }
+    let slots = if named { virtio::places(image.is_some(), &devices)? } else { Vec::new() };
     let mut cmdline = boot::default_command_line(named, &slots, image.is_some());
     if let Some(append) = &config.append {
         cmdline = format!("{cmdline} {append}");
@@ -208,7 +212,7 @@ pub fn describe(
         chaos: config.chaos.map(|seed| Chaos { version: chaos::VERSION, seed }),
         parent: None,
         start: None,
-        devices: config.devices.clone(),
+        devices,
     };
     Ok((header, files, choice))
 }

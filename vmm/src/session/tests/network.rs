@@ -27,7 +27,7 @@ const FRAMES: u16 = 3;
 
 /// Brings up a device with these queues.
 fn bring_up(base: u64, queues: &[[u64; 3]]) -> Vec<Op> {
-    let store = |offset: u64, value: u64| Op::Store(base + offset, u32::try_from(value).unwrap());
+    let store = |offset: u64, value: u64| Op::StoreOutside(base + offset, u32::try_from(value).unwrap());
     let mut ops = [(0x70, 0), (0x70, 1), (0x70, 3), (0x24, 1), (0x20, 1), (0x70, 0x0b)]
         .map(|(offset, value)| store(offset, value))
         .to_vec();
@@ -43,7 +43,7 @@ fn bring_up(base: u64, queues: &[[u64; 3]]) -> Vec<Op> {
 
 /// Asks for entropy, sends a frame, then sleeps until it has received all frames.
 fn program() -> Vec<Op> {
-    // Both controllers; of the second, IRQ 9 and 10 reach the processor.
+    // Both controllers; of the second, IRQ 10 and 11 reach the processor.
     let mut ops = [
         (0x20, 0x11),
         (0x21, 0x20),
@@ -54,13 +54,13 @@ fn program() -> Vec<Op> {
         (0xa1, 0x02),
         (0xa1, 0x01),
         (0x21, 0xfb),
-        (0xa1, 0xf9),
+        (0xa1, 0xf3),
     ]
     .map(|(port, value)| Op::Out(port, value))
     .to_vec();
     ops.extend(bring_up(NET, &RINGS[..2]));
     ops.extend(bring_up(RNG, &RINGS[2..]));
-    ops.extend([Op::Sti, Op::Store(RNG + 0x50, 0), Op::Store(NET + 0x50, 1)]);
+    ops.extend([Op::Sti, Op::StoreOutside(RNG + 0x50, 0), Op::StoreOutside(NET + 0x50, 1)]);
     // Sent, answered, and the frames: as many interrupts at most; sleeping once more does no harm.
     for _ in 0..FRAMES + 2 {
         ops.push(Op::Halt);
@@ -73,8 +73,8 @@ fn program() -> Vec<Op> {
 fn handler() -> Vec<Op> {
     vec![
         Op::Count,
-        Op::Store(NET + 0x64, 3),
-        Op::Store(RNG + 0x64, 3),
+        Op::StoreOutside(NET + 0x64, 3),
+        Op::StoreOutside(RNG + 0x64, 3),
         Op::Out(0xa0, 0x20),
         Op::Out(0x20, 0x20),
         Op::Return,

@@ -185,6 +185,7 @@ impl Bench {
             sync_points: None,
             behaviour: None,
             counter,
+            platform: None,
             devices: Vec::new(),
         };
         let output = Output::default();

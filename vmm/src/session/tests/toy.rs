@@ -20,7 +20,7 @@ pub(super) enum Op {
     /// write 32 bits to a port
     Out32(u16, u32),
     /// store 32 bits at an address that is not RAM
-    Store(u64, u32),
+    StoreOutside(u64, u32),
     Halt,
     Sti,
     Cli,
@@ -144,7 +144,7 @@ impl Engine for Toy {
                     return Ok(Stop::Exit(Exit::PortWrite { port, size: 1, value }));
                 }
                 Op::Out32(port, value) => return Ok(Stop::Exit(Exit::PortWrite { port, size: 4, value })),
-                Op::Store(address, value) => {
+                Op::StoreOutside(address, value) => {
                     return Ok(Stop::Exit(Exit::MmioWrite { address, size: 4, value: value.into() }));
                 }
                 Op::In(port) => {
