@@ -95,5 +95,6 @@ fn header() -> Header {
         chaos: None,
         parent: None,
         start: None,
+        devices: Vec::new(),
     }
 }

@@ -14,9 +14,11 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::error::OpenError;
 
 mod branch;
+mod devices;
 mod lossless;
 
 pub use branch::{Chaos, Level, Parent, Start};
+pub use devices::{Device, Mac};
 
 /// The version of the format that this program writes, and the newest it reads.
 pub const FORMAT_VERSION: u32 = 1;
@@ -70,6 +72,9 @@ pub struct Header {
     pub vcpus: u32,
     /// The disk image; `None`: a machine without a disk.
     pub image: Option<Image>,
+    /// Virtio devices besides the disk of `image`, in the order of their slots, from slot 1 on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "devices::some")]
+    pub devices: Vec<Device>,
     /// The kernel.
     pub kernel: BootFile,
     /// The initial RAM disk, if there is one.

@@ -4,6 +4,7 @@ use scribe_log::snapshots::SnapshotError;
 use scribe_log::{EditError, EndCause, OpenError, StoreError};
 
 use crate::engine::EngineError;
+use crate::host::net::NetError;
 use crate::machine::MachineError;
 use crate::session::SessionError;
 use crate::session::config::ConfigError;
@@ -77,6 +78,12 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
+impl From<NetError> for Failure {
+    fn from(error: NetError) -> Self {
+        Self::new(HOST, error)
+    }
+}
+
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let code = match error {
@@ -130,7 +137,8 @@ impl From<SnapshotError> for Failure {
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         let code = match &error {
-            StartError::Open(_) | StartError::Session(SessionError::Read(_)) => RECORDING,
+            StartError::Open(_)
+            | StartError::Session(SessionError::Read(_) | SessionError::Capture { .. }) => RECORDING,
             StartError::NoStart(_) | StartError::BadSnapshot { .. } => RECORDING,
             StartError::Snapshot(error) | StartError::Session(SessionError::Snapshot(error))
                 if error.is_damage() =>

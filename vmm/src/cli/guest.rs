@@ -9,14 +9,17 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use scribe_log::header::{Host, Level, Pace};
+use scribe_log::header::{Device, Host, Level, Mac, Pace};
 use scribe_log::{EndCause, Store};
 
 use super::exit::{self, Failure};
 use super::parse;
 use crate::engine::probe::{self, HostFacts, Scope};
 use crate::host::events::ConsoleSource;
-use crate::host::{clock, entropy};
+use crate::host::net::pcap;
+use crate::host::{clock, entropy, net};
+use crate::machine::platform::Platform;
+use crate::session::capture::{Report, Wish as Captures};
 use crate::session::choice::{SyncPoints, Wish};
 use crate::session::config::GuestConfig;
 use crate::session::console::Console;
@@ -25,6 +28,9 @@ use crate::session::journal::{Noting, Summary};
 use crate::session::place::seconds;
 use crate::session::replay::describe;
 use crate::session::start::{Connections, LiveReport};
+
+/// The network device's hardware address: the same in each run, for it is alone on its wire.
+const DEFAULT_MAC: Mac = Mac([0x52, 0x54, 0x00, 0x12, 0x34, 0x56]);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum EngineChoice {
@@ -92,6 +98,10 @@ pub(super) struct GuestArgs {
     /// Kernel arguments to add after the platform's own
     #[arg(long, value_name = "ARGS", allow_hyphen_values = true)]
     append: Option<String>,
+    /// What machine the guest sees: scribe-pc-1, or scribe-pc-2 (APICs and ACPI), which is in the making: its recordings
+    /// replay with the same version of this program only
+    #[arg(long, value_name = "PLATFORM", default_value = "scribe-pc-1", value_parser = parse::platform)]
+    platform: Platform,
     /// Guest RAM
     #[arg(long, value_name = "SIZE", default_value = "128M", value_parser = parse::bytes)]
     memory: u64,
@@ -116,9 +126,6 @@ pub(super) struct GuestArgs {
     /// Entropy for the guest, hexadecimal [default: from the host]
     #[arg(long, value_name = "HEX", value_parser = parse::seed)]
     seed: Option<[u8; 32]>,
-    /// Network back end; this version has none
-    #[arg(long, value_name = "BACKEND", default_value = "none")]
-    net: String,
     #[command(flatten)]
     pub(super) live: LiveArgs,
     /// For tests: kick the vCPU at random intervals of so many microseconds
@@ -147,6 +154,17 @@ pub(super) struct LiveArgs {
     /// End the run if the guest makes no exit for this much host time
     #[arg(long, value_name = "TIME", value_parser = parse::duration)]
     max_silence: Option<u64>,
+    /// Where nothing counts branches: bring a guest that has made no exit for this long to a sync point, if a timer or
+    /// input waits for it; `off` for never. A run that takes its time from the host, with --pace real or live input,
+    /// does so after 10 ms; another only if this is given, since it repeats no more then
+    #[arg(long, value_name = "TIME|off", value_parser = parse::duration_or_off)]
+    capture_after: Option<u64>,
+    /// Network: none, user (through the program passt, no privileges), or tap=NAME (an interface of the host) [default: none]
+    #[arg(long, value_name = "BACKEND", value_parser = parse::net)]
+    net: Option<parse::Net>,
+    /// Write the frames of the guest's network to a file in pcap format, with guest time
+    #[arg(long, value_name = "FILE")]
+    net_capture: Option<PathBuf>,
     /// Exit with the guest command's status; our own errors become 125 and above
     #[arg(long = "return")]
     pub(super) return_status: bool,
@@ -199,6 +217,9 @@ impl LiveArgs {
             host_limit: self.host_limit,
             guest_limit: self.guest_time,
             max_silence: self.max_silence,
+            captures: self
+                .capture_after
+                .map_or_else(Captures::default, |after| Captures { after, always: true }),
             ..Connections::none()
         };
         match &self.input {
@@ -214,6 +235,12 @@ impl LiveArgs {
                 }
                 connections.input = Some(file);
             }
+        }
+        if let Some(parse::Net(Some(backend))) = &self.net {
+            connections.net = Some(net::open(backend)?);
+        }
+        if let Some(path) = &self.net_capture {
+            connections.capture = Some(capture(path)?);
         }
         Ok(connections)
     }
@@ -295,11 +322,17 @@ impl GuestArgs {
             None => entropy::seed().context("/dev/urandom")?,
         };
         let store = store()?;
+        let mut devices = Vec::new();
+        if connections.net.is_some() {
+            devices.push(Device::Net { mac: DEFAULT_MAC });
+        }
         let guest = GuestConfig {
+            devices,
             image: self.image,
             kernel: self.kernel,
             initrd: self.initrd,
             append: self.append,
+            platform: self.platform,
             memory: self.memory,
             command: self.command.into_iter().map(OsStringExt::into_vec).collect(),
             seed,
@@ -323,9 +356,6 @@ impl GuestArgs {
         if self.vcpus != 1 {
             return unsupported(format!("--vcpus {}: this version has one vCPU; use --vcpus 1", self.vcpus));
         }
-        if self.net != "none" {
-            return unsupported(format!("--net {}: this version has no network; use --net none", self.net));
-        }
         Ok(())
     }
 }
@@ -346,11 +376,30 @@ fn connect_stdin(connections: &mut Connections) -> std::io::Result<()> {
     Ok(())
 }
 
+/// A capture of the guest's network.
+pub(super) fn capture(path: &Path) -> Result<pcap::Capture, Failure> {
+    Ok(pcap::Capture::create(path).with_context(|| format!("{}: no network capture", show(path)))?)
+}
+
 /// What was recorded, on stderr.
 pub(super) fn tell_recorded(directory: &Path, summary: &Summary) {
     let bytes = summary.sizes.header + summary.sizes.events;
     let (exits, inputs) = (summary.end.exits, summary.end.inputs);
     say!("recorded {}: {exits} exits, {inputs} inputs, {bytes} bytes", show(directory));
+}
+
+/// What the captured sync points of a recording cost, on stderr.
+pub(super) fn tell_captures(report: &LiveReport) {
+    let Some(Report { count, median, pages, bytes, working_set }) = report.captures else { return };
+    let plural = |count: u64| if count == 1 { "" } else { "s" };
+    say!(
+        "{count} captured sync point{}, each {}.{} ms in the middle, {pages} pages in {bytes} bytes; a guest that writes \
+         up to {working_set} page{} between two keeps 100 a second on this host",
+        plural(count),
+        median / 1_000_000,
+        median % 1_000_000 / 100_000,
+        plural(working_set)
+    );
 }
 
 /// Where recordings live.

@@ -168,6 +168,7 @@ pub(super) fn leave(player: Player, args: BranchArgs) -> Result<u8, Failure> {
     guest::tell_end(&report);
     if let (Some(summary), Some(directory)) = (&report.recorded, &args.output) {
         guest::tell_recorded(directory, summary);
+        guest::tell_captures(&report);
     }
     Ok(guest::exit_code(&report, return_status))
 }

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use crate::host::net::Backend;
+use crate::machine::platform::Platform;
+
 /// Bytes: a number with an optional K, M or G (powers of 1024).
 pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     let wanted = || format!("`{text}` is no size; wanted is a number with K, M or G, such as 256M");
@@ -28,6 +31,16 @@ pub(crate) fn duration(text: &str) -> Result<u64, String> {
     u64::try_from(duration.as_nanos()).map_err(|_| wanted())
 }
 
+/// A duration, or `off`, which is 0; in nanoseconds.
+pub(crate) fn duration_or_off(text: &str) -> Result<u64, String> {
+    match text {
+        "off" | "0" => Ok(0),
+        _ => duration(text).map_err(|_| {
+            format!("`{text}` is no duration; wanted is `off`, or a number and a unit, such as 10ms")
+        }),
+    }
+}
+
 /// 32 bytes in hexadecimal; fewer digits are the leading ones, followed by zeros.
 pub(crate) fn seed(text: &str) -> Result<[u8; 32], String> {
     let digits = text.strip_prefix("0x").unwrap_or(text);
@@ -40,6 +53,26 @@ pub(crate) fn seed(text: &str) -> Result<[u8; 32], String> {
         seed[i / 2] |= if i % 2 == 0 { value << 4 } else { value };
     }
     Ok(seed)
+}
+
+/// What the guest's network is connected to; nothing if there is to be none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Net(pub(crate) Option<Backend>);
+
+/// `none`, `user` or `tap=NAME`.
+pub(crate) fn net(text: &str) -> Result<Net, String> {
+    match text.split_once('=') {
+        None if text == "none" => Ok(Net(None)),
+        None if text == "user" => Ok(Net(Some(Backend::User))),
+        Some(("tap", name)) if !name.is_empty() => Ok(Net(Some(Backend::Tap(name.into())))),
+        _ => Err(format!("`{text}` is no network; wanted is none, user or tap=NAME")),
+    }
+}
+
+/// The name of a platform.
+pub(crate) fn platform(text: &str) -> Result<Platform, String> {
+    let known = || Platform::ALL.map(Platform::name).join(" and ");
+    Platform::named(text).ok_or_else(|| format!("`{text}` is no platform; there are {}", known()))
 }
 
 /// What the real-time clock shows at power-on.
@@ -115,6 +148,8 @@ mod tests {
         assert_eq!(duration("300ms"), Ok(300_000_000));
         assert_eq!(duration("1min"), Ok(60_000_000_000));
         assert!(duration("5").is_err());
+        assert_eq!(["off", "0", "0ms", "10ms"].map(duration_or_off), [0, 0, 0, 10_000_000].map(Ok));
+        assert!(duration_or_off("on").is_err());
         assert!(duration("-1s").is_err());
     }
 

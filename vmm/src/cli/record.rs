@@ -71,6 +71,7 @@ pub(super) fn run(args: RecordArgs) -> Result<u8, Failure> {
     guest::tell_end(&report);
     if let Some(summary) = &report.recorded {
         guest::tell_recorded(&directory, summary);
+        guest::tell_captures(&report);
     }
     if std::env::var_os("SCRIBE_VMM_STATS").is_some() {
         say!("{} bytes hashed, {} kicks", report.bytes_hashed, report.kicks);

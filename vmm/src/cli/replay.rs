@@ -1,5 +1,7 @@
 //! `scribe-vmm replay`: run a recorded guest again, bit for bit.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
 use super::exit::{self, Failure};
@@ -37,6 +39,9 @@ pub(super) struct ReplayArgs {
     /// Print neither the guest's console nor a report; only errors
     #[arg(short, long)]
     quiet: bool,
+    /// Write the frames of the guest's network to a file in pcap format, with guest time
+    #[arg(long, value_name = "FILE")]
+    net_capture: Option<PathBuf>,
     /// Print the digest of the guest's whole state where the replay stops
     #[arg(long)]
     digest: bool,
@@ -52,6 +57,9 @@ pub(super) fn run(args: ReplayArgs) -> Result<u8, Failure> {
     let target = args.to.as_ref().map(|place| find(place, &recording)).transpose()?;
     let play = args.play.prepare(&recording)?;
     let mut player = play.player(&recording, args.quiet, target)?;
+    if let Some(path) = &args.net_capture {
+        player.machine_mut().observe(Box::new(guest::capture(path)?));
+    }
     let mut console = guest::console(args.quiet);
     let goal = target.unwrap_or(Target::End);
     let stay = {

@@ -34,10 +34,12 @@ pub(super) fn run(image: &Path, report: &Report) -> anyhow::Result<Vec<Check>> {
     let home = tempfile::tempdir_in(super::guest::scratch()).context("a folder for the self-test")?;
     let cache = DigestCache::new(home.path());
     let guest = GuestConfig {
+        devices: Vec::new(),
         image: Some(image.to_owned()),
         kernel: None,
         initrd: None,
         append: None,
+        platform: Default::default(),
         memory: 128 << 20,
         command: vec![b"/bin/demo".to_vec()],
         seed: [0x5c; 32],

@@ -3,8 +3,11 @@
 //! It steps from sync point to sync point and knows nothing of recording or replaying. One thread owns it, and it is
 //! the only writer of guest memory.
 
+pub mod acpi;
+pub mod apics;
 pub mod boot;
 pub mod bus;
+pub mod capture;
 pub mod chaos;
 pub mod digest;
 pub mod disk;
@@ -16,6 +19,7 @@ pub mod platform;
 pub mod state;
 pub mod time;
 pub mod trace;
+pub mod virtio;
 
 pub use scribe_types::{cpuid, msr};
 
@@ -23,6 +27,7 @@ use std::collections::BTreeSet;
 
 use scribe_devices::guest_interface::GuestRequest;
 use scribe_devices::virtio::blk::BackendError;
+use scribe_devices::virtio::net::Frame;
 use scribe_log::header::TimeConstants;
 use scribe_log::{EndCause, FullDigest, GeneralRegisters, Position};
 
@@ -48,6 +53,9 @@ pub enum MachineError {
     /// The host's side of the disk failed. The guest would see an I/O error that no replay could repeat.
     #[error("the host failed the guest's disk")]
     Disk(#[source] BackendError),
+    /// Pages could not be packed.
+    #[error("packing pages: {0}")]
+    Pack(#[source] std::io::Error),
     /// A state could not be encoded for its digest.
     #[error("encoding state for its digest: {0}")]
     Encode(#[from] postcard::Error),
@@ -91,10 +99,14 @@ pub struct Machine {
     /// what the guest asked for during the exit being served
     ending: Option<EndCause>,
     bookmarks: Vec<String>,
+    /// frames that the guest has sent, and bytes that it has printed elsewhere than at the serial port
+    sent: Vec<(u8, Frame)>,
+    printed: Vec<u8>,
     /// registers at the last sync point
     registers: Registers,
     /// while the machine is paused behind the last sync point: how far that is from the last exit
     paused: Option<Progress>,
+    captures: capture::Captures,
     trace: Trace,
     observer: Option<Box<dyn Observer>>,
     /// where the observer was last told of the state
@@ -134,8 +146,11 @@ impl Machine {
             clock_page: None,
             ending: None,
             bookmarks: Vec::new(),
+            sent: Vec::new(),
+            printed: Vec::new(),
             registers: Registers::default(),
             paused: None,
+            captures: capture::Captures::default(),
             trace: Trace::default(),
             observer: None,
             state_told: None,
@@ -252,6 +267,11 @@ impl Machine {
         self.engine.instructions()
     }
 
+    /// What the first write to a page costs the guest (ns of host time) while its writes are watched.
+    pub fn first_write_ns(&self) -> u64 {
+        self.engine.first_write_ns()
+    }
+
     /// True after HLT until an interrupt is injected.
     pub fn is_halted(&self) -> bool {
         self.halted
@@ -264,7 +284,9 @@ impl Machine {
 
     /// Console bytes the guest has sent since the last call.
     pub fn take_output(&mut self) -> Vec<u8> {
-        self.devices.uart.take_output()
+        let mut output = self.devices.uart.take_output();
+        output.append(&mut self.printed);
+        output
     }
 
     /// Names of bookmarks the guest has set since the last call.
@@ -314,11 +336,10 @@ impl Machine {
 
     /// After a kick: the next place at which something can happen to the guest. Not where it is, for there the machine may
     /// have injected an interrupt, or an exception have been delivered, and a replay stops before these.
-    /// `None` without a counter.
+    /// `None` without a counter, or if the engine cannot tell.
     pub fn place_ahead(&self) -> Option<Position> {
-        let Progress { branches, steps } = self.engine.progress();
-        let ahead = Position { exit: self.clock.exits(), branches, steps: steps.saturating_add(1) };
-        self.counted.then_some(ahead)
+        let Progress { branches, steps } = self.engine.place_ahead().filter(|_| self.counted)?;
+        Some(Position { exit: self.clock.exits(), branches, steps })
     }
 
     /// The place where the guest is, after a kick; without a counter the last sync point.
@@ -351,7 +372,7 @@ impl Machine {
     /// something by itself, or at `until`, counted from the last exit; without one `until` says nothing. All that happens
     /// at a place happens in one stop there, so `until` must be one that a replay stops at too.
     ///
-    /// `pause`: a place at which to stop without making a sync point of it, if the engine counts. Whether somebody looks
+    /// `pause`: a place at which to stop without making a sync point of it, if the engine counts or steps. Whether somebody looks
     /// there is nothing to the guest.
     ///
     /// # Errors
@@ -360,7 +381,7 @@ impl Machine {
         // A timer whose line is masked can wait for the next sync point: nothing but an exit unmasks it.
         let timer = self.devices.next_wake().and_then(|deadline| self.place_of(deadline));
         let wanted = [timer, until].into_iter().flatten().min().filter(|_| self.counted);
-        let pause = pause.filter(|_| self.engine.counts());
+        let pause = pause.filter(|_| self.engine.counts() || self.engine.can_step());
         self.fresh = false;
         if let Some(progress) = self.paused.take() {
             // Nobody can tell that somebody looked: the machine is at its last sync point again.
@@ -384,7 +405,10 @@ impl Machine {
                     self.clock.set_progress(self.engine.progress());
                     return Ok(Step::Paused);
                 }
-                Stop::InterruptWindow => self.deliver()?,
+                Stop::InterruptWindow => {
+                    self.captures.interrupt(self.devices.interrupt_pending() && self.engine.can_inject());
+                    self.deliver()?;
+                }
                 Stop::Kicked => return Ok(Step::Kicked),
                 Stop::Reached => {
                     return Err(EngineError::Unexpected("a stop before the place asked for".into()).into());
@@ -395,6 +419,7 @@ impl Machine {
 
     fn exit(&mut self, exit: Exit) -> Result<Step, MachineError> {
         let progress = self.engine.progress();
+        self.captures.arrived();
         if self.counted {
             self.rolling.branches(progress);
         }
@@ -469,11 +494,10 @@ impl Machine {
 
     fn update_ram_digest(&mut self) -> Result<(), MachineError> {
         if self.ram_digest.is_started() && self.tracked {
-            self.written.extend(self.engine.take_dirty_pages()?);
-            self.written.extend(self.ram.take_written_frames());
+            self.take_written()?;
             self.ram_digest.update(&self.ram, std::mem::take(&mut self.written));
         } else {
-            self.ram.take_written_frames();
+            self.take_written()?;
             self.written.clear();
             self.ram_digest.full(&self.ram);
         }
@@ -492,7 +516,7 @@ impl Machine {
         Ok(FullDigest {
             cpu: digest::of_cpu(state, self.halted)?,
             ram: self.ram_digest.value(),
-            devices: digest::of_state(&self.devices.save())?,
+            devices: self.devices.digest()?,
             guest_time: self.guest_time(),
         })
     }
@@ -552,9 +576,9 @@ impl Machine {
                 }
                 Answer::Done
             }
-            Exit::MmioRead { address, size } => Answer::Value(self.devices.mmio_read(address, size)),
+            Exit::MmioRead { address, size } => Answer::Value(self.devices.mmio_read(address, size, now)),
             Exit::MmioWrite { address, size, value } => {
-                if self.devices.mmio_write(address, size, value, self.ram.memory()) {
+                if self.devices.mmio_write(address, size, value, now, self.ram.memory()) {
                     self.note_written();
                 }
                 Answer::Done
@@ -563,11 +587,15 @@ impl Machine {
                 self.halted = true;
                 Answer::Done
             }
-            Exit::MsrRead { index } => msr::read(index).map_or(Answer::GeneralProtection, Answer::Value),
-            Exit::MsrWrite { index, .. } if msr::write(index) => Answer::Done,
-            Exit::MsrWrite { .. } => Answer::GeneralProtection,
+            Exit::MsrRead { index } => self.devices.msr_read(index, now),
+            Exit::MsrWrite { index, value } => self.devices.msr_write(index, value, now),
         };
+        if self.devices.take_init() {
+            // No firmware is there to start the processor again.
+            self.ending = Some(EndCause::Reset);
+        }
         self.engine.answer(answer);
+        self.note_outbox();
         self.rolling.exit(&exit, answer);
         self.trace.push(self.clock.exits(), exit, answer);
         if self.observer.is_some() {
@@ -586,6 +614,7 @@ impl Machine {
     fn note_written(&mut self) {
         let frames = self.ram.take_written_frames();
         self.engine.invalidate(&frames);
+        self.captures.wrote(&frames);
         if self.ram_digest.is_started() {
             self.written.extend(frames);
         }
@@ -594,6 +623,7 @@ impl Machine {
     fn request(&mut self, request: Request) {
         match request {
             Request::Reset => self.ending = Some(EndCause::Reset),
+            Request::PowerOff => self.ending = Some(EndCause::PowerOff { status: 0 }),
             Request::Guest(GuestRequest::ClockPage(frame)) => {
                 let frame = frame.map(u64::from).filter(|frame| self.ram.has_frame(*frame));
                 self.clock_page = frame.map(|frame| (frame, 0));
@@ -622,14 +652,9 @@ impl Machine {
     /// Injects the interrupt that waits, if the vCPU can take one, or asks to be told when it can.
     fn deliver(&mut self) -> Result<(), MachineError> {
         if self.is_asked() && self.engine.can_inject() {
-            let irq = self.devices.pic.highest();
-            let vector = self.devices.pic.acknowledge();
-            self.tell(|observer, at| observer.interrupt(at, vector, irq));
+            let vector = self.acknowledge();
             self.engine.inject(vector)?;
             self.halted = false;
-            if let Some(chaos) = &mut self.chaos {
-                chaos.taken();
-            }
         }
         let pending = self.is_asked();
         if pending && self.halted && self.can_wake() {
@@ -644,11 +669,21 @@ impl Machine {
 
     /// True if the vCPU is asked to take an interrupt here.
     fn is_asked(&mut self) -> bool {
-        let pending = self.devices.pic.pending();
+        let pending = self.devices.interrupt_pending();
         let Some(chaos) = &mut self.chaos else { return pending };
         let progress = if self.counted { self.engine.progress() } else { Progress::NONE };
         let here = Here { clock: &self.clock, progress, counted: self.counted, halted: self.halted };
-        chaos.hears(pending, here, self.devices.pit.next_deadline())
+        chaos.hears(pending, here, self.devices.next_tick())
+    }
+
+    /// The interrupt controllers give up the interrupt that waits, which is told.
+    fn acknowledge(&mut self) -> u8 {
+        let (vector, irq) = self.devices.acknowledge();
+        self.tell(|observer, at| observer.interrupt(at, vector, irq));
+        if let Some(chaos) = &mut self.chaos {
+            chaos.taken();
+        }
+        vector
     }
 
     fn fault(&mut self, fault: Fault) -> EndCause {

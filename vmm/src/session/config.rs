@@ -4,7 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use scribe_devices::guest_interface::CommandTooLong;
-use scribe_log::header::{BootFile, Chaos, Engine as EngineName, Header, Host, Image, Level, Origin, Pace};
+use scribe_log::header::{
+    BootFile, Chaos, Device, Engine as EngineName, Header, Host, Image, Level, Origin, Pace,
+};
 
 use super::choice::{self, Choice, SyncPoints, Wish};
 use super::files::{self, DigestCache};
@@ -17,7 +19,9 @@ use crate::machine::bus::Devices;
 use crate::machine::disk::{Disk, DiskError};
 use crate::machine::kernel::{self, Blob, BootFiles, KernelError};
 use crate::machine::memory::{GuestRam, MemoryError};
-use crate::machine::{Machine, chaos, digest, platform};
+use crate::machine::platform::Platform;
+use crate::machine::virtio::{self, TooManyDevices};
+use crate::machine::{Machine, apics, chaos, digest};
 
 /// What the user asks for.
 #[derive(Debug, Clone)]
@@ -30,6 +34,8 @@ pub struct GuestConfig {
     pub initrd: Option<PathBuf>,
     /// kernel arguments after the platform's own
     pub append: Option<String>,
+    /// the platform
+    pub platform: Platform,
     /// bytes of RAM
     pub memory: u64,
     /// CMD and ARGS
@@ -52,6 +58,8 @@ pub struct GuestConfig {
     pub behaviour: Option<String>,
     /// seed by which interrupts and inputs come late, if they do
     pub chaos: Option<u64>,
+    /// virtio devices besides the disk
+    pub devices: Vec<Device>,
 }
 
 /// Why there is no machine.
@@ -99,6 +107,9 @@ pub enum ConfigError {
     /// Options that do not go together.
     #[error("{0}")]
     Option(String),
+    /// More devices than slots.
+    #[error(transparent)]
+    Devices(#[from] TooManyDevices),
     /// CMD and ARGS are too long.
     #[error(transparent)]
     Command(#[from] CommandTooLong),
@@ -147,13 +158,16 @@ pub fn describe(
     }
     let (counter, time) = choice.counting();
     let time = config.chaos.map_or(time, |seed| chaos::time_constants(seed, time));
-    let mut cmdline = boot::default_command_line(image.is_some());
+    let mut cmdline = boot::default_command_line(config.platform, image.is_some());
+    if config.platform == Platform::Pc1 {
+        cmdline += &virtio::command_line(&config.devices)?;
+    }
     if let Some(append) = &config.append {
         cmdline = format!("{cmdline} {append}");
     }
     let header = Header {
         program: env!("CARGO_PKG_VERSION").into(),
-        platform: platform::NAME.into(),
+        platform: config.platform.name().into(),
         engine: choice.engine,
         cpu: choice.cpu.name.into(),
         behaviour: choice.behaviour.map(|behaviour| soft::name(behaviour).to_owned()),
@@ -176,6 +190,7 @@ pub fn describe(
         chaos: config.chaos.map(|seed| Chaos { version: chaos::VERSION, seed }),
         parent: None,
         start: None,
+        devices: config.devices.clone(),
     };
     Ok((header, files, choice))
 }
@@ -305,7 +320,7 @@ pub fn find_again(header: &Header) -> Result<(BootFiles, bool), ConfigError> {
 
 fn check_supported(header: &Header) -> Result<(), ConfigError> {
     let checks = [
-        (header.platform == platform::NAME, format!("platform {}", header.platform)),
+        (Platform::named(&header.platform).is_some(), format!("platform {}", header.platform)),
         (header.digest_version == digest::VERSION, format!("digest version {}", header.digest_version)),
         (header.vcpus == 1, format!("{} vCPUs", header.vcpus)),
     ];
@@ -313,6 +328,11 @@ fn check_supported(header: &Header) -> Result<(), ConfigError> {
         Some((_, what)) => Err(ConfigError::Unsupported(what)),
         None => choice::check(header),
     }
+}
+
+fn platform(header: &Header) -> Result<Platform, ConfigError> {
+    let unknown = || ConfigError::Unsupported(format!("platform {}", header.platform));
+    Platform::named(&header.platform).ok_or_else(unknown)
 }
 
 /// Builds the machine that `header` describes as it is at power-on, on the engine of `choice`; the disk's overlay goes into
@@ -327,7 +347,11 @@ pub fn assemble(
     scratch: &Path,
 ) -> Result<Machine, ConfigError> {
     let ram = GuestRam::new(header.memory)?;
-    let start = boot::load(&ram, files, &header.cmdline, &header.seed)?;
+    let tables = match platform(header)? {
+        Platform::Pc1 => None,
+        Platform::Pc2 => Some(apics::description(virtio::places(header.image.is_some(), &header.devices)?)),
+    };
+    let start = boot::load(&ram, tables.as_ref(), files, &header.cmdline, &header.seed)?;
     build(header, choice, ram, disk(header, scratch)?, Some(&start))
 }
 
@@ -358,7 +382,9 @@ pub fn build(
         engine.set_state(start)?;
     }
     let command = header.command.iter().flat_map(|word| word.iter().copied().chain([0])).collect();
-    let devices = Devices::new(command, u64::try_from(header.rtc).unwrap_or(0), disk)?;
+    let rtc = u64::try_from(header.rtc).unwrap_or(0);
+    let mut devices = Devices::new(platform(header)?, command, rtc, disk)?;
+    devices.add_virtio(&header.devices)?;
     let counted = choice.sync_points == SyncPoints::Counted;
     let mut machine = Machine::new(engine, ram, devices, header.time, counted)?;
     if let Some(Chaos { seed, .. }) = header.chaos {

@@ -384,6 +384,7 @@ fn replay_host(machine: &Machine) -> Result<HostLoop, StartError> {
         host_limit: None,
         max_silence: None,
         anywhere: machine.is_counted(),
+        capture_after: None,
     })
 }
 

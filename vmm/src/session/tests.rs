@@ -1,5 +1,6 @@
 //! Sessions over a made-up engine: what is recorded at which place, and that replay comes to the same, without KVM.
 
+mod captured;
 mod chaos;
 mod counted;
 mod markers;
@@ -17,6 +18,7 @@ use scribe_log::header::{BootFile, Engine, Header, Host, Level, Origin, Pace};
 use scribe_log::{Body, EndCause, Event, Position, Recording, StopReason, Writer};
 
 use super::SessionError;
+use super::capture::{Captures, Wish};
 use super::console::Console;
 use super::drive::{Driver, Run};
 use super::journal::{Journal, Recorder};
@@ -33,7 +35,7 @@ use crate::machine::time::WITHOUT_COUNTER;
 use toy::{Op, Toy};
 
 fn machine(program: &[Op], handler: &[Op]) -> Machine {
-    let devices = Devices::new(Vec::new(), 0, None).unwrap();
+    let devices = Devices::new(Default::default(), Vec::new(), 0, None).unwrap();
     let ram = GuestRam::new(2 << 20).unwrap();
     Machine::new(Box::new(Toy::new(program, handler)), ram, devices, WITHOUT_COUNTER, false).unwrap()
 }
@@ -64,6 +66,7 @@ pub(crate) fn header() -> Header {
         chaos: None,
         parent: None,
         start: None,
+        devices: Vec::new(),
     }
 }
 
@@ -76,6 +79,9 @@ fn nothing_more(open: bool, guest_limit: Option<u64>) -> Inputs {
         guest_limit,
         marks: Marks::default(),
         holds: Default::default(),
+        captures: Captures::new(Wish::NEVER),
+        network: Default::default(),
+        entropy: Default::default(),
     }
 }
 

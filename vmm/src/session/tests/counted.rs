@@ -23,7 +23,7 @@ const TIME: TimeConstants = TimeConstants { ns_per_branch: NS_PER_BRANCH, ns_per
 const UART: u16 = 0x3f8;
 
 pub(super) fn counted(program: &[Op], handler: &[Op], seed: u64) -> Machine {
-    let devices = Devices::new(Vec::new(), 0, None).unwrap();
+    let devices = Devices::new(Default::default(), Vec::new(), 0, None).unwrap();
     let ram = GuestRam::new(2 << 20).unwrap();
     let engine = Box::new(Toy::counting(program, handler, seed));
     Machine::new(engine, ram, devices, TIME, true).unwrap()
@@ -183,7 +183,7 @@ fn a_place_that_the_replay_does_not_come_to_is_a_divergence() {
 
 #[test]
 fn an_engine_that_does_not_count_has_no_counted_sync_points() {
-    let devices = Devices::new(Vec::new(), 0, None).unwrap();
+    let devices = Devices::new(Default::default(), Vec::new(), 0, None).unwrap();
     let engine = Box::new(Toy::new(&[Op::Halt], &[]));
     assert!(Machine::new(engine, GuestRam::new(2 << 20).unwrap(), devices, TIME, true).is_err());
 }
