@@ -202,7 +202,6 @@ pub fn config(kernel: PathBuf) -> GuestConfig {
         sync_points: Some(engines::current().sync_points()),
         behaviour: None,
         chaos: None,
-        devices: Vec::new(),
     }
 }
 
