@@ -294,6 +294,7 @@ impl Machine {
                 return Err(CaptureError::Interrupts { taken: capture.interrupts, waiting: taken });
             }
             self.acknowledge();
+            self.is_asked(); // as when it was recorded: chaos may have made another late
         }
         if capture.interrupts > 0 {
             self.is_asked(); // as behind the last of them: chaos begins to hold the next

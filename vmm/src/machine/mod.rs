@@ -697,7 +697,7 @@ impl Machine {
         let Some(chaos) = &mut self.chaos else { return pending };
         let progress = if self.counted { self.engine.progress() } else { Progress::NONE };
         let here = Here { clock: &self.clock, progress, counted: self.counted, halted: self.halted };
-        chaos.hears(pending, here, self.devices.pit.next_deadline())
+        chaos.hears(pending, here, self.devices.next_tick())
     }
 
     fn fault(&mut self, fault: Fault) -> EndCause {
