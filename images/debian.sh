@@ -64,6 +64,7 @@ bootstrap() {
     ln -sf /dev/null "$tree/etc/systemd/system/$path"
   done
   rm -f "$tree/etc/systemd/system/getty.target.wants/getty@tty1.service" "$tree/etc/motd" "$tree/etc/.pwd.lock"
+  ln -sf /lib/systemd/system/multi-user.target "$tree/etc/systemd/system/default.target"
   enable "$tree" multi-user scribe-command.service /etc/systemd/system
   enable "$tree" multi-user systemd-networkd.service /lib/systemd/system
   # Root logs in without a password, at the console only: there is no other way in.
@@ -118,6 +119,9 @@ script_of() {
 debian_image() {
   local name=$1 number=$2 room=$3 stamp work used
   shift 3
+  # Not all of images/: to build one of these costs minutes and the network.
+  recipes=(images/{lib,debian}.sh "images/build-$name.sh" images/init images/debian/root)
+  [[ $name != workloads ]] || recipes+=(images/debian/workloads images/checks)
   need gcc mke2fs debugfs e2fsck mmdebstrap apt-get dpkg-query
   stamp=$(stamp "$(command -v mke2fs)" "$(command -v mmdebstrap)")
   if nothing_to_do "$stamp"; then exit 0; fi

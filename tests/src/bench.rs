@@ -190,6 +190,8 @@ pub fn config(kernel: PathBuf) -> GuestConfig {
         kernel: Some(kernel),
         initrd: None,
         append: None,
+        platform: None,
+        devices: Vec::new(),
         memory: tiny::RAM,
         command: Vec::new(),
         seed: [0x5a; 32],
@@ -201,7 +203,7 @@ pub fn config(kernel: PathBuf) -> GuestConfig {
         sync_points: Some(engines::current().sync_points()),
         behaviour: None,
         counter: Err("no counter in tests".into()),
-        devices: Vec::new(),
+        chaos: None,
     }
 }
 
@@ -217,10 +219,10 @@ pub fn made_up_host() -> Host {
 
 /// A console that keeps what it is given.
 #[derive(Clone, Default)]
-struct Kept(Rc<RefCell<Vec<u8>>>);
+pub(crate) struct Kept(Rc<RefCell<Vec<u8>>>);
 
 impl Kept {
-    fn take(&self) -> Vec<u8> {
+    pub(crate) fn take(&self) -> Vec<u8> {
         self.0.take()
     }
 }
@@ -236,7 +238,7 @@ impl Write for Kept {
     }
 }
 
-fn console() -> (Console, Kept) {
+pub(crate) fn console() -> (Console, Kept) {
     let kept = Kept::default();
     (Console::to(Box::new(kept.clone())), kept)
 }

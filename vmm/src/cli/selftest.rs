@@ -40,6 +40,7 @@ pub(super) fn run(image: &Path, report: &Report) -> anyhow::Result<Vec<Check>> {
         kernel: None,
         initrd: None,
         append: None,
+        platform: None,
         memory: 128 << 20,
         command: vec![b"/bin/demo".to_vec()],
         seed: [0x5c; 32],
@@ -51,6 +52,7 @@ pub(super) fn run(image: &Path, report: &Report) -> anyhow::Result<Vec<Check>> {
         sync_points: None,
         behaviour: None,
         counter: pmu::counter(),
+        chaos: None,
     };
     let host = super::guest::facts(report.host.clone());
     let record = |name: &str| -> anyhow::Result<(LiveReport, f64)> {

@@ -3,9 +3,13 @@
 //! It steps from sync point to sync point and knows nothing of recording or replaying. One thread owns it, and it is
 //! the only writer of guest memory.
 
+pub mod acpi;
+pub mod apics;
 pub mod boot;
 pub mod bus;
 pub mod capture;
+pub mod chaos;
+pub mod confirm;
 pub mod digest;
 pub mod disk;
 pub mod kernel;
@@ -31,6 +35,7 @@ use scribe_log::{EndCause, FullDigest, GeneralRegisters, Position};
 use crate::engine::cpu::{CpuState, Registers};
 use crate::engine::{Answer, BlockSink, Engine, EngineError, Exit, Fault, Progress, Stop};
 use bus::{Devices, Request};
+use chaos::{Chaos, Delay, Here};
 use digest::{RamDigest, Rolling};
 use memory::{GuestRam, MemoryError, PAGE_SIZE};
 use observe::{Both, Moment, Observer};
@@ -78,6 +83,8 @@ pub struct Machine {
     clock: GuestClock,
     /// positions have branches and steps
     counted: bool,
+    /// makes interrupts late
+    chaos: Option<Chaos>,
     /// frames that devices have written since the last digest of RAM
     written: BTreeSet<u64>,
     rolling: Rolling,
@@ -130,6 +137,7 @@ impl Machine {
             devices,
             clock: GuestClock::new(time),
             counted,
+            chaos: None,
             written: BTreeSet::new(),
             rolling: Rolling::default(),
             ram_digest: RamDigest::default(),
@@ -149,6 +157,30 @@ impl Machine {
             state_told: None,
             fault_detail: None,
         })
+    }
+
+    /// From now on interrupts come late, as `seed` says.
+    pub fn shake(&mut self, seed: u64) {
+        self.chaos = Some(Chaos::new(seed));
+    }
+
+    /// The seed by which interrupts come late, if they do.
+    pub fn chaos_seed(&self) -> Option<u64> {
+        self.chaos.as_ref().map(Chaos::seed)
+    }
+
+    /// True if `delay` is over at the sync point where the machine is.
+    pub fn is_over(&self, delay: &mut Delay) -> bool {
+        delay.is_over(self.here(self.clock.progress()))
+    }
+
+    /// The place, since the last exit, at which `delay` is over; `None` if there is none.
+    pub fn place_of_delay(&self, delay: &Delay) -> Option<Progress> {
+        delay.place(&self.clock).filter(|_| self.counted)
+    }
+
+    fn here(&self, progress: Progress) -> Here<'_> {
+        Here { clock: &self.clock, progress, counted: self.counted, halted: self.halted }
     }
 
     /// From now on `observer` is told what happens, after those that are told already.
@@ -283,9 +315,11 @@ impl Machine {
         self.devices.uart.drop_backlog(self.clock.now());
     }
 
-    /// The next guest time at which a device does something by itself that can wake a halted vCPU.
+    /// The next guest time at which a device does something by itself that can wake a halted vCPU, or an interrupt that is
+    /// late comes.
     pub fn next_wake(&self) -> Option<u64> {
-        self.devices.next_wake()
+        let late = self.chaos.as_ref().and_then(|chaos| chaos.delay()?.due());
+        [self.devices.next_wake(), late].into_iter().flatten().min()
     }
 
     /// Moves guest time forward. Only at a sync point.
@@ -357,9 +391,8 @@ impl Machine {
     pub fn step(&mut self, until: Option<Progress>, pause: Option<Progress>) -> Result<Step, MachineError> {
         // A timer whose line is masked can wait for the next sync point: nothing but an exit unmasks it.
         let timer = self.devices.next_wake().and_then(|deadline| self.place_of(deadline));
-        let until = [timer, until].into_iter().flatten().min().filter(|_| self.counted);
+        let wanted = [timer, until].into_iter().flatten().min().filter(|_| self.counted);
         let pause = pause.filter(|_| self.engine.counts() || self.engine.can_step());
-        let stop = [until, pause].into_iter().flatten().min();
         self.fresh = false;
         if let Some(progress) = self.paused.take() {
             // Nobody can tell that somebody looked: the machine is at its last sync point again.
@@ -367,6 +400,9 @@ impl Machine {
         }
         self.engine.set_clock(self.clock.at_exit(), self.clock.constants().ns_per_branch);
         loop {
+            let late = self.chaos.as_ref().and_then(|chaos| self.place_of_delay(&chaos.delay()?));
+            let until = [wanted, late].into_iter().flatten().min();
+            let stop = [until, pause].into_iter().flatten().min();
             match self.engine.run(stop)? {
                 Stop::Exit(exit) => return self.exit(exit),
                 Stop::Fault(fault) => return Ok(Step::Ended(self.fault(fault))),
@@ -380,10 +416,7 @@ impl Machine {
                     self.clock.set_progress(self.engine.progress());
                     return Ok(Step::Paused);
                 }
-                Stop::InterruptWindow => {
-                    self.captures.interrupt(self.devices.pic.pending() && self.engine.can_inject());
-                    self.deliver()?;
-                }
+                Stop::InterruptWindow => self.deliver()?,
                 Stop::Kicked => return Ok(Step::Kicked),
                 Stop::Reached => {
                     return Err(EngineError::Unexpected("a stop before the place asked for".into()).into());
@@ -398,7 +431,6 @@ impl Machine {
             // It may know them here, by chance: nobody is to depend on that.
             progress.steps = 0;
         }
-        self.captures.arrived();
         if self.counted {
             self.rolling.branches(progress);
         }
@@ -434,7 +466,9 @@ impl Machine {
         let now = self.clock.now();
         self.devices.advance(now);
         self.store_clock()?;
-        self.deliver()
+        self.deliver()?;
+        self.captures.leaves();
+        Ok(())
     }
 
     /// From now on the observer is told which pages have changed. It must want to be told of the state.
@@ -555,9 +589,9 @@ impl Machine {
                 }
                 Answer::Done
             }
-            Exit::MmioRead { address, size } => Answer::Value(self.devices.mmio_read(address, size)),
+            Exit::MmioRead { address, size } => Answer::Value(self.devices.mmio_read(address, size, now)),
             Exit::MmioWrite { address, size, value } => {
-                if self.devices.mmio_write(address, size, value, self.ram.memory()) {
+                if self.devices.mmio_write(address, size, value, now, self.ram.memory()) {
                     self.note_written();
                 }
                 Answer::Done
@@ -566,10 +600,13 @@ impl Machine {
                 self.halted = true;
                 Answer::Done
             }
-            Exit::MsrRead { index } => msr::read(index).map_or(Answer::GeneralProtection, Answer::Value),
-            Exit::MsrWrite { index, .. } if msr::write(index) => Answer::Done,
-            Exit::MsrWrite { .. } => Answer::GeneralProtection,
+            Exit::MsrRead { index } => self.devices.msr_read(index, now),
+            Exit::MsrWrite { index, value } => self.devices.msr_write(index, value, now),
         };
+        if self.devices.take_init() {
+            // No firmware is there to start the processor again.
+            self.ending = Some(EndCause::Reset);
+        }
         self.engine.answer(answer);
         self.note_outbox();
         self.rolling.exit(&exit, answer);
@@ -599,6 +636,7 @@ impl Machine {
     fn request(&mut self, request: Request) {
         match request {
             Request::Reset => self.ending = Some(EndCause::Reset),
+            Request::PowerOff => self.ending = Some(EndCause::PowerOff { status: 0 }),
             Request::Guest(GuestRequest::ClockPage(frame)) => {
                 let frame = frame.map(u64::from).filter(|frame| self.ram.has_frame(*frame));
                 self.clock_page = frame.map(|frame| (frame, 0));
@@ -626,12 +664,13 @@ impl Machine {
 
     /// Injects the interrupt that waits, if the vCPU can take one, or asks to be told when it can.
     fn deliver(&mut self) -> Result<(), MachineError> {
-        if self.devices.pic.pending() && self.engine.can_inject() {
+        if self.is_asked() && self.engine.can_inject() {
             let vector = self.acknowledge();
             self.engine.inject(vector)?;
+            self.captures.interrupt();
             self.halted = false;
         }
-        let pending = self.devices.pic.pending();
+        let pending = self.is_asked();
         if pending && self.halted && self.can_wake() {
             // HLT leaves no interrupt shadow; an engine that says otherwise would make the guest sleep through this.
             return Err(
@@ -644,10 +683,21 @@ impl Machine {
 
     /// The interrupt controllers give up the interrupt that waits, which is told.
     fn acknowledge(&mut self) -> u8 {
-        let irq = self.devices.pic.highest();
-        let vector = self.devices.pic.acknowledge();
+        let (vector, irq) = self.devices.acknowledge();
         self.tell(|observer, at| observer.interrupt(at, vector, irq));
+        if let Some(chaos) = &mut self.chaos {
+            chaos.taken();
+        }
         vector
+    }
+
+    /// True if the vCPU is asked to take an interrupt here.
+    fn is_asked(&mut self) -> bool {
+        let pending = self.devices.interrupt_pending();
+        let Some(chaos) = &mut self.chaos else { return pending };
+        let progress = if self.counted { self.engine.progress() } else { Progress::NONE };
+        let here = Here { clock: &self.clock, progress, counted: self.counted, halted: self.halted };
+        chaos.hears(pending, here, self.devices.pit.next_deadline())
     }
 
     fn fault(&mut self, fault: Fault) -> EndCause {

@@ -13,7 +13,7 @@ use scribe_log::header::Device;
 use super::bus::Devices;
 use super::disk::Disk;
 use super::memory::Memory;
-use super::platform::{MMIO_BASE, VIRTIO_IRQS};
+use super::platform::{DISK_IRQ, MMIO_BASE, VIRTIO_IRQS};
 use super::{Machine, digest};
 
 /// Number of the first slot of a [`Bank`].
@@ -65,10 +65,13 @@ pub(super) fn bank(devices: &[Device]) -> Result<Bank<Disk>, TooManyDevices> {
     Ok(Bank::new(MMIO_BASE + u64::from(FIRST) * WINDOW, slots))
 }
 
-/// The kernel arguments that name these devices.
-pub fn command_line(devices: &[Device]) -> Result<String, TooManyDevices> {
-    let one = |(base, irq): (u64, u8)| format!(" virtio_mmio.device=4K@{base:#x}:{irq}");
-    Ok(bank(devices)?.places().map(one).collect())
+/// Address and interrupt line of each virtio device of a machine: the disk, if there is one, and these.
+///
+/// # Errors
+/// There are more than slots.
+pub fn places(has_disk: bool, devices: &[Device]) -> Result<Vec<(u64, u8)>, TooManyDevices> {
+    let disk = has_disk.then_some((MMIO_BASE, DISK_IRQ));
+    Ok(disk.into_iter().chain(bank(devices)?.places()).collect())
 }
 
 impl Devices {
@@ -165,6 +168,12 @@ impl Machine {
     pub fn net_slot(&mut self) -> Option<u8> {
         let index = self.devices.virtio.slots().position(|slot| matches!(slot, Slot::Net(_)))?;
         u8::try_from(index).ok()?.checked_add(FIRST)
+    }
+
+    /// True if there is a network device in this slot whose link is up.
+    pub fn is_link_up(&mut self, slot: u8) -> bool {
+        let net = self.devices.virtio_slot(slot).and_then(Slot::as_net);
+        net.is_some_and(|net| net.device().is_link_up())
     }
 
     /// How many frames the network device in this slot can take now.

@@ -7,8 +7,9 @@ use scribe_soft_cpu::Behaviour;
 use super::config::{ConfigError, GuestConfig};
 use crate::engine::pmu::Counter;
 use crate::engine::soft;
+use crate::machine::chaos;
 use crate::machine::cpuid::{self, Profile};
-use crate::machine::platform;
+use crate::machine::platform::{self, Platform};
 use crate::machine::time::WITHOUT_COUNTER;
 
 /// What the branch counter counts, in recordings: every retired Jcc, JCXZ, JECXZ, JRCXZ, LOOP and LOOPcc, taken or not
@@ -101,11 +102,20 @@ fn refused<T>(text: String) -> Result<T, ConfigError> {
 /// # Errors
 /// What was asked for does not go together.
 pub fn for_guest(config: &GuestConfig, kernel: &str, noted: bool) -> Result<Choice, ConfigError> {
-    let cpu = config.cpu.as_deref().unwrap_or(if noted { cpuid::SCRIBE_V1 } else { cpuid::SCRIBE_V1_TSC });
+    let platform = config.platform(noted);
+    let cpu = config.cpu.as_deref().unwrap_or(match (noted, platform) {
+        (true, _) => cpuid::SCRIBE_V1,
+        (false, Platform::Pc1) => cpuid::SCRIBE_V1_TSC,
+        (false, Platform::Pc2) => cpuid::SCRIBE_V2_TSC,
+    });
     let Some(profile) = cpuid::profile(cpu) else {
         let known: Vec<&str> = cpuid::PROFILES.iter().map(|profile| profile.name).collect();
         return refused(format!("--cpu {cpu}: no such profile; there are {}", known.join(" and ")));
     };
+    if profile.apic && platform < Platform::Pc2 {
+        let platform = Platform::Pc2.name();
+        return refused(format!("--cpu {cpu}: it has a local APIC; use --platform {platform}"));
+    }
     let behaviour = config.behaviour.as_deref().map(behaviour_named).transpose()?;
     let needs_soft = if !noted {
         Some(format!("{kernel} does not say that it reads no TSC (no ELF note `Scribe`)"))
@@ -209,6 +219,11 @@ pub fn check(header: &Header) -> Result<(), ConfigError> {
     let checks = [
         (cpuid::profile(&header.cpu).is_some(), format!("CPU profile {}", header.cpu)),
         (
+            cpuid::profile(&header.cpu).is_none_or(|profile| !profile.apic)
+                || Platform::named(&header.platform) >= Some(Platform::Pc2),
+            format!("CPU profile {} on platform {}", header.cpu, header.platform),
+        ),
+        (
             counter.is_none_or(|name| name == COUNTER),
             format!("branch counter {}", counter.unwrap_or_default()),
         ),
@@ -216,7 +231,14 @@ pub fn check(header: &Header) -> Result<(), ConfigError> {
             behaviour.is_none_or(|name| soft::behaviour(name).is_some()),
             format!("processor behaviour {}", behaviour.unwrap_or_default()),
         ),
-        (header.time == time, "other time constants".into()),
+        (
+            header.chaos.is_none_or(|chaos| chaos.version == chaos::VERSION),
+            format!("version {} of chaos", header.chaos.map_or(0, |chaos| chaos.version)),
+        ),
+        (
+            header.time == time || (header.chaos.is_some() && chaos::is_possible(header.time, time)),
+            "other time constants".into(),
+        ),
     ];
     match checks.into_iter().find(|(supported, _)| !supported) {
         Some((_, what)) => Err(ConfigError::Unsupported(what)),
@@ -240,6 +262,7 @@ mod tests {
             kernel: Some("vmlinux".into()),
             initrd: None,
             append: None,
+            platform: Default::default(),
             memory: 128 << 20,
             command: Vec::new(),
             seed: [0; 32],
@@ -251,6 +274,7 @@ mod tests {
             sync_points: None,
             behaviour: None,
             counter: none(),
+            chaos: None,
         }
     }
 
@@ -363,11 +387,20 @@ mod tests {
             GuestConfig { sync_points: Some(SyncPoints::Counted), ..guest(Wish::Kvm) },
             GuestConfig { cpu: Some("scribe-v1-tsc".into()), ..guest(Wish::Kvm) },
             GuestConfig { cpu: Some("scribe-v2".into()), ..guest(Wish::Soft) },
+            GuestConfig { cpu: Some("scribe-v2-tsc".into()), ..guest(Wish::Soft) },
             GuestConfig { behaviour: Some("tcg".into()), ..guest(Wish::Kvm) },
             GuestConfig { behaviour: Some("vax".into()), ..guest(Wish::Soft) },
         ] {
             assert!(matches!(refused(config, true), ConfigError::Option(_)));
         }
+    }
+
+    #[test]
+    fn the_second_platform_has_a_processor_with_an_apic() {
+        let second = |engine| GuestConfig { platform: Some(Platform::Pc2), ..guest(engine) };
+        let cpu = |config, noted| for_guest(&config, "vmlinux", noted).unwrap().cpu.name;
+        assert_eq!(cpu(second(Wish::Soft), false), "scribe-v2-tsc");
+        assert_eq!(cpu(second(Wish::Soft), true), "scribe-v1");
     }
 
     /// What a recording of such a choice has in its header.

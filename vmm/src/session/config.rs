@@ -4,7 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use scribe_devices::guest_interface::CommandTooLong;
-use scribe_log::header::{BootFile, Device, Engine as EngineName, Header, Host, Image, Level, Origin, Pace};
+use scribe_log::header::{
+    BootFile, Chaos, Device, Engine as EngineName, Header, Host, Image, Level, Origin, Pace,
+};
 
 use super::choice::{self, Choice, HostCounter, SyncPoints, Wish};
 use super::files::{self, DigestCache};
@@ -17,8 +19,9 @@ use crate::machine::bus::Devices;
 use crate::machine::disk::{Disk, DiskError};
 use crate::machine::kernel::{self, Blob, BootFiles, KernelError};
 use crate::machine::memory::{GuestRam, MemoryError};
+use crate::machine::platform::Platform;
 use crate::machine::virtio::{self, TooManyDevices};
-use crate::machine::{Machine, digest, platform};
+use crate::machine::{Machine, apics, chaos, digest};
 
 /// What the user asks for.
 #[derive(Debug, Clone)]
@@ -31,6 +34,8 @@ pub struct GuestConfig {
     pub initrd: Option<PathBuf>,
     /// kernel arguments after the platform's own
     pub append: Option<String>,
+    /// the platform, if it is to be a certain one
+    pub platform: Option<Platform>,
     /// bytes of RAM
     pub memory: u64,
     /// CMD and ARGS
@@ -53,8 +58,10 @@ pub struct GuestConfig {
     pub behaviour: Option<String>,
     /// what may count on kvm
     pub counter: HostCounter,
-    /// virtio devices besides the disk
+    /// virtio devices besides the disk and, on platforms that have more than it, the entropy device
     pub devices: Vec<Device>,
+    /// seed by which interrupts and inputs come late, if they do
+    pub chaos: Option<u64>,
 }
 
 /// Why there is no machine.
@@ -121,6 +128,15 @@ pub enum ConfigError {
     Unsupported(String),
 }
 
+impl GuestConfig {
+    /// The platform: the first, unless there is something that only a later one has, or a disk that the kernel would not
+    /// find without ACPI, since it is none of ours (`noted`).
+    pub fn platform(&self, noted: bool) -> Platform {
+        let later = !self.devices.is_empty() || (!noted && self.image.is_some());
+        self.platform.unwrap_or(if later { Platform::Pc2 } else { Platform::Pc1 })
+    }
+}
+
 /// Version of the guest interface (docs/guest-interface.md).
 const GUEST_INTERFACE: u32 = 1;
 
@@ -152,14 +168,28 @@ pub fn describe(
         host.kvm_module = String::new(); // it has no part in it
     }
     let (counter, time) = choice.counting();
-    let mut cmdline = boot::default_command_line(image.is_some());
-    cmdline += &virtio::command_line(&config.devices)?;
+    let time = config.chaos.map_or(time, |seed| chaos::time_constants(seed, time));
+    let platform = config.platform(noted);
+    if platform == Platform::Pc1 && !config.devices.is_empty() {
+        let least = Platform::Pc2.name();
+        let reason =
+            format!("{} has no device but the disk; use --platform {least}, or none", platform.name());
+        return Err(ConfigError::Option(reason));
+    }
+    // Our kernel knows no ACPI.
+    let named = platform == Platform::Pc1 || noted;
+    let mut devices = config.devices.clone();
+    if platform != Platform::Pc1 {
+        devices.push(Device::Rng {});
+    }
+    let slots = if named { virtio::places(image.is_some(), &devices)? } else { Vec::new() };
+    let mut cmdline = boot::default_command_line(named, &slots, image.is_some());
     if let Some(append) = &config.append {
         cmdline = format!("{cmdline} {append}");
     }
     let header = Header {
         program: env!("CARGO_PKG_VERSION").into(),
-        platform: platform::NAME.into(),
+        platform: platform.name().into(),
         engine: choice.engine,
         cpu: choice.cpu.name.into(),
         behaviour: choice.behaviour.map(|behaviour| soft::name(behaviour).to_owned()),
@@ -179,9 +209,10 @@ pub fn describe(
         digest_every: config.digest_every,
         host,
         level: Level::Inputs,
+        chaos: config.chaos.map(|seed| Chaos { version: chaos::VERSION, seed }),
         parent: None,
         start: None,
-        devices: config.devices.clone(),
+        devices,
     };
     Ok((header, files, choice))
 }
@@ -311,7 +342,11 @@ pub fn find_again(header: &Header) -> Result<(BootFiles, bool), ConfigError> {
 
 fn check_supported(header: &Header) -> Result<(), ConfigError> {
     let checks = [
-        (header.platform == platform::NAME, format!("platform {}", header.platform)),
+        (Platform::named(&header.platform).is_some(), format!("platform {}", header.platform)),
+        (
+            header.devices.is_empty() || header.platform != Platform::Pc1.name(),
+            format!("platform {} with devices that it does not have", header.platform),
+        ),
         (header.digest_version == digest::VERSION, format!("digest version {}", header.digest_version)),
         (header.vcpus == 1, format!("{} vCPUs", header.vcpus)),
     ];
@@ -319,6 +354,11 @@ fn check_supported(header: &Header) -> Result<(), ConfigError> {
         Some((_, what)) => Err(ConfigError::Unsupported(what)),
         None => choice::check(header),
     }
+}
+
+fn platform(header: &Header) -> Result<Platform, ConfigError> {
+    let unknown = || ConfigError::Unsupported(format!("platform {}", header.platform));
+    Platform::named(&header.platform).ok_or_else(unknown)
 }
 
 /// Builds the machine that `header` describes as it is at power-on, on the engine of `choice`; the disk's overlay goes into
@@ -333,7 +373,11 @@ pub fn assemble(
     scratch: &Path,
 ) -> Result<Machine, ConfigError> {
     let ram = GuestRam::new(header.memory)?;
-    let start = boot::load(&ram, files, &header.cmdline, &header.seed)?;
+    let tables = match platform(header)? {
+        Platform::Pc1 => None,
+        Platform::Pc2 => Some(apics::description(virtio::places(header.image.is_some(), &header.devices)?)),
+    };
+    let start = boot::load(&ram, tables.as_ref(), files, &header.cmdline, &header.seed)?;
     build(header, choice, ram, disk(header, scratch)?, Some(&start))
 }
 
@@ -373,8 +417,13 @@ pub fn build(
         engine.set_state(start)?;
     }
     let command = header.command.iter().flat_map(|word| word.iter().copied().chain([0])).collect();
-    let mut devices = Devices::new(command, u64::try_from(header.rtc).unwrap_or(0), disk)?;
+    let rtc = u64::try_from(header.rtc).unwrap_or(0);
+    let mut devices = Devices::new(platform(header)?, command, rtc, disk)?;
     devices.add_virtio(&header.devices)?;
     let counted = choice.sync_points == SyncPoints::Counted;
-    Ok(Machine::new(engine, ram, devices, header.time, counted)?)
+    let mut machine = Machine::new(engine, ram, devices, header.time, counted)?;
+    if let Some(Chaos { seed, .. }) = header.chaos {
+        machine.shake(seed);
+    }
+    Ok(machine)
 }

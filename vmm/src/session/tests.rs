@@ -1,8 +1,10 @@
 //! Sessions over a made-up engine: what is recorded at which place, and that replay comes to the same, without KVM.
 
 mod captured;
+mod chaos;
 mod counted;
 mod markers;
+mod network;
 mod notice;
 mod noting;
 mod overshoot;
@@ -35,7 +37,7 @@ use crate::machine::time::WITHOUT_COUNTER;
 use toy::{Op, Toy};
 
 fn machine(program: &[Op], handler: &[Op]) -> Machine {
-    let devices = Devices::new(Vec::new(), 0, None).unwrap();
+    let devices = Devices::new(Default::default(), Vec::new(), 0, None).unwrap();
     let ram = GuestRam::new(2 << 20).unwrap();
     Machine::new(Box::new(Toy::new(program, handler)), ram, devices, WITHOUT_COUNTER, false).unwrap()
 }
@@ -63,6 +65,7 @@ pub(crate) fn header() -> Header {
         digest_every: 0,
         host: Host::default(),
         level: Level::Inputs,
+        chaos: None,
         parent: None,
         start: None,
         devices: Vec::new(),
@@ -80,6 +83,7 @@ fn nothing_more(open: bool, guest_limit: Option<u64>) -> Inputs {
         captures: Captures::new(Wish::NEVER),
         network: Default::default(),
         entropy: Default::default(),
+        holds: Default::default(),
     }
 }
 

@@ -19,13 +19,14 @@ use crate::host::events::HostEvent;
 use crate::machine::bus::Devices;
 use crate::machine::capture::CaptureError;
 use crate::machine::memory::GuestRam;
+use crate::machine::platform::Platform;
 use crate::machine::time::WITHOUT_COUNTER;
 
 const UART: u16 = 0x3f8;
 const MILLISECOND: u64 = 1_000_000;
 
 fn storing(program: &[Op], handler: &[Op], seed: u64) -> Machine {
-    let devices = Devices::new(Vec::new(), 0, None).unwrap();
+    let devices = Devices::new(Platform::Pc1, Vec::new(), 0, None).unwrap();
     let ram = GuestRam::new(2 << 20).unwrap();
     let engine = Box::new(Toy::storing(program, handler, &ram, seed));
     Machine::new(engine, ram, devices, WITHOUT_COUNTER, false).unwrap()
@@ -54,12 +55,12 @@ fn prologue() -> Vec<Op> {
 fn computing(seed: u64) -> Machine {
     let mut program = prologue();
     let again = program.len();
-    program.extend([Op::Cli, Op::Count, Op::Store]);
+    program.extend([Op::Cli, Op::Count, Op::Keep]);
     program.extend([Op::Count; 30]);
     program.extend([Op::Sti, Op::Count, Op::IfEqual(b'q')]);
     program.extend([Op::Jump(again + 38), Op::Jump(again)]);
     program.extend([Op::Out32(0x5c0 + 0x14, 7), Op::Out32(0x5c0 + 0x18, 1)]);
-    let handler = [&[Op::Linger][..], &[Op::Count; 40], &[Op::Store], &toy::echo_handler()].concat();
+    let handler = [&[Op::Linger][..], &[Op::Count; 40], &[Op::Keep], &toy::echo_handler()].concat();
     storing(&program, &handler, seed)
 }
 

@@ -168,6 +168,8 @@ impl Bench {
         counter: HostCounter,
     ) -> Result<(LiveReport, Vec<u8>), StartError> {
         let guest = GuestConfig {
+            platform: None,
+            chaos: None,
             image: None,
             kernel: Some(self.path("kernel")),
             initrd: None,
@@ -183,6 +185,7 @@ impl Bench {
             sync_points: None,
             behaviour: None,
             counter,
+            platform: None,
             devices: Vec::new(),
         };
         let output = Output::default();
