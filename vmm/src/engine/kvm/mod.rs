@@ -177,6 +177,7 @@ impl Engine for Kvm {
             return Ok(stop); // the shadow would not come along
         }
         self.leave_steps()?;
+        self.stepper.moved();
         while let Some(stop) = self.enter()? {
             if stop != Stop::InterruptWindow || !shadow::is_tcg() || !self.is_behind_sti() {
                 return Ok(stop);
@@ -211,6 +212,7 @@ impl Engine for Kvm {
         }
         self.pending = Pending::None;
         self.progress = Some(Progress::NONE);
+        self.stepper.moved();
         match self.enter_at_once()? {
             None => Ok(None),
             Some(Stop::Exit(exit)) => Ok(Some(exit)),
@@ -264,6 +266,7 @@ impl Engine for Kvm {
         self.request_window(false);
         self.deferred = None;
         self.leave_steps()?;
+        self.stepper.moved();
         self.progress = Some(Progress::NONE);
         state::write(&mut self.vcpu, state, None)?;
         // Whether an interrupt can be injected here is for KVM to say, as after an exit: a guess that is wrong would move
