@@ -371,6 +371,7 @@ impl MutEventSubscriber for Source {
                         line.send(HostEvent::NetLost(why));
                     }
                 }
+            }
             Source::Alarm { alarm, target } => {
                 alarm.take();
                 target.kick();
