@@ -122,14 +122,14 @@ fn fetch(state: &CpuState, memory: &GuestRam, linear: u64, bytes: &mut [u8; LONG
 /// * RFLAGS is loaded, and TF with it: POPF, IRET, SYSRET. Some are here for their company's sake.
 /// * The IDT's limit, which is 0 meanwhile, is read or loaded.
 /// * Debug registers: KVM keeps the guest's out of the processor while it steps.
-/// * STI, MOV SS and POP SS cast an interrupt shadow, in which a step does not end.
+/// * STI, MOV SS and POP SS cast an interrupt shadow, in which a step does not end; on some processors LSS does too.
 fn is_software(instruction: &Instruction) -> bool {
     use Mnemonic as M;
     match instruction.mnemonic() {
         M::Pushf | M::Pushfd | M::Pushfq | M::Popf | M::Popfd | M::Popfq => true,
         M::Iret | M::Iretd | M::Iretq | M::Int | M::Int1 | M::Int3 | M::Into => true,
         M::Syscall | M::Sysret | M::Sysretq | M::Sysenter | M::Sysexit | M::Sysexitq => true,
-        M::Sidt | M::Lidt | M::Sti => true,
+        M::Sidt | M::Lidt | M::Sti | M::Lss => true,
         M::Mov | M::Pop => {
             instruction.op0_register() == Register::SS
                 || instruction.op0_register().is_dr()
@@ -156,7 +156,7 @@ fn changes_state(instruction: &Instruction) -> bool {
     use Mnemonic as M;
     match instruction.mnemonic() {
         M::Cli | M::Clac | M::Stac => false,
-        M::Lds | M::Les | M::Lfs | M::Lgs | M::Lss | M::Wrfsbase | M::Wrgsbase | M::Retf | M::Swapgs => true,
+        M::Lds | M::Les | M::Lfs | M::Lgs | M::Wrfsbase | M::Wrgsbase | M::Retf | M::Swapgs => true,
         M::Jmp | M::Call => {
             let code = instruction.code();
             code.is_jmp_far()
