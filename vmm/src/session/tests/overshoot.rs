@@ -185,7 +185,6 @@ impl Bench {
             sync_points: None,
             behaviour: None,
             counter,
-            platform: None,
             devices: Vec::new(),
         };
         let output = Output::default();
