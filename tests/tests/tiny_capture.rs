@@ -153,6 +153,9 @@ fn unrecorded_it_is_the_same_to_the_guest() {
 }
 
 fn the_way_is_executed_after_all() {
+    if std::env::var_os("SCRIBE_LAB").is_some() {
+        return tiny::skip("the_way_is_executed_after_all", "too slow on an emulated processor");
+    }
     let bench = Bench::new();
     let mut guest = bench.guest(|a| computes(a, 8, 4));
     guest.digest_every = 8;
