@@ -92,6 +92,7 @@ fn header() -> Header {
         digest_every: 0,
         host: Host::default(),
         level: Level::Exits,
+        chaos: None,
         parent: None,
         start: None,
         devices: Vec::new(),

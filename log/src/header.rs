@@ -17,7 +17,7 @@ mod branch;
 mod devices;
 mod lossless;
 
-pub use branch::{Level, Parent, Start};
+pub use branch::{Chaos, Level, Parent, Start};
 pub use devices::{Device, Mac};
 
 /// The version of the format that this program writes, and the newest it reads.
@@ -98,6 +98,9 @@ pub struct Header {
     /// How much was noted.
     #[serde(default, skip_serializing_if = "Level::is_default")]
     pub level: Level,
+    /// What made interrupts and inputs late; `None`: nothing did.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "branch::present")]
+    pub chaos: Option<Chaos>,
     /// The recording that it branched off; `None` if it was made from power-on.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "branch::present")]
     pub parent: Option<Parent>,

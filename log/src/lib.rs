@@ -35,6 +35,7 @@ pub use bookmarks::{
     Bookmark, BookmarkError, BookmarkList, BookmarkOrigin, Bookmarks, Listed, MAX_BOOKMARK_NAME,
     MAX_BOOKMARKS, check_bookmark_name,
 };
+pub use directory::remove as remove_recording;
 pub use edit::EditError;
 pub use error::OpenError;
 pub use event::{

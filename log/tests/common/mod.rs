@@ -44,6 +44,7 @@ pub fn header() -> Header {
             kvm_module: "kvm_amd".to_owned(),
         },
         level: Level::Inputs,
+        chaos: None,
         parent: None,
         start: None,
         devices: Vec::new(),

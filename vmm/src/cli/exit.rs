@@ -23,6 +23,10 @@ pub(super) const RECORDING: u8 = 4;
 pub(super) const HOST: u8 = 5;
 /// The guest crashed.
 pub(super) const GUEST: u8 = 6;
+/// `chaos`: a run failed.
+pub(super) const CAUGHT: u8 = 7;
+/// `chaos`: no run failed, but not all came to their end.
+pub(super) const UNFINISHED: u8 = 8;
 /// Under `--return` our own errors start here: 125 + code.
 const RETURN_BASE: u8 = 124;
 
@@ -37,6 +41,11 @@ impl Failure {
     /// An error with its code.
     pub(super) fn new(code: u8, error: impl Into<anyhow::Error>) -> Self {
         Self { code, error: error.into() }
+    }
+
+    /// The same, and where it happened.
+    pub(super) fn within(self, place: String) -> Self {
+        Self { error: self.error.context(place), ..self }
     }
 
     pub(super) fn code(&self) -> u8 {

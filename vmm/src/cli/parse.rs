@@ -106,9 +106,35 @@ pub(crate) fn range(text: &str) -> Result<(u64, u64), String> {
     parsed.filter(|(a, b)| a <= b && *a > 0).ok_or_else(|| format!("`{text}` is no range such as 500..10000"))
 }
 
+/// The size of a terminal, such as 80x25.
+pub(crate) fn terminal(text: &str) -> Result<(u16, u16), String> {
+    let parsed = text.split_once('x').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+    parsed.ok_or_else(|| format!("`{text}` is no size of a terminal such as 80x25"))
+}
+
+/// Seeds: the first and the last, such as 1..20, or one alone.
+pub(crate) fn seeds(text: &str) -> Result<(u64, u64), String> {
+    let (first, last) = text.split_once("..").unwrap_or((text, text));
+    let last = last.strip_prefix('=').unwrap_or(last);
+    let parsed = first.parse().ok().zip(last.parse().ok());
+    parsed
+        .filter(|(first, last)| first <= last)
+        .ok_or_else(|| format!("`{text}` names no seeds; wanted are the first and the last, such as 1..20"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn networks_and_terminals() {
+        assert_eq!(net("none"), Ok(Net(None)));
+        assert_eq!(net("user"), Ok(Net(Some(Backend::User))));
+        assert_eq!(net("tap=t0"), Ok(Net(Some(Backend::Tap("t0".into())))));
+        assert!(["", "tap", "tap=", "user=1", "bridge"].into_iter().all(|text| net(text).is_err()));
+        assert_eq!(terminal("132x50"), Ok((132, 50)));
+        assert!(["", "80", "80x", "80x70000", "-1x2"].into_iter().all(|text| terminal(text).is_err()));
+    }
 
     #[test]
     fn sizes() {
@@ -118,6 +144,17 @@ mod tests {
         assert_eq!(bytes("2k"), Ok(2048));
         for bad in ["", "M", "12X", "-1M", "99999999999G"] {
             assert!(bytes(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn seeds_are_a_range_with_its_last() {
+        assert_eq!(seeds("1..20"), Ok((1, 20)));
+        assert_eq!(seeds("1..=20"), Ok((1, 20)));
+        assert_eq!(seeds("7"), Ok((7, 7)));
+        assert_eq!(seeds("0..18446744073709551615"), Ok((0, u64::MAX)));
+        for bad in ["", "..", "1..", "..2", "2..1", "-1..2", "1...2", "a..b"] {
+            assert!(seeds(bad).is_err(), "{bad}");
         }
     }
 
@@ -133,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn seeds() {
+    fn entropy() {
         assert_eq!(seed("a1").unwrap()[..2], [0xa1, 0]);
         assert_eq!(seed("abc").unwrap()[..2], [0xab, 0xc0]);
         assert!(seed("").is_err());

@@ -8,6 +8,8 @@ pub mod apics;
 pub mod boot;
 pub mod bus;
 pub mod capture;
+pub mod chaos;
+pub mod confirm;
 pub mod digest;
 pub mod disk;
 pub mod kernel;
@@ -33,6 +35,7 @@ use scribe_log::{EndCause, FullDigest, GeneralRegisters, Position};
 use crate::engine::cpu::{CpuState, Registers};
 use crate::engine::{Answer, BlockSink, Engine, EngineError, Exit, Fault, Progress, Stop};
 use bus::{Devices, Request};
+use chaos::{Chaos, Delay, Here};
 use digest::{RamDigest, Rolling};
 use memory::{GuestRam, MemoryError, PAGE_SIZE};
 use observe::{Both, Moment, Observer};
@@ -80,6 +83,8 @@ pub struct Machine {
     clock: GuestClock,
     /// positions have branches and steps
     counted: bool,
+    /// makes interrupts late
+    chaos: Option<Chaos>,
     /// frames that devices have written since the last digest of RAM
     written: BTreeSet<u64>,
     rolling: Rolling,
@@ -132,6 +137,7 @@ impl Machine {
             devices,
             clock: GuestClock::new(time),
             counted,
+            chaos: None,
             written: BTreeSet::new(),
             rolling: Rolling::default(),
             ram_digest: RamDigest::default(),
@@ -151,6 +157,30 @@ impl Machine {
             state_told: None,
             fault_detail: None,
         })
+    }
+
+    /// From now on interrupts come late, as `seed` says.
+    pub fn shake(&mut self, seed: u64) {
+        self.chaos = Some(Chaos::new(seed));
+    }
+
+    /// The seed by which interrupts come late, if they do.
+    pub fn chaos_seed(&self) -> Option<u64> {
+        self.chaos.as_ref().map(Chaos::seed)
+    }
+
+    /// True if `delay` is over at the sync point where the machine is.
+    pub fn is_over(&self, delay: &mut Delay) -> bool {
+        delay.is_over(self.here(self.clock.progress()))
+    }
+
+    /// The place, since the last exit, at which `delay` is over; `None` if there is none.
+    pub fn place_of_delay(&self, delay: &Delay) -> Option<Progress> {
+        delay.place(&self.clock).filter(|_| self.counted)
+    }
+
+    fn here(&self, progress: Progress) -> Here<'_> {
+        Here { clock: &self.clock, progress, counted: self.counted, halted: self.halted }
     }
 
     /// From now on `observer` is told what happens, after those that are told already.
@@ -285,9 +315,11 @@ impl Machine {
         self.devices.uart.drop_backlog(self.clock.now());
     }
 
-    /// The next guest time at which a device does something by itself that can wake a halted vCPU.
+    /// The next guest time at which a device does something by itself that can wake a halted vCPU, or an interrupt that is
+    /// late comes.
     pub fn next_wake(&self) -> Option<u64> {
-        self.devices.next_wake()
+        let late = self.chaos.as_ref().and_then(|chaos| chaos.delay()?.due());
+        [self.devices.next_wake(), late].into_iter().flatten().min()
     }
 
     /// Moves guest time forward. Only at a sync point.
@@ -321,6 +353,16 @@ impl Machine {
         (Position { exit: clock.exits(), branches, steps }, clock.now())
     }
 
+    /// True if the steps of exits are known, not only those of sync points between them.
+    pub fn counts_steps(&self) -> bool {
+        self.engine.counts_steps()
+    }
+
+    /// The guest is not going to run any more, and gives back the processor's counters.
+    pub fn stop_counting(&mut self) {
+        self.engine.stop_counting();
+    }
+
     /// True if positions have branches and steps.
     pub fn is_counted(&self) -> bool {
         self.counted
@@ -349,9 +391,8 @@ impl Machine {
     pub fn step(&mut self, until: Option<Progress>, pause: Option<Progress>) -> Result<Step, MachineError> {
         // A timer whose line is masked can wait for the next sync point: nothing but an exit unmasks it.
         let timer = self.devices.next_wake().and_then(|deadline| self.place_of(deadline));
-        let until = [timer, until].into_iter().flatten().min().filter(|_| self.counted);
+        let wanted = [timer, until].into_iter().flatten().min().filter(|_| self.counted);
         let pause = pause.filter(|_| self.engine.counts() || self.engine.can_step());
-        let stop = [until, pause].into_iter().flatten().min();
         self.fresh = false;
         if let Some(progress) = self.paused.take() {
             // Nobody can tell that somebody looked: the machine is at its last sync point again.
@@ -359,6 +400,9 @@ impl Machine {
         }
         self.engine.set_clock(self.clock.at_exit(), self.clock.constants().ns_per_branch);
         loop {
+            let late = self.chaos.as_ref().and_then(|chaos| self.place_of_delay(&chaos.delay()?));
+            let until = [wanted, late].into_iter().flatten().min();
+            let stop = [until, pause].into_iter().flatten().min();
             match self.engine.run(stop)? {
                 Stop::Exit(exit) => return self.exit(exit),
                 Stop::Fault(fault) => return Ok(Step::Ended(self.fault(fault))),
@@ -372,10 +416,7 @@ impl Machine {
                     self.clock.set_progress(self.engine.progress());
                     return Ok(Step::Paused);
                 }
-                Stop::InterruptWindow => {
-                    self.captures.interrupt(self.devices.interrupt_pending() && self.engine.can_inject());
-                    self.deliver()?;
-                }
+                Stop::InterruptWindow => self.deliver()?,
                 Stop::Kicked => return Ok(Step::Kicked),
                 Stop::Reached => {
                     return Err(EngineError::Unexpected("a stop before the place asked for".into()).into());
@@ -385,8 +426,11 @@ impl Machine {
     }
 
     fn exit(&mut self, exit: Exit) -> Result<Step, MachineError> {
-        let progress = self.engine.progress();
-        self.captures.arrived();
+        let mut progress = self.engine.progress();
+        if !self.counts_steps() {
+            // It may know them here, by chance: nobody is to depend on that.
+            progress.steps = 0;
+        }
         if self.counted {
             self.rolling.branches(progress);
         }
@@ -422,7 +466,9 @@ impl Machine {
         let now = self.clock.now();
         self.devices.advance(now);
         self.store_clock()?;
-        self.deliver()
+        self.deliver()?;
+        self.captures.leaves();
+        Ok(())
     }
 
     /// From now on the observer is told which pages have changed. It must want to be told of the state.
@@ -618,12 +664,13 @@ impl Machine {
 
     /// Injects the interrupt that waits, if the vCPU can take one, or asks to be told when it can.
     fn deliver(&mut self) -> Result<(), MachineError> {
-        if self.devices.interrupt_pending() && self.engine.can_inject() {
+        if self.is_asked() && self.engine.can_inject() {
             let vector = self.acknowledge();
             self.engine.inject(vector)?;
+            self.captures.interrupt();
             self.halted = false;
         }
-        let pending = self.devices.interrupt_pending();
+        let pending = self.is_asked();
         if pending && self.halted && self.can_wake() {
             // HLT leaves no interrupt shadow; an engine that says otherwise would make the guest sleep through this.
             return Err(
@@ -638,7 +685,19 @@ impl Machine {
     fn acknowledge(&mut self) -> u8 {
         let (vector, irq) = self.devices.acknowledge();
         self.tell(|observer, at| observer.interrupt(at, vector, irq));
+        if let Some(chaos) = &mut self.chaos {
+            chaos.taken();
+        }
         vector
+    }
+
+    /// True if the vCPU is asked to take an interrupt here.
+    fn is_asked(&mut self) -> bool {
+        let pending = self.devices.interrupt_pending();
+        let Some(chaos) = &mut self.chaos else { return pending };
+        let progress = if self.counted { self.engine.progress() } else { Progress::NONE };
+        let here = Here { clock: &self.clock, progress, counted: self.counted, halted: self.halted };
+        chaos.hears(pending, here, self.devices.next_tick())
     }
 
     fn fault(&mut self, fault: Fault) -> EndCause {

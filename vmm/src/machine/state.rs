@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::bus::Devices;
+use super::chaos::ChaosState;
 use super::digest::Rolling;
 use super::time::GuestClock;
 use super::{Machine, MachineError};
@@ -21,6 +22,9 @@ const CPU: &str = "cpu";
 pub(super) const CPU_VERSION: u16 = 1;
 const MACHINE: &str = "machine";
 const MACHINE_VERSION: u16 = 2;
+/// Only of a machine under chaos.
+const CHAOS: &str = "chaos";
+const CHAOS_VERSION: u16 = 1;
 
 /// Why a saved state was refused.
 #[derive(Debug, thiserror::Error)]
@@ -170,6 +174,9 @@ impl Machine {
         };
         let mut parts =
             vec![part(MACHINE, MACHINE_VERSION, &own)?, part(CPU, CPU_VERSION, &self.engine.state()?)?];
+        if let Some(chaos) = &self.chaos {
+            parts.push(part(CHAOS, CHAOS_VERSION, &chaos.save())?);
+        }
         parts.extend(self.engine.save_private()?);
         parts.extend(self.devices.save_parts()?);
         parts.extend(self.save_captures()?);
@@ -184,6 +191,8 @@ impl Machine {
         let mut parts = Parts::new(parts);
         let own: MachinePart = parts.take(MACHINE, MACHINE_VERSION)?;
         let cpu: CpuState = parts.take(CPU, CPU_VERSION)?;
+        let chaos: Option<ChaosState> =
+            self.chaos.is_some().then(|| parts.take(CHAOS, CHAOS_VERSION)).transpose()?;
         self.devices.restore_parts(&mut parts)?;
         self.restore_captures(&mut parts)?;
         self.engine.set_state(&cpu)?;
@@ -224,7 +233,13 @@ impl Machine {
         self.clock_page = own.clock_page;
         self.bookmarks = own.bookmarks;
         self.registers = own.registers;
-        self.engine.request_window(self.devices.interrupt_pending());
+        let mut heard = self.devices.interrupt_pending();
+        if let (Some(chaos), Some(state)) = (&mut self.chaos, chaos) {
+            let restored = chaos.restore(state, self.clock.now(), self.counted);
+            restored.map_err(|reason| StateError::Malformed { kind: CHAOS.into(), reason: reason.into() })?;
+            heard &= chaos.is_heard();
+        }
+        self.engine.request_window(heard);
         self.ram.take_written_frames();
         Ok(())
     }

@@ -11,6 +11,7 @@ pub mod console;
 pub mod divergence;
 pub mod drive;
 pub mod files;
+pub mod hold;
 pub mod journal;
 pub mod live;
 pub mod marks;

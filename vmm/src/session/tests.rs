@@ -1,10 +1,13 @@
 //! Sessions over a made-up engine: what is recorded at which place, and that replay comes to the same, without KVM.
 
 mod captured;
+mod chaos;
 mod counted;
 mod markers;
+mod network;
 mod notice;
 mod noting;
+mod overshoot;
 mod passes;
 mod pauses;
 mod starts;
@@ -62,6 +65,7 @@ pub(crate) fn header() -> Header {
         digest_every: 0,
         host: Host::default(),
         level: Level::Inputs,
+        chaos: None,
         parent: None,
         start: None,
         devices: Vec::new(),
@@ -79,6 +83,7 @@ fn nothing_more(open: bool, guest_limit: Option<u64>) -> Inputs {
         captures: Captures::new(Wish::NEVER),
         network: Default::default(),
         entropy: Default::default(),
+        holds: Default::default(),
     }
 }
 

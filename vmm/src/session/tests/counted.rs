@@ -48,7 +48,7 @@ fn prologue(count: u8) -> Vec<Op> {
 }
 
 /// Computes, without an exit of its own, until the handler has read a `q`.
-fn computing(seed: u64) -> Machine {
+pub(super) fn computing(seed: u64) -> Machine {
     let mut program = prologue(250);
     let again = program.len();
     program.extend([
@@ -70,7 +70,7 @@ fn computing(seed: u64) -> Machine {
 
 /// Sends `text`, and kicks for each byte, as the host's event loop does. The last byte again and again, until the guest has
 /// ended: a timer's interrupt may have the handler read the port once more before the program has looked.
-fn type_and_kick(text: &'static [u8]) -> impl FnOnce(Sender<HostEvent>) -> JoinHandle<()> {
+pub(super) fn type_and_kick(text: &'static [u8]) -> impl FnOnce(Sender<HostEvent>) -> JoinHandle<()> {
     kick::prepare().unwrap();
     let target = kick::Target::current();
     move |sender| {
