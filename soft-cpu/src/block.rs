@@ -306,6 +306,9 @@ impl Cache {
     }
 
     pub(crate) fn clear(&mut self, cpu: &mut Cpu) {
+        if self.blocks.is_empty() {
+            return;
+        }
         self.generation += 1;
         self.blocks.clear();
         self.free.clear();

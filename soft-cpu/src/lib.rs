@@ -91,6 +91,8 @@ pub struct SoftCpu {
     deferred: Option<Stop>,
     /// who is told of executed blocks
     sink: Option<BlockSink>,
+    /// events delivered between instructions
+    deliveries: u64,
 }
 
 impl SoftCpu {
@@ -106,6 +108,7 @@ impl SoftCpu {
             behind: None,
             deferred: None,
             sink: None,
+            deliveries: 0,
         }
     }
 
@@ -173,10 +176,15 @@ impl SoftCpu {
         }
     }
 
-    /// Empties the cache of blocks, as happens when it is full.
-    #[cfg(test)]
-    pub(crate) fn forget_code(&mut self) {
+    /// Empties the cache of blocks, as happens when it is full. For those who cannot say which frames somebody else has
+    /// written.
+    pub fn forget_code(&mut self) {
         self.cache.clear(&mut self.cpu);
+    }
+
+    /// Interrupts and exceptions delivered since the processor was made, but those by INT n and its kind.
+    pub fn deliveries(&self) -> u64 {
+        self.deliveries
     }
 
     /// Instructions retired since the processor was made, each iteration of REP counted.

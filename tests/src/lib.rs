@@ -13,6 +13,7 @@ pub mod latency;
 pub mod places;
 pub mod png;
 pub mod ring0;
+pub mod steps;
 pub mod timeline;
 pub mod tiny;
 pub mod vcpu;

@@ -41,6 +41,21 @@ impl Soft {
         let profile = Profile { cpuid: profile.table, tsc: profile.tsc, behaviour };
         Self { cpu: SoftCpu::new(ram, profile), _memory: memory.clone() }
     }
+
+    /// Forgets all code that it has decoded: somebody else may have written anywhere.
+    pub fn forget_code(&mut self) {
+        self.cpu.forget_code();
+    }
+
+    /// See [`SoftCpu::continues_from`].
+    pub fn continues_from(&mut self, start: u64) {
+        self.cpu.continues_from(start);
+    }
+
+    /// Interrupts and exceptions that were delivered so far, but those by INT n and its kind.
+    pub fn deliveries(&self) -> u64 {
+        self.cpu.deliveries()
+    }
 }
 
 impl Engine for Soft {
@@ -58,6 +73,11 @@ impl Engine for Soft {
 
     fn progress(&self) -> Progress {
         self.cpu.progress()
+    }
+
+    fn set_progress(&mut self, at: Progress) -> Result<(), EngineError> {
+        self.cpu.set_progress(at);
+        Ok(())
     }
 
     fn instructions(&self) -> Option<u64> {

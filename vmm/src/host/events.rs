@@ -11,12 +11,15 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
+use scribe_devices::virtio::net::Frame;
 use scribe_log::StopReason;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vmm_sys_util::timerfd::TimerFd;
 
+use super::net::{Incoming, Taken};
 use super::signals::Wish;
+use super::silence::Silence;
 use super::terminal::{Key, Keys};
 use super::{clock, kick, signals};
 
@@ -27,6 +30,10 @@ pub enum HostEvent {
     Console(Vec<u8>),
     /// no more bytes will come
     ConsoleClosed,
+    /// a frame for the guest's network
+    Frame(Frame),
+    /// the network's other end has gone: why
+    NetLost(String),
     /// the run is to end
     Stop(StopReason),
     /// a recording or replay is to end, and its guest to live on
@@ -59,8 +66,16 @@ pub struct Shared {
     pub seal_due: AtomicBool,
     /// the guest did not reach a sync point in time after a stop was asked for: end where it last was
     pub force_stop: AtomicBool,
+    /// captured sync points are made: a guest that computes is not deaf
+    pub captures: AtomicBool,
+    /// of the exits served, those that were captured sync points
+    pub captured: AtomicU64,
+    /// host time (ns) at which a captured sync point may be due; 0: none
+    pub capture_at: AtomicU64,
     /// console bytes read and not admitted yet
     pub queued: AtomicUsize,
+    /// frames read and not admitted yet
+    pub frames: AtomicUsize,
     stopping: AtomicBool,
     quit: AtomicBool,
 }
@@ -110,6 +125,8 @@ pub struct Watch {
     pub max_silence: Option<u64>,
     /// the guest can be stopped between two exits: kick it for whatever comes
     pub anywhere: bool,
+    /// kick it for captured sync points after this many ns of host time without an exit
+    pub capture_after: Option<u64>,
 }
 
 /// Host time between two seals of a recording.
@@ -117,6 +134,9 @@ const SEAL_EVERY_NS: u64 = 250_000_000;
 /// Console bytes that may wait for the guest.
 const MOST_QUEUED: usize = 64 << 10;
 const FULL_PAUSE_NS: u64 = 5_000_000;
+/// Frames that may wait for the guest.
+const MOST_FRAMES: usize = 512;
+const NET_PAUSE_NS: u64 = 500_000;
 const TICK: Duration = Duration::from_millis(50);
 /// A guest that computes this long without an exit is named on stderr.
 const SILENCE_NS: u64 = 2_000_000_000;
@@ -165,6 +185,14 @@ impl HostLoop {
     /// # Errors
     /// The host gave no file descriptor or thread.
     pub fn start(watch: Watch, target: kick::Target) -> std::io::Result<Self> {
+        Self::start_with(watch, target, None)
+    }
+
+    /// As [`start`](Self::start), and frames from the network too.
+    ///
+    /// # Errors
+    /// The host gave no file descriptor or thread.
+    pub fn start_with(watch: Watch, target: kick::Target, net: Option<Incoming>) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let (sender, events) = channel();
         let wake = EventFd::new(EFD_NONBLOCK)?;
@@ -178,6 +206,11 @@ impl HostLoop {
             Source::Timer(Box::new(Timer::new(timer, watch, line.clone()))),
             Source::Alarm { alarm: alarm.clone(), target: line.target.clone() },
         ];
+        if let Some(after) = watch.capture_after {
+            let silence = Silence::new(shared.clone(), line.target.clone(), after)?;
+            sources.push(Source::Silence(Box::new(silence)));
+        }
+        sources.extend(net.map(|net| Source::Net(Box::new(net), line.clone())));
         match watch.console {
             ConsoleSource::None => {}
             ConsoleSource::Stream | ConsoleSource::Terminal => {
@@ -266,6 +299,8 @@ enum Source {
         line: Line,
     },
     Timer(Box<Timer>),
+    Silence(Box<Silence>),
+    Net(Box<Incoming>, Line),
     Alarm {
         alarm: Alarm,
         target: kick::Target,
@@ -278,6 +313,8 @@ impl MutEventSubscriber for Source {
             Source::Wake(fd) => ops.add(Events::new(fd, EventSet::IN)),
             Source::Signals { file, .. } => ops.add(Events::new(file, EventSet::IN)),
             Source::Timer(timer) => ops.add(Events::new(&timer.fd, EventSet::IN)),
+            Source::Silence(silence) => ops.add(Events::new(&silence.fd, EventSet::IN)),
+            Source::Net(net, _) => ops.add(Events::new(net.as_ref(), EventSet::IN)),
             Source::Alarm { alarm, .. } => {
                 let fd = alarm.0.lock().unwrap_or_else(PoisonError::into_inner);
                 ops.add(Events::new(&*fd, EventSet::IN))
@@ -318,6 +355,23 @@ impl MutEventSubscriber for Source {
                 }
             }
             Source::Timer(timer) => timer.tick(),
+            Source::Silence(silence) => silence.tick(),
+            Source::Net(net, line) => {
+                if line.shared.frames.load(Ordering::Relaxed) >= MOST_FRAMES {
+                    clock::sleep_ns(NET_PAUSE_NS); // as for the console
+                    return;
+                }
+                match net.read() {
+                    Taken::Frames(frames) => {
+                        line.shared.frames.fetch_add(frames.len(), Ordering::Relaxed);
+                        frames.into_iter().for_each(|frame| line.send(HostEvent::Frame(frame)));
+                    }
+                    Taken::Lost(why) => {
+                        let _ = ops.remove(Events::new(net.as_ref(), EventSet::IN));
+                        line.send(HostEvent::NetLost(why));
+                    }
+                }
+            }
             Source::Alarm { alarm, target } => {
                 alarm.take();
                 target.kick();
@@ -427,7 +481,8 @@ impl Timer {
         let _ = self.fd.wait();
         let now = clock::monotonic_ns();
         let shared = &self.line.shared;
-        let exits = shared.exits.load(Ordering::Relaxed);
+        let here = shared.exits.load(Ordering::Relaxed);
+        let exits = here.saturating_sub(shared.captured.load(Ordering::Relaxed)); // the guest's own
         if exits != self.progress.0 || !shared.running.load(Ordering::Relaxed) {
             self.progress = (exits, now, false);
         }
@@ -439,11 +494,12 @@ impl Timer {
                 self.line.target.kick(); // no sync point will look at it soon
             }
         }
-        if silent >= SILENCE_NS && !self.progress.2 && !self.watch.anywhere {
+        let deaf = !self.watch.anywhere && !shared.captures.load(Ordering::Relaxed);
+        if silent >= SILENCE_NS && !self.progress.2 && deaf {
             self.progress.2 = true;
             let stop = if self.watch.console == ConsoleSource::Terminal { "Ctrl-A x" } else { "Ctrl-C" };
             say!(
-                "the guest has made no exit for 2 s (exit:{exits}): it computes, and without a branch \
+                "the guest has made no exit for 2 s (exit:{here}): it computes, and without a branch \
                  counter neither time nor input reaches it until it does I/O; {stop} stops"
             );
         }
@@ -479,8 +535,13 @@ mod tests {
     fn a_limit_ends_the_run_and_forces_a_silent_guest() {
         signals::prepare().unwrap();
         kick::prepare().unwrap();
-        let watch =
-            Watch { console: ConsoleSource::None, host_limit: Some(1), max_silence: None, anywhere: false };
+        let watch = Watch {
+            console: ConsoleSource::None,
+            host_limit: Some(1),
+            max_silence: None,
+            anywhere: false,
+            capture_after: None,
+        };
         let host = HostLoop::start(watch, kick::Target::current()).unwrap();
         host.shared.running.store(true, Ordering::Relaxed);
         let event = host.events.recv_timeout(Duration::from_secs(10)).unwrap();

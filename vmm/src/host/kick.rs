@@ -14,6 +14,34 @@ fn signal() -> libc::c_int {
     SIGRTMIN() + 1
 }
 
+/// The kick's signal.
+pub(crate) fn number() -> libc::c_int {
+    signal()
+}
+
+/// True if the kick's signal is pending.
+#[cfg(test)]
+pub(crate) fn is_pending() -> bool {
+    // SAFETY: an all-zero set is valid and is what sigpending fills in.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::MaybeUninit::zeroed().assume_init();
+        assert_eq!(libc::sigpending(&raw mut set), 0);
+        libc::sigismember(&raw const set, signal()) == 1
+    }
+}
+
+/// Waits until the kick's signal is pending, and takes it.
+#[cfg(test)]
+pub(crate) fn wait() {
+    // SAFETY: an all-zero set is valid, sigemptyset makes it so, and sigwaitinfo takes a null pointer for no information.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::MaybeUninit::zeroed().assume_init();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, signal());
+        assert_eq!(libc::sigwaitinfo(&raw const set, std::ptr::null_mut()), signal());
+    }
+}
+
 /// Blocks the kick's signal in this thread and those it starts. Call before anything else runs.
 ///
 /// # Errors
@@ -44,6 +72,11 @@ thread_local! {
 /// Calls `run` with the flag that says that this thread was kicked.
 pub(crate) fn with_flag<T>(run: impl FnOnce(&AtomicBool) -> T) -> T {
     FLAG.with(|flag| run(flag))
+}
+
+/// True if this thread was kicked and nobody has taken the kick.
+pub(crate) fn is_up() -> bool {
+    with_flag(|flag| flag.load(Ordering::Acquire))
 }
 
 /// Takes a kick off the flag, and the signal that came with it. What was said before the kick can be read after this.

@@ -147,6 +147,10 @@ impl Driver {
                 machine.settle()?;
             }
             while self.phase == Phase::Running {
+                if policy.leap(machine)? {
+                    self.phase = Phase::Arrived;
+                    break;
+                }
                 let until = policy.until(machine);
                 let here = machine.position();
                 let pause = policy.pause(machine).filter(|place| place.exit == here.exit);
@@ -157,6 +161,7 @@ impl Driver {
                     Step::Kicked => {
                         console.flush()?;
                         match policy.kicked(machine)? {
+                            Flow::Continue if policy.capture(machine)? => self.phase = Phase::Arrived,
                             Flow::Continue => {}
                             Flow::End(cause) => return Ok(Left::Ended(cause, Place::Beyond)),
                             Flow::Pause => return Ok(Left::Paused),

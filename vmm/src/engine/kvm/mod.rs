@@ -6,15 +6,29 @@
 //! * Kicks use a signal that is blocked everywhere but inside KVM_RUN (KVM_SET_SIGNAL_MASK), so none is lost between
 //!   looking and running.
 
+mod counter;
 mod exits;
+mod first_write;
 mod fpu;
 mod ioctls;
 mod setup;
 mod shadow;
 mod state;
+mod step;
 
+pub use step::Stepped;
+
+use std::collections::BTreeSet;
+
+pub(super) use ioctls::set_signal_mask;
+
+use counter::Counting;
 use exits::Pending;
+use step::Stepper;
+
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd, VmFd};
+
+use scribe_log::snapshots::Part;
 
 use super::cpu::{CpuState, Registers};
 use super::{Answer, Engine, EngineError, Exit, Fault, Progress, Stop};
@@ -36,6 +50,11 @@ pub struct Kvm {
     /// a single step came to its end
     stepped: bool,
     tracking: bool,
+    stepper: Stepper,
+    /// how far the guest is from its last exit, if it has come all the way in single steps
+    progress: Option<Progress>,
+    /// with a counter: that knows how far it is
+    counting: Option<Counting>,
 }
 
 fn ioctl(operation: &'static str) -> impl Fn(vmm_sys_util::errno::Error) -> EngineError {
@@ -60,6 +79,9 @@ impl Kvm {
             deferred: None,
             stepped: false,
             tracking: false,
+            stepper: Stepper::default(),
+            progress: Some(Progress::NONE),
+            counting: None,
         })
     }
 
@@ -75,6 +97,10 @@ impl Kvm {
         let exit = loop {
             match self.vcpu.run() {
                 // The guest has lowered CR8, and the instruction is done. It means nothing on a machine without an APIC.
+                Ok(VcpuExit::SetTpr) if self.stepper.is_armed() => {
+                    self.stepped = true; // this stop stands for that of the step
+                    return Ok(None);
+                }
                 Ok(VcpuExit::SetTpr) => {}
                 exit => break exit,
             }
@@ -117,6 +143,33 @@ impl Kvm {
         Ok(Some(stop))
     }
 
+    /// Runs the guest until a stop. `None`: a signal came, which is still pending.
+    fn run_freely(&mut self) -> Result<Option<Stop>, EngineError> {
+        self.progress = None;
+        if let Some(stop) = self.deferred.take() {
+            return Ok(Some(stop));
+        }
+        if shadow::is_tcg()
+            && self.stepper.is_in_shadow()
+            && let Stepped::Stop(stop) = self.step_once()?
+        {
+            return Ok(Some(stop)); // the shadow would not come along
+        }
+        self.leave_steps()?;
+        self.stepper.moved();
+        while let Some(stop) = self.enter()? {
+            if stop != Stop::InterruptWindow || !shadow::is_tcg() || !self.is_behind_sti() {
+                return Ok(Some(stop));
+            }
+            match self.step_windowless()? {
+                Stepped::Stop(stop) => return Ok(Some(stop)),
+                Stepped::Retired { .. } if self.ready => return Ok(Some(Stop::InterruptWindow)),
+                Stepped::Retired { .. } => self.leave_steps()?, // interrupts are off again: no window yet
+            }
+        }
+        Ok(None)
+    }
+
     /// Enters KVM_RUN without running the guest: an exit's instruction retires, and KVM says what can be done next.
     fn enter_at_once(&mut self) -> Result<Option<Stop>, EngineError> {
         self.vcpu.set_kvm_immediate_exit(1);
@@ -145,28 +198,52 @@ impl Kvm {
 
 impl Engine for Kvm {
     fn run(&mut self, until: Option<Progress>) -> Result<Stop, EngineError> {
-        if until.is_some() {
-            return Err(EngineError::Unsupported(
-                "the kvm engine has no counter, it cannot stop at a counted place",
-            ));
+        if let Some(mut counting) = self.counting.take() {
+            let stop = self.run_counted(&mut counting, until);
+            self.counting = Some(counting);
+            return stop;
         }
-        if let Some(stop) = self.deferred.take() {
+        if let Some(until) = until {
+            return self.step_to(until);
+        }
+        if let Some(stop) = self.run_freely()? {
             return Ok(stop);
-        }
-        while let Some(stop) = self.enter()? {
-            if stop != Stop::InterruptWindow || !shadow::is_tcg() || !self.is_behind_sti() {
-                return Ok(stop);
-            }
-            match self.step_over_shadow()? {
-                Some(stop) => return Ok(stop),
-                None if self.ready => return Ok(Stop::InterruptWindow),
-                None => {} // interrupts are off again: no window yet
-            }
         }
         // The kick's signal is still pending, since it is blocked outside KVM_RUN: take it, or KVM_RUN would never
         // run the guest again.
-        kick::clear();
+        kick::take();
         Ok(Stop::Kicked)
+    }
+
+    fn counts(&self) -> bool {
+        self.counting.is_some()
+    }
+
+    fn counts_steps(&self) -> bool {
+        false
+    }
+
+    fn can_step(&self) -> bool {
+        true
+    }
+
+    fn progress(&self) -> Progress {
+        match &self.counting {
+            Some(counting) => counting.approach.progress(),
+            None => self.progress.unwrap_or(Progress::NONE),
+        }
+    }
+
+    fn place_ahead(&self) -> Option<Progress> {
+        self.counting.as_ref()?.approach.place_ahead()
+    }
+
+    fn stop_counting(&mut self) {
+        self.counting = None;
+    }
+
+    fn set_progress(&mut self, at: Progress) -> Result<(), EngineError> {
+        self.restart_counting(at)
     }
 
     fn answer(&mut self, answer: Answer) {
@@ -178,7 +255,11 @@ impl Engine for Kvm {
             return Ok(Some(next));
         }
         self.pending = Pending::None;
-        match self.enter_at_once()? {
+        self.progress = Some(Progress::NONE);
+        self.stepper.moved();
+        let entered = self.enter_at_once()?;
+        self.restart_counting(Progress::NONE)?;
+        match entered {
             None => Ok(None),
             Some(Stop::Exit(exit)) => Ok(Some(exit)),
             // KVM's emulator gave up half way, or the instruction faulted for good: the guest ends behind this exit.
@@ -208,6 +289,7 @@ impl Engine for Kvm {
         }
         ioctls::interrupt(&self.vcpu, vector).map_err(ioctl("KVM_INTERRUPT"))?;
         self.ready = false;
+        self.stepper.forget();
         Ok(())
     }
 
@@ -217,36 +299,59 @@ impl Engine for Kvm {
 
     fn state(&self) -> Result<CpuState, EngineError> {
         self.refuse_unfinished()?;
-        state::read(&self.vcpu)
+        let mut state = state::read(&self.vcpu)?;
+        if state.events.shadow == shadow::EITHER {
+            state.events.shadow = if self.is_behind_sti() { shadow::STI } else { shadow::MOV_SS };
+        }
+        self.stepper.correct(&mut state);
+        Ok(state)
     }
 
     fn set_state(&mut self, state: &CpuState) -> Result<(), EngineError> {
         self.refuse_unfinished()?;
         self.request_window(false);
         self.deferred = None;
-        state::write(&mut self.vcpu, state)?;
+        self.leave_steps()?;
+        self.stepper.moved();
+        self.progress = Some(Progress::NONE);
+        state::write(&mut self.vcpu, state, None)?;
         // Whether an interrupt can be injected here is for KVM to say, as after an exit: a guess that is wrong would move
         // the interrupt to another place than that of the run the state is from.
         if let Some(stop) = self.enter_at_once()? {
             return Err(EngineError::Unexpected(format!("{stop:?} while a state was being loaded")));
         }
         self.registers = state.registers;
-        Ok(())
+        self.restart_counting(Progress::NONE)
+    }
+
+    fn save_private(&self) -> Result<Vec<Part>, EngineError> {
+        // How far it has stepped is in no state of its vCPU.
+        match self.progress {
+            None | Some(Progress::NONE) => Ok(Vec::new()),
+            Some(_) => Err(EngineError::Unsupported(
+                "between two exits the kvm engine cannot be saved; take the snapshot at an exit, or with --engine soft",
+            )),
+        }
     }
 
     fn track_dirty_pages(&mut self) -> Result<(), EngineError> {
         if !self.tracking {
             setup::register_memory(&self.vm, &self.memory, true)?;
             self.tracking = true;
+            self.stepper.track_dirty_pages()?;
         }
         Ok(())
+    }
+
+    fn first_write_ns(&self) -> u64 {
+        first_write::nanoseconds()
     }
 
     fn take_dirty_pages(&mut self) -> Result<Vec<u64>, EngineError> {
         if !self.tracking {
             return Ok(Vec::new());
         }
-        let mut frames = Vec::new();
+        let mut frames = BTreeSet::from_iter(self.stepper.take_dirty_pages()?);
         for (slot, region) in self.memory.regions().enumerate() {
             let slot = u32::try_from(slot).unwrap_or(u32::MAX);
             let size = usize::try_from(region.size).map_err(|e| EngineError::Memory(e.to_string()))?;
@@ -256,6 +361,6 @@ impl Engine for Kvm {
                 frames.extend((0..64).filter(|bit| bits >> bit & 1 == 1).map(|bit| base + word * 64 + bit));
             }
         }
-        Ok(frames)
+        Ok(frames.into_iter().collect())
     }
 }

@@ -11,13 +11,17 @@
 
 use std::sync::OnceLock;
 
-use kvm_bindings::{KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, kvm_guest_debug};
+use super::{Kvm, state};
 
-use super::{Kvm, ioctl, state};
-use crate::engine::{EngineError, Stop};
-use crate::host::kick;
+/// The opcode of STI.
+const OPCODE: u8 = 0xfb;
 
-const STI: u8 = 0xfb;
+/// An interrupt shadow's bits in a state.
+pub(super) const MOV_SS: u8 = 1;
+/// As above.
+pub(super) const STI: u8 = 2;
+/// What kvm_amd says of any shadow: the processor has one bit for both.
+pub(super) const EITHER: u8 = MOV_SS | STI;
 
 /// True if this host's processor is QEMU's TCG.
 pub(super) fn is_tcg() -> bool {
@@ -37,29 +41,6 @@ impl Kvm {
     /// True if RIP is right behind an STI.
     pub(super) fn is_behind_sti(&self) -> bool {
         let before = self.registers.rip.wrapping_sub(1);
-        state::instruction_bytes(&self.vcpu, &self.memory, before).first() == Some(&STI)
-    }
-
-    /// Executes the instruction that the lost shadow should have let through. `None`: done; the window may or may not be
-    /// open behind it (it may be a CLI). `Some`: it was an exit or a fault itself.
-    pub(super) fn step_over_shadow(&mut self) -> Result<Option<Stop>, EngineError> {
-        let wanted = std::mem::take(&mut self.vcpu.get_kvm_run().request_interrupt_window);
-        self.single_step(true)?;
-        let stop = loop {
-            match self.enter()? {
-                None if std::mem::take(&mut self.stepped) => break None,
-                None => kick::clear(),
-                stop => break stop,
-            }
-        };
-        self.single_step(false)?;
-        self.vcpu.get_kvm_run().request_interrupt_window = wanted;
-        Ok(stop)
-    }
-
-    fn single_step(&self, on: bool) -> Result<(), EngineError> {
-        let control = if on { KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP } else { 0 };
-        let debug = kvm_guest_debug { control, ..Default::default() };
-        self.vcpu.set_guest_debug(&debug).map_err(ioctl("KVM_SET_GUEST_DEBUG"))
+        state::instruction_bytes(&self.vcpu, &self.memory, before).first() == Some(&OPCODE)
     }
 }

@@ -7,7 +7,8 @@
 //! itself until then; that call moves it into the registers.
 //!
 //! **Loading.** Each call may look at what an earlier one set, or undo it:
-//! 1. KVM_SET_SREGS, since the mode decides what else is valid. It takes back a pending exception.
+//! 1. KVM_SET_SREGS, since the mode decides what else is valid. It takes back a pending exception. With another CR3 first,
+//!    if that is to stay what it is.
 //! 2. KVM_SET_MSRS, whose segment bases would be overwritten by the segments. It stops at the first MSR that it refuses
 //!    and says how many it took; anything but all of them is an error.
 //! 3. KVM_SET_XSAVE and KVM_SET_DEBUGREGS, in any order.
@@ -27,7 +28,7 @@ use scribe_soft_cpu::StateError;
 
 use super::{fpu, ioctl, ioctls, shadow};
 use crate::engine::EngineError;
-use crate::engine::cpu::{CpuState, DescriptorTable, PendingEvents, Registers, Segment};
+use crate::engine::cpu::{CpuState, DescriptorTable, Fpu, PendingEvents, Registers, Segment};
 use crate::machine::memory::{GuestRam, PAGE_SIZE};
 use crate::machine::msr;
 
@@ -155,15 +156,59 @@ pub(super) fn read(vcpu: &VcpuFd) -> Result<CpuState, EngineError> {
     })
 }
 
-/// Loads the whole state. The pending exit must be finished.
-pub(super) fn write(vcpu: &mut VcpuFd, state: &CpuState) -> Result<(), EngineError> {
-    check(state)?;
-    let [es, cs, ss, ds, fs, gs, ldt, mut tr] = state.segments.each_ref().map(kvm_segment);
+/// Reads x87 and SSE alone.
+pub(super) fn read_fpu(vcpu: &VcpuFd) -> Result<Fpu, EngineError> {
+    Ok(fpu::read(&vcpu.get_xsave().map_err(ioctl("KVM_GET_XSAVE"))?))
+}
+
+/// Loads IDTR alone.
+pub(super) fn set_idt(vcpu: &VcpuFd, idt: DescriptorTable) -> Result<(), EngineError> {
+    let mut sregs = vcpu.get_sregs().map_err(ioctl("KVM_GET_SREGS"))?;
+    sregs.tr = loadable(sregs.tr);
+    sregs.idt = kvm_table(&idt);
+    sregs.interrupt_bitmap = [0; 4];
+    vcpu.set_sregs(&sregs).map_err(ioctl("KVM_SET_SREGS"))
+}
+
+/// TR as it has to be loaded.
+fn loadable(tr: kvm_segment) -> kvm_segment {
     if shadow::is_tcg() {
         // QEMU's processor keeps a TSS in TR as LTR finds it, not busy, and with a busy one denies every port to user
         // programs. KVM shows it busy, as it is on silicon.
-        tr.type_ &= !BUSY;
+        return kvm_segment { type_: tr.type_ & !BUSY, ..tr };
     }
+    tr
+}
+
+/// Loads the whole state, less what is as in `held`, which is what KVM has. The pending exit must be finished.
+pub(super) fn write(vcpu: &mut VcpuFd, state: &CpuState, held: Option<&CpuState>) -> Result<(), EngineError> {
+    check(state)?;
+    if held.is_none_or(|held| system(held) != system(state)) {
+        write_system(vcpu, state)?;
+    }
+    if held.is_none_or(|held| held.msrs != state.msrs) {
+        write_msrs(vcpu, state)?;
+    }
+    // Not without need: what KVM has may include FIP, FDP and FOP, which a state leaves out.
+    if held.is_none_or(|held| held.fpu != state.fpu) {
+        ioctls::set_xsave(vcpu, &fpu::area(&state.fpu)).map_err(ioctl("KVM_SET_XSAVE"))?;
+    }
+    if held.is_none_or(|held| (held.debug, held.dr6, held.dr7) != (state.debug, state.dr6, state.dr7)) {
+        let debug = kvm_debugregs { db: state.debug, dr6: state.dr6, dr7: state.dr7, ..Default::default() };
+        vcpu.set_debug_regs(&debug).map_err(ioctl("KVM_SET_DEBUGREGS"))?;
+    }
+    write_registers(vcpu, state)
+}
+
+/// What KVM_SET_SREGS loads.
+fn system(state: &CpuState) -> ([Segment; 8], [DescriptorTable; 2], [u64; 6]) {
+    let CpuState { segments, gdt, idt, cr0, cr2, cr3, cr4, cr8, efer, .. } = state;
+    (*segments, [*gdt, *idt], [*cr0, *cr2, *cr3, *cr4, *cr8, *efer])
+}
+
+fn write_system(vcpu: &VcpuFd, state: &CpuState) -> Result<(), EngineError> {
+    let [es, cs, ss, ds, fs, gs, ldt, tr] = state.segments.each_ref().map(kvm_segment);
+    let tr = loadable(tr);
     let old = vcpu.get_sregs().map_err(ioctl("KVM_GET_SREGS"))?;
     let sregs = kvm_sregs {
         es,
@@ -185,7 +230,16 @@ pub(super) fn write(vcpu: &mut VcpuFd, state: &CpuState) -> Result<(), EngineErr
         apic_base: old.apic_base,
         interrupt_bitmap: [0; 4],
     };
-    vcpu.set_sregs(&sregs).map_err(ioctl("KVM_SET_SREGS"))?;
+    if sregs.cr3 == old.cr3 {
+        // KVM drops the translations that the vCPU has only if a register changes that they depend on. The tables may be
+        // other ones at the same place: RAM was written too.
+        let elsewhere = kvm_sregs { cr3: old.cr3 ^ PAGE_SIZE, ..sregs };
+        vcpu.set_sregs(&elsewhere).map_err(ioctl("KVM_SET_SREGS"))?;
+    }
+    vcpu.set_sregs(&sregs).map_err(ioctl("KVM_SET_SREGS"))
+}
+
+fn write_msrs(vcpu: &VcpuFd, state: &CpuState) -> Result<(), EngineError> {
     let entries: Vec<kvm_msr_entry> =
         state.msrs.iter().map(|&(index, data)| kvm_msr_entry { index, data, ..Default::default() }).collect();
     let msrs =
@@ -194,9 +248,10 @@ pub(super) fn write(vcpu: &mut VcpuFd, state: &CpuState) -> Result<(), EngineErr
     if set != entries.len() {
         return Err(EngineError::Unexpected(format!("KVM_SET_MSRS took {set} of {} MSRs", entries.len())));
     }
-    ioctls::set_xsave(vcpu, &fpu::area(&state.fpu)).map_err(ioctl("KVM_SET_XSAVE"))?;
-    let debug = kvm_debugregs { db: state.debug, dr6: state.dr6, dr7: state.dr7, ..Default::default() };
-    vcpu.set_debug_regs(&debug).map_err(ioctl("KVM_SET_DEBUGREGS"))?;
+    Ok(())
+}
+
+fn write_registers(vcpu: &mut VcpuFd, state: &CpuState) -> Result<(), EngineError> {
     let mut general = kvm_registers(&state.registers);
     if let Some((vector, _)) = state.events.exception
         && is_fault(vector)
