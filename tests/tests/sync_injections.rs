@@ -243,7 +243,9 @@ fn input_can_come_at_any_place() {
     while inputs.len() < wanted {
         let bench = Bench::new();
         let turns = 20_000 + u32::try_from(chance.below(10_000)).unwrap();
-        let guest = bench.guest(|a| course(a, turns, TICKS));
+        // Every other one under chaos: then the ticks' interrupts come between branches too.
+        let chaos = (recordings % 2 == 1).then(|| 1 + chance.below(1 << 20) as u64);
+        let guest = GuestConfig { chaos, ..bench.guest(|a| course(a, turns, TICKS)) };
         let (header, files, choice) = describe(&bench, &guest);
         let machine = config::assemble(&header, &files, &choice, &bench.path("")).unwrap();
         let mut chooser = Random {
@@ -275,7 +277,7 @@ fn input_can_come_at_any_place() {
     figure(
         "input at random places of a hand-made guest that ticks",
         format!(
-            "{} in {recordings} recordings, each replayed twice, once under kicks ({kicks}): equal; {}, {inside} at a REP MOVS",
+            "{} in {recordings} recordings, half of them under chaos, each replayed twice, once under kicks ({kicks}): equal; {}, {inside} at a REP MOVS",
             inputs.len(),
             places(&inputs)
         ),
