@@ -152,6 +152,7 @@ fn a_guest_that_faults_for_ever_is_sealed_and_stopped() {
     let Some(lab) = Lab::on_soft("a_guest_that_faults_for_ever_is_sealed_and_stopped") else { return };
     let mut talk = record(&lab, &tiny::kernel(faulting), &[]);
     talk.hears(b"ready", 0);
+    clock::sleep_ns(50_000_000); // what was heard may be written ahead of the place where it was said
     talk.says(b"is anybody there?");
     clock::sleep_ns(400_000_000);
     talk.signal("INT");
