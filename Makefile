@@ -33,6 +33,12 @@ image-check: image ## target/guest/check.img: programs as Debian packages them, 
 image-initrd: setup ## target/guest/debian/: Debian's kernel as packaged, and an initramfs for it
 	images/build-debian-initrd.sh
 
+.PHONY: image-debian image-workloads
+image-debian: setup ## target/guest/debian.img: minimal Debian 12, kernel and initrd as packaged (needs root)
+	images/build-debian.sh
+image-workloads: setup ## target/guest/workloads.img: the same with redis, SQLite, Python, gcc, iperf3, curl (needs root)
+	images/build-workloads.sh
+
 .PHONY: demo
 demo: image build ## record a guest, replay it, print a table
 	scripts/demo.sh
@@ -48,6 +54,10 @@ test: image image-check image-initrd build ## every test, with its own set-up
 .PHONY: check
 check: ## fmt, clippy, docs, deny, duplicate crates, shellcheck
 	scripts/check.sh
+
+.PHONY: mutate
+mutate: ## break the code of counted places, one way at a time: tests must fail (about 15 minutes)
+	scripts/mutate.sh
 
 .PHONY: show-replay soak-replay
 show-replay: image build ## what record and replay must show, in short

@@ -27,7 +27,7 @@ trap 'rm -rf "$work"' EXIT
 
 compile init/init.c "$work/init"
 compile init/scribe-bookmark.c "$work/bookmark"
-workloads=(clock entropy floats forks refuse signals spin writer)
+workloads=(clock entropy floats forks race refuse signals spin writer)
 for name in "${workloads[@]}"; do
   compile "workloads/$name.c" "$work/$name"
 done

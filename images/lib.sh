@@ -26,11 +26,12 @@ static_busybox() {
   echo "$busybox"
 }
 
-# stamp FILE...: one number for the recipes and their sources, the files given, and the compiler.
+# stamp FILE...: one number for the recipes and their sources (those in `recipes` if it is set), the files given, and the compiler.
 stamp() {
+  local from=("${recipes[@]-images}")
   {
-    (cd "${root:?}" && find images -type f ! -name '*.md' -printf '%m ' -print | sort -k 2)
-    (cd "$root" && find images -type f ! -name '*.md' -print0 | sort -z | xargs -0 sha256sum)
+    (cd "${root:?}" && find "${from[@]}" -type f ! -name '*.md' -printf '%m ' -print | sort -k 2)
+    (cd "$root" && find "${from[@]}" -type f ! -name '*.md' -print0 | sort -z | xargs -0 sha256sum)
     sha256sum "$@" "$(gcc -print-file-name=libc.a)"
     gcc --version | head -n 1
   } | sha256sum | cut -d ' ' -f 1

@@ -9,7 +9,7 @@ packages=(
   # the guest kernel
   build-essential flex bison bc libelf-dev libssl-dev kmod linux-source-6.12 xz-utils zstd cpio
   # guest images
-  busybox-static e2fsprogs tcc gcc-multilib
+  busybox-static e2fsprogs tcc gcc-multilib mmdebstrap debian-archive-keyring
   # the lab (a nested machine with a real /dev/kvm) and the tests
   qemu-system-x86 tmux shellcheck bsdextrautils time
   # the test of the timeline's page

@@ -16,6 +16,7 @@ cargo test --workspace --locked
 say "recordings of whole machines, played in the tests' own processes"
 recordings=()
 for name in damaged killed live places size; do recordings+=(--test "recordings_$name"); done
+recordings+=(--test chaos)
 cargo test --release --locked --package scribe-tests "${recordings[@]}"
 
 say "the images are reproducible"

@@ -13,6 +13,8 @@
 //! (time, guest memory, a disk), so a common trait would pass all of them to each; the machine owns its devices as
 //! concrete fields instead.
 
+pub mod acpi_pm;
+pub mod apic;
 pub mod guest_interface;
 pub mod i8042;
 pub mod pic;
@@ -22,6 +24,8 @@ pub mod snapshot;
 pub mod uart;
 pub mod virtio;
 
+pub use acpi_pm::{AcpiPm, PowerRequest};
+pub use apic::{IoApic, Lapic};
 pub use guest_interface::{GuestInterface, GuestRequest};
 pub use i8042::{I8042, ResetRequest};
 pub use pic::PicPair;
@@ -31,6 +35,7 @@ pub use snapshot::{RestoreError, Snapshot};
 pub use uart::Uart;
 pub use virtio::blk::{Blk, BlockBackend, BlockError};
 pub use virtio::mmio::VirtioMmio;
+pub use virtio::slot::{Bank, Slot};
 
 #[cfg(test)]
 mod testing;

@@ -2,8 +2,9 @@
 //!
 //! A device says what it is and serves a queue when it is notified; the transport owns the queues, the status
 //! machine and the interrupt. What a device needs of the host, such as the contents of a disk, is passed to each
-//! call and belongs to the machine. Everything is served before the notification returns, so nothing is ever in
-//! flight when the machine is saved.
+//! call and belongs to the machine. What the guest asks for is served before the notification returns; what comes
+//! from outside (a frame, entropy, typed bytes) is handed to a device between two exits. So nothing is ever in flight
+//! when the machine is saved, except requests that wait for something from outside, and those are in its state.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -11,8 +12,12 @@ use virtio_queue::Queue;
 use vm_memory::GuestMemory;
 
 pub mod blk;
+pub mod console;
 pub mod mmio;
+pub mod net;
 pub mod queue;
+pub mod rng;
+pub mod slot;
 
 #[cfg(test)]
 mod testing;
@@ -23,7 +28,7 @@ pub trait VirtioDevice {
     const DEVICE_ID: u32;
     /// Largest size of each queue: powers of two.
     const QUEUE_SIZES: &'static [u16];
-    /// What the device needs of the host while it serves a queue.
+    /// What the device needs of the host while it serves an access: a disk, or where its output goes.
     type Host: ?Sized;
 
     /// The device's own feature bits. The transport adds VERSION_1.
@@ -33,7 +38,7 @@ pub trait VirtioDevice {
     fn read_config(&self, offset: u64, bytes: &mut [u8]);
 
     /// Writes the configuration space. The fields of most devices are read-only: ignored.
-    fn write_config(&mut self, _offset: u64, _bytes: &[u8]) {}
+    fn write_config(&mut self, _offset: u64, _bytes: &[u8], _host: &mut Self::Host) {}
 
     /// The driver has reset the device.
     fn reset(&mut self);
@@ -51,6 +56,14 @@ pub trait VirtioDevice {
         mem: &M,
         host: &mut Self::Host,
     ) -> Result<bool, Fault>;
+}
+
+/// Copies the part of `config`, a whole configuration space, that lies at `offset`; bytes beyond its end are left.
+fn read_fields(config: &[u8], offset: u64, bytes: &mut [u8]) {
+    let rest = usize::try_from(offset).ok().and_then(|offset| config.get(offset..)).unwrap_or(&[]);
+    for (to, from) in bytes.iter_mut().zip(rest) {
+        *to = *from;
+    }
 }
 
 /// Why a device demands a reset (DEVICE_NEEDS_RESET, section 2.1). It is a function of what the guest did.

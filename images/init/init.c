@@ -23,17 +23,10 @@
 #include <termios.h>
 #include <unistd.h>
 
+#include "scribe-command.h"
 #include "scribe-ports.h"
 
-enum {
-	STATUS_INIT = 125,           /* init itself failed */
-	STATUS_NOT_EXECUTABLE = 126, /* as in a shell */
-	STATUS_NOT_FOUND = 127,
-	COMMAND_MAX = 64 * 1024,
-};
-
 static int machine; /* a scribe machine answers at the ports */
-static char command[COMMAND_MAX];
 
 static void complain(const char *what, const char *detail)
 {
@@ -147,51 +140,13 @@ static void set_hostname(void)
 		fail("cannot set the host name");
 }
 
-/* String input: KVM serves up to a page of it per exit, so four bytes at a time as far as they go. */
-static void read_data(char *to, size_t length)
-{
-	size_t words = length / 4, bytes = length % 4;
-	unsigned short port = SCRIBE_DATA;
-
-	__asm__ volatile("rep insl" : "+D"(to), "+c"(words) : "d"(port) : "memory");
-	__asm__ volatile("rep insb" : "+D"(to), "+c"(bytes) : "d"(port) : "memory");
-}
-
 /* The command as an argv, or NULL if there is none. */
 static char **fetch_command(void)
 {
-	outl(SCRIBE_STREAM_COMMAND, SCRIBE_SELECT);
-	size_t length = inl(SCRIBE_SELECT);
+	char **arguments = scribe_fetch_command();
 
-	if (length == 0)
-		return NULL;
-	if (length > sizeof command) {
-		errno = E2BIG;
-		fail("the command");
-	}
-	/* Touched first, so that no page fault falls into the middle of the string instruction. */
-	memset(command, 0, sizeof command);
-	read_data(command, length);
-	outl(0, SCRIBE_SELECT);
-	if (command[length - 1] != '\0') {
-		errno = EBADMSG;
-		fail("the command does not end with a NUL");
-	}
-
-	size_t count = 0;
-
-	for (size_t i = 0; i < length; i++)
-		count += command[i] == '\0';
-	char **arguments = calloc(count + 1, sizeof *arguments);
-
-	if (!arguments)
-		fail("the command");
-	char *next = command;
-
-	for (size_t i = 0; i < count; i++) {
-		arguments[i] = next;
-		next += strlen(next) + 1;
-	}
+	if (!arguments && errno != 0)
+		fail(errno == EBADMSG ? "the command does not end with a NUL" : "the command");
 	return arguments;
 }
 
@@ -202,23 +157,6 @@ static char **command_from_arguments(char **arguments)
 		if (strcmp(*arguments, "run") == 0 && arguments[1])
 			return arguments + 1;
 	return NULL;
-}
-
-static void set_environment(void)
-{
-	/* TERM=... on the kernel command line wins over the kernel's own default "linux". */
-	const char *term = getenv("TERM");
-	char kept[32] = "vt100";
-
-	if (term && *term && strcmp(term, "linux") != 0)
-		snprintf(kept, sizeof kept, "%s", term);
-	clearenv();
-	setenv("PATH", "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 1);
-	setenv("HOME", "/root", 1);
-	setenv("USER", "root", 1);
-	setenv("SHELL", "/bin/sh", 1);
-	setenv("TERM", kept, 1);
-	setenv("LANG", "C", 1);
 }
 
 _Noreturn static void start(char **arguments)
@@ -239,7 +177,7 @@ _Noreturn static void start(char **arguments)
 		close(console);
 	if (chdir("/root") != 0)
 		goto failed;
-	set_environment();
+	scribe_set_environment();
 
 	if (!arguments) {
 		execv("/bin/sh", shell);

@@ -40,17 +40,6 @@ int main(int count, char **arguments)
 		fprintf(stderr, "bookmark: not on a scribe machine\n");
 		return 1;
 	}
-	/* String output would be one exit per element as well, so plain writes, four bytes as far as they go. */
-	size_t i = 0;
-
-	for (; i + 4 <= length; i += 4) {
-		uint32_t word;
-
-		memcpy(&word, name + i, 4);
-		outl(word, SCRIBE_DATA);
-	}
-	for (; i < length; i++)
-		outb((unsigned char)name[i], SCRIBE_DATA);
-	outl(0, SCRIBE_BOOKMARK);
+	scribe_bookmark(name);
 	return 0;
 }

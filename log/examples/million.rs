@@ -92,7 +92,9 @@ fn header() -> Header {
         digest_every: 0,
         host: Host::default(),
         level: Level::Exits,
+        chaos: None,
         parent: None,
         start: None,
+        devices: Vec::new(),
     }
 }

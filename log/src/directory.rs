@@ -89,6 +89,21 @@ pub(crate) fn missing(dir: &Path) -> Vec<PathBuf> {
     above.map(Path::to_owned).collect()
 }
 
+/// Removes the recording in `dir`, and the directory if nothing else is in it. Of a recording that nobody is making.
+///
+/// # Errors
+/// The host's.
+pub fn remove(dir: &Path) -> io::Result<()> {
+    clear(dir)?;
+    for result in [fs::remove_file(dir.join(INCOMPLETE_FILE)), fs::remove_dir(dir)] {
+        match result {
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
 /// Removes the recording in `dir`, all but its lock.
 pub(crate) fn clear(dir: &Path) -> io::Result<()> {
     let gone = |result: io::Result<()>| match result {

@@ -2,8 +2,12 @@
 
 use crate::position::Position;
 
+mod capture;
+mod device;
 mod marker;
 
+pub use capture::{Capture, CapturePages, MAX_CAPTURE_PAGES, MAX_CAPTURE_STATE, PageCodec, UnpackError};
+pub use device::{DeviceInput, MAX_ENTROPY, MAX_FRAME, MIN_FRAME};
 pub use marker::{ExitAnswer, ExitKind, MAX_PAGES, MAX_REGISTER_NAME, MAX_REGISTERS, Register};
 
 /// Line number of a spurious interrupt, in [`Body::Interrupt`].
@@ -46,6 +50,18 @@ pub enum Body {
         seed: Option<[u8; 32]>,
         /// What the real-time clock shows from here on, in seconds since 1970.
         wall_clock: Option<u64>,
+    },
+    /// Pages of the captured sync point whose [`Body::Capture`] follows at the same position. Must be understood.
+    CapturePages(CapturePages),
+    /// What the guest has become on its way from the exit before to this position: a replay goes on from there. Takes the
+    /// place of an exit. Must be understood.
+    Capture(Capture),
+    /// Something from outside came to a virtio device. Must be understood.
+    Device {
+        /// Number of its slot.
+        slot: u8,
+        /// What came.
+        input: DeviceInput,
     },
     /// Digests to compare with those of a replay. Must be understood.
     Checkpoint {
@@ -271,6 +287,9 @@ impl Body {
             Body::ConsoleInput { .. } => "console-input",
             Body::TimeAdjust { .. } => "time-adjust",
             Body::Branch { .. } => "branch",
+            Body::CapturePages(_) => "capture-pages",
+            Body::Capture(_) => "capture",
+            Body::Device { input, .. } => input.name(),
             Body::Checkpoint { .. } => "checkpoint",
             Body::Seal { .. } => "seal",
             Body::Bookmark { .. } => "bookmark",

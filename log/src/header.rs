@@ -14,9 +14,11 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::error::OpenError;
 
 mod branch;
+mod devices;
 mod lossless;
 
-pub use branch::{Level, Parent, Start};
+pub use branch::{Chaos, Level, Parent, Start};
+pub use devices::{Device, Mac};
 
 /// The version of the format that this program writes, and the newest it reads.
 pub const FORMAT_VERSION: u32 = 1;
@@ -70,6 +72,9 @@ pub struct Header {
     pub vcpus: u32,
     /// The disk image; `None`: a machine without a disk.
     pub image: Option<Image>,
+    /// Virtio devices besides the disk of `image`, in the order of their slots, from slot 1 on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "devices::some")]
+    pub devices: Vec<Device>,
     /// The kernel.
     pub kernel: BootFile,
     /// The initial RAM disk, if there is one.
@@ -93,6 +98,9 @@ pub struct Header {
     /// How much was noted.
     #[serde(default, skip_serializing_if = "Level::is_default")]
     pub level: Level,
+    /// What made interrupts and inputs late; `None`: nothing did.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "branch::present")]
+    pub chaos: Option<Chaos>,
     /// The recording that it branched off; `None` if it was made from power-on.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "branch::present")]
     pub parent: Option<Parent>,

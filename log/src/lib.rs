@@ -35,11 +35,14 @@ pub use bookmarks::{
     Bookmark, BookmarkError, BookmarkList, BookmarkOrigin, Bookmarks, Listed, MAX_BOOKMARK_NAME,
     MAX_BOOKMARKS, check_bookmark_name,
 };
+pub use directory::remove as remove_recording;
 pub use edit::EditError;
 pub use error::OpenError;
 pub use event::{
-    Body, End, EndCause, Event, ExitAnswer, ExitKind, FullDigest, GeneralRegisters, MAX_DATA,
-    MAX_INSTRUCTION, MAX_PAGES, MAX_REGISTER_NAME, MAX_REGISTERS, Register, SPURIOUS, StopReason,
+    Body, Capture, CapturePages, DeviceInput, End, EndCause, Event, ExitAnswer, ExitKind, FullDigest,
+    GeneralRegisters, MAX_CAPTURE_PAGES, MAX_CAPTURE_STATE, MAX_DATA, MAX_ENTROPY, MAX_FRAME,
+    MAX_INSTRUCTION, MAX_PAGES, MAX_REGISTER_NAME, MAX_REGISTERS, MIN_FRAME, PageCodec, Register, SPURIOUS,
+    StopReason, UnpackError,
 };
 pub use events::Events;
 pub use header::Header;

@@ -5,6 +5,8 @@ use crate::event::{
     Body, End, EndCause, FullDigest, GeneralRegisters, MAX_DATA, MAX_INSTRUCTION, SPURIOUS, StopReason,
 };
 
+mod capture;
+mod device;
 mod marker;
 
 /// Set in the kind of an event that a reader must not skip.
@@ -22,6 +24,8 @@ pub(crate) const EXIT: u8 = 0x09;
 pub(crate) const DISK_REQUEST: u8 = 0x0a;
 pub(crate) const CONSOLE_OUTPUT: u8 = 0x0b;
 pub(crate) const BRANCH: u8 = 0x8c;
+pub(crate) const CAPTURE_PAGES: u8 = 0x8d;
+pub(crate) const CAPTURE: u8 = 0x8e;
 
 const WITH_SEED: u8 = 1;
 const WITH_WALL_CLOCK: u8 = 2;
@@ -46,6 +50,7 @@ const _: () = assert!(CONSOLE_INPUT == 0x81 && TIME_ADJUST == 0x82 && CHECKPOINT
 const _: () = assert!(END == 0x85 && BOOKMARK == 0x06 && INTERRUPT == 0x07);
 const _: () = assert!(STATE == 0x08 && EXIT == 0x09 && DISK_REQUEST == 0x0a && CONSOLE_OUTPUT == 0x0b);
 const _: () = assert!(BRANCH == 0x8c && WITH_SEED == 1 && WITH_WALL_CLOCK == 2);
+const _: () = assert!(CAPTURE_PAGES == 0x8d && CAPTURE == 0x8e);
 const _: () = assert!(SPURIOUS == 255);
 const _: () = assert!(POWER_OFF == 0 && RESET == 1 && PANIC == 2 && TRIPLE_FAULT == 3);
 const _: () = assert!(REFUSED_INSTRUCTION == 4 && HALTED_FOREVER == 5 && STOPPED == 6);
@@ -71,6 +76,9 @@ pub(crate) fn kind(body: &Body) -> u8 {
         Body::ConsoleInput { .. } => CONSOLE_INPUT,
         Body::TimeAdjust { .. } => TIME_ADJUST,
         Body::Branch { .. } => BRANCH,
+        Body::CapturePages(_) => CAPTURE_PAGES,
+        Body::Capture(_) => CAPTURE,
+        Body::Device { input, .. } => device::kind(input),
         Body::Checkpoint { .. } => CHECKPOINT,
         Body::Seal { .. } => SEAL,
         Body::Bookmark { .. } => BOOKMARK,
@@ -88,7 +96,10 @@ pub(crate) fn encode(body: &Body) -> Result<Vec<u8>, Unfit> {
     match body {
         Body::ConsoleInput { bytes } => out.extend_from_slice(limited(bytes, MAX_DATA)?),
         Body::TimeAdjust { nanoseconds } => put_varint(&mut out, *nanoseconds),
+        Body::Device { slot, input } => device::put(&mut out, *slot, input)?,
         Body::Branch { seed, wall_clock } => put_branch(&mut out, seed.as_ref(), *wall_clock)?,
+        Body::CapturePages(pages) => capture::put_pages(&mut out, pages)?,
+        Body::Capture(capture) => capture::put(&mut out, capture)?,
         Body::Checkpoint { registers, full } => {
             out.extend_from_slice(&registers.to_le_bytes());
             put_full(&mut out, full.as_ref());
@@ -136,6 +147,8 @@ pub(crate) fn decode(kind: u8, payload: &[u8]) -> Result<Option<Body>, Malformed
         CONSOLE_INPUT => Body::ConsoleInput { bytes: data(&mut input)?.to_vec() },
         TIME_ADJUST => Body::TimeAdjust { nanoseconds: input.varint()? },
         BRANCH => branch(&mut input)?,
+        CAPTURE_PAGES => capture::pages(&mut input)?,
+        CAPTURE => capture::capture(&mut input)?,
         CHECKPOINT => Body::Checkpoint { registers: input.u64()?, full: full(&mut input)? },
         SEAL => Body::Seal { registers: input.u64()?, guest_time: input.varint()? },
         BOOKMARK => Body::Bookmark { name: text(data(&mut input)?)? },
@@ -152,7 +165,10 @@ pub(crate) fn decode(kind: u8, payload: &[u8]) -> Result<Option<Body>, Malformed
             guest_time: input.varint()?,
             inputs: input.varint()?,
         }),
-        _ => return Ok(None),
+        _ => match device::take(kind, &mut input)? {
+            Some(body) => body,
+            None => return Ok(None),
+        },
     };
     if input.len() != 0 {
         return Err(Malformed("its payload is too long"));

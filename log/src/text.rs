@@ -3,7 +3,8 @@
 use std::fmt;
 
 use crate::event::{
-    Body, End, EndCause, Event, ExitAnswer, ExitKind, FullDigest, Register, SPURIOUS, StopReason,
+    Body, Capture, CapturePages, DeviceInput, End, EndCause, Event, ExitAnswer, ExitKind, FullDigest,
+    Register, SPURIOUS, StopReason,
 };
 
 /// Most console bytes shown of one event.
@@ -26,7 +27,10 @@ impl fmt::Display for Body {
         match self {
             Body::ConsoleInput { bytes } => data(f, bytes),
             Body::TimeAdjust { nanoseconds } => write!(f, "+{}", Seconds(*nanoseconds)),
+            Body::Device { slot, input } => device(f, *slot, input),
             Body::Branch { seed, wall_clock } => branch(f, seed.as_ref(), *wall_clock),
+            Body::CapturePages(pages) => pages.fmt(f),
+            Body::Capture(capture) => capture.fmt(f),
             Body::Checkpoint { registers, full } => {
                 write!(f, "registers {registers:016x}")?;
                 digest(f, full.as_ref())
@@ -64,6 +68,19 @@ impl fmt::Display for Body {
     }
 }
 
+fn device(f: &mut fmt::Formatter<'_>, slot: u8, input: &DeviceInput) -> fmt::Result {
+    write!(f, "slot {slot} ")?;
+    match input {
+        DeviceInput::Frame(bytes) | DeviceInput::Entropy(bytes) | DeviceInput::Typed(bytes) => data(f, bytes),
+        DeviceInput::Link { up } => f.write_str(if *up { "up" } else { "down" }),
+        DeviceInput::Resize { cols, rows } => write!(f, "{cols} columns, {rows} rows"),
+        DeviceInput::DiskFailed { operation, number, sector } => {
+            let name = ["read", "write", "flush", "zero"].get(usize::from(*operation)).unwrap_or(&"unknown");
+            write!(f, "{name} at sector {sector}, operation {number} of the exit")
+        }
+    }
+}
+
 fn branch(f: &mut fmt::Formatter<'_>, seed: Option<&[u8; 32]>, wall_clock: Option<u64>) -> fmt::Result {
     if let Some(seed) = seed {
         f.write_str("seed ")?;
@@ -73,6 +90,45 @@ fn branch(f: &mut fmt::Formatter<'_>, seed: Option<&[u8; 32]>, wall_clock: Optio
         (None, Some(seconds)) => write!(f, "wall clock {seconds} s since 1970"),
         (Some(_), Some(seconds)) => write!(f, ", wall clock {seconds} s since 1970"),
         (_, None) => Ok(()),
+    }
+}
+
+/// How many, where the first is, how many bytes.
+impl fmt::Display for CapturePages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.frames.len();
+        write!(f, "{count} page{}", plural(count as u64))?;
+        if let Some(first) = self.frames.first() {
+            write!(f, " from {:#x}", u128::from(*first) * 4096)?;
+        }
+        write!(f, ", {}", Size(self.stored.len() as u64))
+    }
+}
+
+/// What of it is in the log, and what it stands for.
+impl fmt::Display for Capture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Capture { nanoseconds, interrupts, pages, bytes, .. } = self;
+        let tenths = nanoseconds.saturating_add(50_000) / 100_000;
+        write!(f, "{pages} page{}, {}, guest computed ", plural(*pages), Size(*bytes))?;
+        write!(f, "{}.{} ms, ", tenths / 10, tenths % 10)?;
+        write!(f, "{interrupts} interrupt{} in between", plural((*interrupts).into()))
+    }
+}
+
+fn plural(count: u64) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}
+
+/// A number of bytes, in KB if it is large.
+struct Size(u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            bytes @ 0..10_000 => write!(f, "{bytes} byte{}", plural(bytes)),
+            bytes => write!(f, "{} KB", bytes.div_ceil(1000)),
+        }
     }
 }
 

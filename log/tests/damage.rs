@@ -100,7 +100,7 @@ fn golden(name: &str) -> TempDir {
 /// Every bit of recordings that hold every kind of event, every key of a header and bookmarks.
 #[test]
 fn every_flipped_bit_is_an_error() {
-    for name in ["v1-markers", "v1-branch", "v1-notices"] {
+    for name in ["v1-markers", "v1-branch", "v1-notices", "v1-captures"] {
         let dir = golden(name);
         let before = read_everything(dir.path()).unwrap();
         for entry in fs::read_dir(dir.path()).unwrap() {

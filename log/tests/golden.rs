@@ -67,6 +67,11 @@ fn make(name: &str, dir: &Path) {
             notices().iter().for_each(|event| writer.append(event).unwrap());
             writer.close(&end(2001, EndCause::HaltedForever)).unwrap();
         }
+        // Captured sync points.
+        "v1-captures" => {
+            captures().iter().for_each(|event| writer.append(event).unwrap());
+            writer.close(&end(200, EndCause::HaltedForever)).unwrap();
+        }
         // Half a bookmark at the end.
         "v1-bookmarks-crashed" => {
             bookmarks().into_iter().for_each(|bookmark| writer.bookmark(bookmark).unwrap());
@@ -130,7 +135,8 @@ fn bookmarks() -> Vec<Bookmark> {
     origins.into_iter().enumerate().map(bookmark).collect()
 }
 
-const CLOSED: [&str; 5] = ["v1-complete", "v1-segments", "v1-markers", "v1-branch", "v1-notices"];
+const CLOSED: [&str; 6] =
+    ["v1-complete", "v1-segments", "v1-markers", "v1-branch", "v1-notices", "v1-captures"];
 const CRASHED: [&str; 2] = ["v1-crashed", "v1-bookmarks-crashed"];
 
 fn many() -> Vec<Event> {
@@ -315,6 +321,22 @@ fn notices_of_a_branch() {
     exit:2001        end           halted with nothing that can wake it; 2001 exits, 0.004002000s, 3 inputs; registers 30000000000007d1 cpu 0123456789abcdef ram fedcba98000000000000000000000007 devices 0000000000000055 at 1.234567890s
     "#);
     assert_same_bytes("v1-notices");
+}
+
+#[test]
+fn captured_sync_points() {
+    let recording = Recording::open(&stored("v1-captures")).unwrap();
+    let all = [captures(), vec![end(200, EndCause::HaltedForever)]].concat();
+    assert_eq!(recording.events().map(Result::unwrap).collect::<Vec<_>>(), all);
+    insta::assert_snapshot!(lines(&recording), @r#"
+    exit:150         capture-pages 3 pages from 0x0, 66 bytes
+    exit:150         capture-pages 1 page from 0x8000000, 4096 bytes
+    exit:150         capture       4 pages, 4162 bytes, guest computed 10.1 ms, 1 interrupt in between
+    exit:150         console-input 1 byte "x"
+    exit:151         capture       0 pages, 0 bytes, guest computed 18446744073709.5 ms, 0 interrupts in between
+    exit:200         end           halted with nothing that can wake it; 200 exits, 0.000400000s, 3 inputs; registers 30000000000000c8 cpu 0123456789abcdef ram fedcba98000000000000000000000007 devices 0000000000000055 at 1.234567890s
+    "#);
+    assert_same_bytes("v1-captures");
 }
 
 #[test]

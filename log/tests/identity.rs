@@ -7,13 +7,13 @@ mod common;
 use std::fs;
 
 use common::*;
-use proptest::collection::{btree_map, vec};
+use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 use scribe_log::{
-    Body, End, EndCause, Event, ExitAnswer, ExitKind, FullDigest, GeneralRegisters, Position, Recording,
-    Register, State, StopReason, Writer,
+    Body, Capture, CapturePages, DeviceInput, End, EndCause, Event, ExitAnswer, ExitKind, FullDigest,
+    GeneralRegisters, PageCodec, Position, Recording, Register, State, StopReason, Writer,
 };
 use tempfile::tempdir;
 
@@ -35,6 +35,7 @@ fn bodies() -> impl Strategy<Value = Body> {
             seed: (which != 0).then_some(seed),
             wall_clock: (which != 1).then_some(seconds),
         }),
+        3 => (any::<u8>(), device_inputs()).prop_map(|(slot, input)| Body::Device { slot, input }),
         2 => (any::<u64>(), full_digests()).prop_map(|(registers, full)| Body::Checkpoint { registers, full }),
         1 => any::<String>().prop_map(|name| Body::Bookmark { name }),
         1 => any::<(u8, u8)>().prop_map(|(vector, irq)| Body::Interrupt { vector, irq }),
@@ -45,6 +46,41 @@ fn bodies() -> impl Strategy<Value = Body> {
             Body::DiskRequest { device, request, sector, bytes, status }
         }),
         1 => vec(any::<u8>(), 0..200).prop_map(|bytes| Body::ConsoleOutput { bytes }),
+        1 => capture_pages(),
+        1 => captures(),
+    ]
+}
+
+fn capture_pages() -> impl Strategy<Value = Body> {
+    let stored = prop_oneof![vec(any::<u8>(), 1..4096), Just(Vec::new())];
+    (btree_set(any::<u64>(), 1..=16), stored, any::<u8>()).prop_map(|(frames, stored, byte)| {
+        let frames: Vec<u64> = frames.into_iter().collect();
+        let (codec, stored) = match stored.is_empty() {
+            true => (PageCodec::Raw, vec![byte; frames.len() * 4096]),
+            false => (PageCodec::Zstd, stored),
+        };
+        Body::CapturePages(CapturePages { frames, codec, stored })
+    })
+}
+
+fn captures() -> impl Strategy<Value = Body> {
+    let numbers = any::<(u64, u8, u64, u64, u16)>();
+    (numbers, vec(any::<u8>(), 0..2000)).prop_map(
+        |((nanoseconds, interrupts, pages, bytes, version), state)| {
+            Body::Capture(Capture { nanoseconds, interrupts, pages, bytes, version, state })
+        },
+    )
+}
+
+fn device_inputs() -> impl Strategy<Value = DeviceInput> {
+    prop_oneof![
+        vec(any::<u8>(), 14..=1518).prop_map(DeviceInput::Frame),
+        any::<bool>().prop_map(|up| DeviceInput::Link { up }),
+        vec(any::<u8>(), 1..=256).prop_map(DeviceInput::Entropy),
+        vec(any::<u8>(), 0..200).prop_map(DeviceInput::Typed),
+        any::<(u16, u16)>().prop_map(|(cols, rows)| DeviceInput::Resize { cols, rows }),
+        (0u8..4, any::<u64>(), any::<u64>())
+            .prop_map(|(operation, number, sector)| DeviceInput::DiskFailed { operation, number, sector }),
     ]
 }
 

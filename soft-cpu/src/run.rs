@@ -109,6 +109,13 @@ impl SoftCpu {
         Progress { branches: self.cpu.branches, steps: self.steps() }
     }
 
+    /// From now on the processor is `at` so far behind its last exit. What it has retired in all is that at least.
+    pub fn set_progress(&mut self, at: Progress) {
+        self.cpu.branches = at.branches;
+        self.cpu.instructions = self.cpu.instructions.max(at.steps);
+        self.mark = self.cpu.instructions - at.steps;
+    }
+
     pub(crate) fn steps(&self) -> u64 {
         self.cpu.instructions - self.mark
     }

@@ -135,6 +135,7 @@ impl Bench {
     ) -> Result<Replayed, StartError> {
         let (mut console, output) = console();
         let config = ReplayConfig {
+            counter: Err("not in tests".into()),
             snapshots: false,
             directory,
             moved: moved.clone(),
@@ -189,6 +190,8 @@ pub fn config(kernel: PathBuf) -> GuestConfig {
         kernel: Some(kernel),
         initrd: None,
         append: None,
+        platform: None,
+        devices: Vec::new(),
         memory: tiny::RAM,
         command: Vec::new(),
         seed: [0x5a; 32],
@@ -199,6 +202,8 @@ pub fn config(kernel: PathBuf) -> GuestConfig {
         cpu: None,
         sync_points: Some(engines::current().sync_points()),
         behaviour: None,
+        counter: Err("no counter in tests".into()),
+        chaos: None,
     }
 }
 
@@ -214,10 +219,10 @@ pub fn made_up_host() -> Host {
 
 /// A console that keeps what it is given.
 #[derive(Clone, Default)]
-struct Kept(Rc<RefCell<Vec<u8>>>);
+pub(crate) struct Kept(Rc<RefCell<Vec<u8>>>);
 
 impl Kept {
-    fn take(&self) -> Vec<u8> {
+    pub(crate) fn take(&self) -> Vec<u8> {
         self.0.take()
     }
 }
@@ -233,7 +238,7 @@ impl Write for Kept {
     }
 }
 
-fn console() -> (Console, Kept) {
+pub(crate) fn console() -> (Console, Kept) {
     let kept = Kept::default();
     (Console::to(Box::new(kept.clone())), kept)
 }

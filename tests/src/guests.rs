@@ -112,6 +112,74 @@ pub fn echo(a: &mut CodeAssembler) -> Emitted {
     finish(a)
 }
 
+/// Spins on a counter that only the PIT's handler moves, as a kernel does on jiffies, and never sleeps; echoes console input,
+/// taken by interrupts. [`END_OF_INPUT`] switches off, with the number of bytes as its status; so do `ticks` ticks, unless
+/// that is 0. `period` is the PIT's, in its ticks.
+///
+/// # Errors
+/// The assembler's.
+pub fn jiffies(a: &mut CodeAssembler, period: u16, ticks: u32) -> Emitted {
+    let [mut again, mut same, mut tick, mut input, mut none, mut end] = [(); 6].map(|()| a.create_label());
+    tiny::gate(a, PIC_VECTORS, tick)?;
+    tiny::gate(a, PIC_VECTORS + 4, input)?;
+    tiny::load_idt(a)?;
+    tiny::pic(a, &[0, 4])?;
+    tiny::pit_periodic(a, period)?;
+    tiny::out8(a, UART_PORT + 4, 0x0b)?; // DTR, RTS, OUT2
+    tiny::out8(a, UART_PORT + 1, 1)?; // receive interrupt
+    a.mov(rbx, DATA)?;
+    a.mov(r12d, 0)?;
+    a.mov(r13d, 0)?;
+    tiny::print(a, "ready\n")?;
+    a.sti()?;
+    a.set_label(&mut again)?;
+    if ticks != 0 {
+        a.cmp(r12d, ticks)?;
+        a.jae(end)?;
+    }
+    a.mov(rsi, r12)?;
+    a.set_label(&mut same)?;
+    a.add(r8, r12)?;
+    a.mov(qword_ptr(rbx + 0x800), r8)?;
+    a.cmp(rsi, r12)?;
+    a.je(same)?;
+    a.jmp(again)?;
+
+    a.set_label(&mut tick)?;
+    a.push(rax)?;
+    a.push(rdx)?;
+    a.inc(r12)?;
+    tiny::end_of_interrupt(a)?;
+    a.pop(rdx)?;
+    a.pop(rax)?;
+    a.iretq()?;
+
+    a.set_label(&mut input)?;
+    a.push(rax)?;
+    a.push(rdx)?;
+    let mut more = a.create_label();
+    a.set_label(&mut more)?;
+    a.mov(edx, LSR)?;
+    a.in_(al, dx)?;
+    a.test(al, 1)?;
+    a.jz(none)?;
+    a.mov(edx, RBR)?;
+    a.in_(al, dx)?;
+    a.cmp(al, u32::from(END_OF_INPUT))?;
+    a.je(end)?;
+    a.inc(r13)?;
+    a.out(dx, al)?;
+    a.jmp(more)?;
+    a.set_label(&mut none)?;
+    tiny::end_of_interrupt(a)?;
+    a.pop(rdx)?;
+    a.pop(rax)?;
+    a.iretq()?;
+    a.set_label(&mut end)?;
+    a.cli()?;
+    finish(a)
+}
+
 /// As [`echo`], but it polls, computes between two looks, and takes no interrupt.
 ///
 /// # Errors

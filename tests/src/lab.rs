@@ -271,6 +271,11 @@ impl Call {
         self
     }
 
+    /// The call as a command whose standard streams are pipes, for those who look at when what comes.
+    pub fn into_command(self) -> Command {
+        self.typed().command
+    }
+
     /// Starts the program.
     pub fn start(mut self) -> Running {
         let mut child = self.command.spawn().unwrap();
@@ -383,6 +388,11 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Of a call that somebody else has made.
+    pub fn of(title: &str, code: i32, stdout: Vec<u8>, stderr: String) -> Self {
+        Self { title: title.into(), code, stdout, stderr }
+    }
+
     /// Expects this exit code.
     pub fn ends_with(self, code: i32) -> Self {
         assert!(self.code == code, "exit code {} instead of {code}: {self}", self.code);

@@ -57,7 +57,7 @@ impl Pair {
     pub fn tiny(emit: impl FnOnce(&mut CodeAssembler) -> Emitted) -> Self {
         let kernel = Blob { source: "tiny".into(), bytes: tiny::kernel(emit) };
         let files = BootFiles { kernel, initrd: None };
-        Self::new(|ram| boot::load(ram, &files, "", &[0; SEED_BYTES]).unwrap())
+        Self::new(|ram| boot::load(ram, None, &files, "", &[0; SEED_BYTES]).unwrap())
     }
 
     /// At the start of a case of [`crate::ring0`].

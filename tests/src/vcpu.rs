@@ -55,7 +55,7 @@ impl Vcpu {
         let ram = GuestRam::new(tiny::RAM).unwrap();
         let kernel = Blob { source: "tiny".into(), bytes: tiny::kernel(emit) };
         let files = BootFiles { kernel, initrd: None };
-        let start = boot::load(&ram, &files, "", &[0; SEED_BYTES]).unwrap();
+        let start = boot::load(&ram, None, &files, "", &[0; SEED_BYTES]).unwrap();
         let mut engine = engine(&ram);
         engine.set_state(&start).unwrap();
         Self { ram, engine, kicks: 0 }

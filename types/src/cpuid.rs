@@ -22,6 +22,9 @@ pub const SCRIBE_V1: &str = "scribe-v1";
 /// Name of the profile with a TSC that reads guest time: for engines that own the TSC.
 pub const SCRIBE_V1_TSC: &str = "scribe-v1-tsc";
 
+/// Name of the profile that says of the TSC and of a local APIC: for `scribe-pc-2`, which has one.
+pub const SCRIBE_V2_TSC: &str = "scribe-v2-tsc";
+
 /// What processor a guest sees.
 #[derive(Debug, Clone, Copy)]
 pub struct Profile {
@@ -31,12 +34,15 @@ pub struct Profile {
     pub table: &'static [Leaf],
     /// RDTSC and RDTSCP read guest time in ns; without, they do not exist
     pub tsc: bool,
+    /// it says that there is a local APIC, and means it
+    pub apic: bool,
 }
 
 /// All profiles, the default first.
-pub const PROFILES: [Profile; 2] = [
-    Profile { name: SCRIBE_V1, table: &SCRIBE_V1_TABLE, tsc: false },
-    Profile { name: SCRIBE_V1_TSC, table: &SCRIBE_V1_TSC_TABLE, tsc: true },
+pub const PROFILES: [Profile; 3] = [
+    Profile { name: SCRIBE_V1, table: &SCRIBE_V1_TABLE, tsc: false, apic: false },
+    Profile { name: SCRIBE_V1_TSC, table: &SCRIBE_V1_TSC_TABLE, tsc: true, apic: false },
+    Profile { name: SCRIBE_V2_TSC, table: &SCRIBE_V2_TSC_TABLE, tsc: true, apic: true },
 ];
 
 /// The profile of this name.
@@ -111,6 +117,19 @@ pub const SCRIBE_V1_TSC_TABLE: [Leaf; 13] = {
     }
     table
 };
+/// The table of `scribe-v2-tsc`: that of `scribe-v1-tsc` and the APIC's bits. The processor's initial APIC ID is 0.
+pub const SCRIBE_V2_TSC_TABLE: [Leaf; 13] = {
+    const EDX: usize = 3;
+    let mut table = SCRIBE_V1_TSC_TABLE;
+    let mut at = 0;
+    while at < table.len() {
+        if matches!(table[at].function, 1 | 0x8000_0001) {
+            table[at].result[EDX] |= APIC;
+        }
+        at += 1;
+    }
+    table
+};
 /// Leaf 1 EDX: set by KVM while the APIC's base MSR, which no guest here can reach, says "enabled".
 const APIC: u32 = 1 << 9;
 /// Leaves 1 and 0x8000_0001 EDX.
@@ -155,6 +174,15 @@ mod tests {
             })
             .collect();
         assert_eq!(differs, [(1, 1 << 4 | 1 << 9), (0x8000_0001, 1 << 4 | 1 << 27), (0x8000_0007, 1 << 8)]);
+    }
+
+    #[test]
+    fn the_profile_with_an_apic_adds_its_bits_alone() {
+        for (with, without) in SCRIBE_V2_TSC_TABLE.into_iter().zip(SCRIBE_V1_TSC_TABLE) {
+            let apic = if matches!(with.function, 1 | 0x8000_0001) { 1 << 9 } else { 0 };
+            assert_eq!(with.result[..3], without.result[..3]);
+            assert_eq!(with.result[3] ^ without.result[3], apic, "{:#x}", with.function);
+        }
     }
 
     #[test]

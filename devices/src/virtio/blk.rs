@@ -1,32 +1,41 @@
 //! The virtio block device (section 5.2): one queue, requests served while the driver's notification is handled.
 //!
-//! The disk itself is the machine's [`BlockBackend`], passed to each call. Requests: IN, OUT, FLUSH and GET_ID;
-//! others are answered UNSUPP. A request that makes no sense (a sector beyond the end, a length that is no multiple
-//! of a sector, a write to a read-only disk) is answered IOERR. A chain that leaves no room for a status is a
-//! [`Fault`].
+//! The disk itself is the machine's [`BlockBackend`], passed to each call. Requests: IN, OUT, FLUSH and GET_ID, and
+//! with the [`Full`] profile DISCARD and WRITE_ZEROES; others are answered UNSUPP. A request that makes no sense (a
+//! sector beyond the end, a length that is no multiple of a sector, a write to a read-only disk) is answered IOERR. A
+//! chain that leaves no room for a status is a [`Fault`].
 //!
-//! An error of the host is answered IOERR as well, but unlike the others it is not a function of guest state: a
-//! recording that contained it could not replay. It is kept for the machine, which must stop on it.
+//! An error of the host is answered IOERR as well, but unlike the others it is not a function of guest state. It is
+//! kept for the machine, which must stop on it, or note which operation it was, so that a replay can
+//! [fail](Blk::fail_operations) the same one.
 
-use std::error::Error as StdError;
+use std::collections::BTreeSet;
+use std::marker::PhantomData;
 
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 use virtio_bindings::virtio_blk::{
-    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_ID_BYTES,
-    VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID,
-    VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
+    VIRTIO_BLK_F_RO, VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP,
+    VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
 };
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use virtio_queue::Queue;
 use vm_memory::{Bytes, GuestMemory};
 
 use super::queue::{self, Chain};
-use super::{Fault, VirtioDevice};
+use super::{Fault, VirtioDevice, read_fields};
 use crate::snapshot::{RestoreError, Snapshot, require_same};
 
+mod backend;
+#[cfg(test)]
+mod full_tests;
+mod profile;
+mod ranges;
 #[cfg(test)]
 mod tests;
+
+pub use backend::{BackendError, BlockBackend, BlockError, BlockOperation, RequestRecord};
+pub use profile::{Basic, Full, Profile};
+use ranges::Zeroing;
 
 /// Bytes of a sector: the unit of the disk's size and of every request.
 pub const SECTOR_SIZE: usize = BLOCK_SIZE as usize;
@@ -43,86 +52,20 @@ const SEG_MAX: u32 = QUEUE_SIZE as u32 - 2;
 /// Bytes of a request before its data: type, priority, sector.
 const HEADER_SIZE: usize = 16;
 
-/// The disk behind a block device. Accesses are whole sectors within the disk, at most [`CHUNK_SIZE`] bytes.
-pub trait BlockBackend {
-    /// Size of the disk in sectors. It does not change.
-    fn sectors(&self) -> u64;
-
-    /// Fills `buf` from `sector` on.
-    ///
-    /// # Errors
-    /// [`BlockError`] if the host cannot.
-    fn read_at(&mut self, sector: u64, buf: &mut [u8]) -> Result<(), BlockError>;
-
-    /// Stores `buf` from `sector` on.
-    ///
-    /// # Errors
-    /// [`BlockError`] if the host cannot.
-    fn write_at(&mut self, sector: u64, buf: &[u8]) -> Result<(), BlockError>;
-
-    /// Makes what was written durable, as far as the machine promises that.
-    ///
-    /// # Errors
-    /// [`BlockError`] if the host cannot.
-    fn flush(&mut self) -> Result<(), BlockError>;
-}
-
-/// An error of a [`BlockBackend`].
-#[derive(Debug, Error)]
-#[error(transparent)]
-pub struct BlockError(Box<dyn StdError + Send + Sync>);
-
-impl BlockError {
-    /// Wraps the backend's own error.
-    pub fn new(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        BlockError(source.into())
-    }
-}
-
-/// What the device wanted of its backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BlockOperation {
-    /// [`BlockBackend::read_at`]
-    Read,
-    /// [`BlockBackend::write_at`]
-    Write,
-    /// [`BlockBackend::flush`]
-    Flush,
-}
-
-/// An operation that the host failed.
-#[derive(Debug, Error)]
-#[error("{operation:?} of the disk failed at sector {sector}")]
-pub struct BackendError {
-    /// The operation.
-    pub operation: BlockOperation,
-    /// Its first sector; 0 for a flush.
-    pub sector: u64,
-    /// The backend's error.
-    pub source: BlockError,
-}
-
-/// A request that was served, for those who watch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RequestRecord {
-    /// Type of the request: one of VIRTIO_BLK_T_*.
-    pub kind: u32,
-    /// First sector; what the driver wrote there for requests that have none.
-    pub sector: u64,
-    /// Bytes of data, to or from the guest.
-    pub bytes: u64,
-    /// What the driver was answered: one of VIRTIO_BLK_S_*.
-    pub status: u8,
-}
-
-/// The block device.
+/// The block device, with the features of `P`.
 #[derive(Debug)]
-pub struct Blk {
+pub struct Blk<P = Basic> {
     state: BlkState,
     /// Requests served since they were last taken, if anybody watches. Not part of the state.
     served: Option<Vec<RequestRecord>>,
-    /// Not part of the state: it ends the recording.
-    backend_error: Option<BackendError>,
+    /// Errors of the backend since they were last taken, at most one a request. Not part of the state: they are not
+    /// the guest's.
+    errors: Vec<BackendError>,
+    /// Backend operations of this notification so far.
+    operations: u64,
+    /// Those of the next notification that fail without the backend being asked.
+    failing: BTreeSet<u64>,
+    profile: PhantomData<P>,
 }
 
 /// State of [`Blk`]: its configuration, for it keeps nothing between requests.
@@ -144,7 +87,7 @@ enum Outcome {
     Failed,
 }
 
-impl Blk {
+impl<P: Profile> Blk<P> {
     /// A disk of `sectors` sectors, which must be the size of the backend it will be used with. Of `id`, the first
     /// [`ID_SIZE`] bytes count.
     pub fn new(sectors: u64, read_only: bool, id: &[u8]) -> Self {
@@ -152,7 +95,14 @@ impl Blk {
         for (to, from) in padded.iter_mut().zip(id) {
             *to = *from;
         }
-        Blk { state: BlkState { sectors, read_only, id: padded }, served: None, backend_error: None }
+        Blk {
+            state: BlkState { sectors, read_only, id: padded },
+            served: None,
+            errors: Vec::new(),
+            operations: 0,
+            failing: BTreeSet::new(),
+            profile: PhantomData,
+        }
     }
 
     /// Size of the disk in sectors.
@@ -175,23 +125,53 @@ impl Blk {
         self.served.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    /// The first error of the backend since the last call. The guest saw it as IOERR, and nothing in the guest's
-    /// state explains it: a recording must stop here.
+    /// The first error of the backend since errors were last taken; the others are forgotten. The guest saw IOERR, and
+    /// nothing in the guest's state explains it: a recording that cannot note it must stop here.
     pub fn take_backend_error(&mut self) -> Option<BackendError> {
-        self.backend_error.take()
+        self.take_backend_errors().into_iter().next()
     }
 
-    fn backend_failed(&mut self, operation: BlockOperation, sector: u64, source: BlockError) -> Outcome {
-        if self.backend_error.is_none() {
-            self.backend_error = Some(BackendError { operation, sector, source });
+    /// All errors of the backend since errors were last taken, in order. To be taken after each access, so that their
+    /// [numbers](BackendError::number) are those of one notification.
+    pub fn take_backend_errors(&mut self) -> Vec<BackendError> {
+        std::mem::take(&mut self.errors)
+    }
+
+    /// These backend operations of the next notification, by their [number](BackendError::number), fail as they did
+    /// when they were noted, without the backend being asked and without an error for the machine.
+    pub fn fail_operations(&mut self, numbers: impl IntoIterator<Item = u64>) {
+        self.failing.extend(numbers);
+    }
+
+    /// Operations that should have failed and were never begun; forgets them. Any is a difference from what was noted.
+    pub fn take_unfailed(&mut self) -> BTreeSet<u64> {
+        std::mem::take(&mut self.failing)
+    }
+
+    /// Asks the backend for something; true if it was done.
+    fn ask(
+        &mut self,
+        operation: BlockOperation,
+        sector: u64,
+        act: impl FnOnce() -> Result<(), BlockError>,
+    ) -> bool {
+        let number = self.operations;
+        self.operations = number.saturating_add(1);
+        if self.failing.remove(&number) {
+            return false;
         }
-        Outcome::Failed
+        let result = act();
+        let done = result.is_ok();
+        let error = result.err().map(|source| BackendError { operation, sector, number, source });
+        self.errors.extend(error);
+        done
     }
 
     /// Serves one request; gives the number of bytes written to it.
     fn serve<M: GuestMemory>(
         &mut self,
         mut chain: Chain,
+        features: u64,
         mem: &M,
         backend: &mut dyn BlockBackend,
     ) -> Result<u32, Fault> {
@@ -201,7 +181,7 @@ impl Blk {
         let only_status = u32::from(chain.writable.left() == 0);
         let data = (chain.readable.left() + chain.writable.left()).saturating_sub(HEADER_SIZE as u64);
         let mut asked = (u32::MAX, 0);
-        let (code, written) = match self.request(&mut chain, mem, backend, &mut asked)? {
+        let (code, written) = match self.request(&mut chain, features, mem, backend, &mut asked)? {
             Outcome::Done(data) => {
                 let complete = u32::from(chain.writable.left() == 0);
                 (VIRTIO_BLK_S_OK, data.saturating_add(complete))
@@ -222,6 +202,7 @@ impl Blk {
     fn request<M: GuestMemory>(
         &mut self,
         chain: &mut Chain,
+        features: u64,
         mem: &M,
         backend: &mut dyn BlockBackend,
         asked: &mut (u32, u64),
@@ -237,16 +218,19 @@ impl Blk {
         match asked.0 {
             VIRTIO_BLK_T_IN => self.read(chain, sector, mem, backend),
             VIRTIO_BLK_T_OUT => self.write(chain, sector, mem, backend),
-            VIRTIO_BLK_T_FLUSH => Ok(match backend.flush() {
-                Ok(()) => Outcome::Done(0),
-                Err(source) => self.backend_failed(BlockOperation::Flush, 0, source),
-            }),
+            VIRTIO_BLK_T_FLUSH => {
+                let done = self.ask(BlockOperation::Flush, 0, || backend.flush());
+                Ok(if done { Outcome::Done(0) } else { Outcome::Failed })
+            }
             VIRTIO_BLK_T_GET_ID => {
                 let len = usize::try_from(chain.writable.left()).unwrap_or(ID_SIZE).min(ID_SIZE);
                 chain.writable.write(mem, &self.state.id[..len])?;
                 Ok(Outcome::Done(u32::try_from(len).unwrap_or(0)))
             }
-            _ => Ok(Outcome::Unsupported),
+            kind => match Zeroing::of(kind, features) {
+                Some(zeroing) => self.zero(chain, zeroing, mem, backend),
+                None => Ok(Outcome::Unsupported),
+            },
         }
     }
 
@@ -274,8 +258,8 @@ impl Blk {
         while chain.writable.left() > 0 {
             let len = usize::try_from(chain.writable.left()).unwrap_or(CHUNK_SIZE).min(CHUNK_SIZE);
             let piece = &mut chunk[..len];
-            if let Err(source) = backend.read_at(sector, piece) {
-                return Ok(self.backend_failed(BlockOperation::Read, sector, source));
+            if !self.ask(BlockOperation::Read, sector, || backend.read_at(sector, piece)) {
+                return Ok(Outcome::Failed);
             }
             chain.writable.write(mem, piece)?;
             sector = sector.saturating_add((len / SECTOR_SIZE) as u64);
@@ -299,8 +283,8 @@ impl Blk {
             let len = usize::try_from(chain.readable.left()).unwrap_or(CHUNK_SIZE).min(CHUNK_SIZE);
             let piece = &mut chunk[..len];
             chain.readable.read(mem, piece)?;
-            if let Err(source) = backend.write_at(sector, piece) {
-                return Ok(self.backend_failed(BlockOperation::Write, sector, source));
+            if !self.ask(BlockOperation::Write, sector, || backend.write_at(sector, piece)) {
+                return Ok(Outcome::Failed);
             }
             sector = sector.saturating_add((len / SECTOR_SIZE) as u64);
         }
@@ -313,26 +297,18 @@ fn chunk_for(len: u64) -> Vec<u8> {
     vec![0; usize::try_from(len).unwrap_or(CHUNK_SIZE).min(CHUNK_SIZE)]
 }
 
-impl VirtioDevice for Blk {
+impl<P: Profile> VirtioDevice for Blk<P> {
     const DEVICE_ID: u32 = VIRTIO_ID_BLOCK;
     const QUEUE_SIZES: &'static [u16] = &[QUEUE_SIZE];
     type Host = dyn BlockBackend;
 
     fn features(&self) -> u64 {
         let read_only = if self.state.read_only { 1 << VIRTIO_BLK_F_RO } else { 0 };
-        1 << VIRTIO_BLK_F_SEG_MAX | 1 << VIRTIO_BLK_F_BLK_SIZE | 1 << VIRTIO_BLK_F_FLUSH | read_only
+        P::FEATURES | read_only
     }
 
-    /// `struct virtio_blk_config` (section 5.2.4): capacity, seg_max and blk_size; the other fields are 0.
     fn read_config(&self, offset: u64, bytes: &mut [u8]) {
-        let mut config = [0; 24];
-        config[..8].copy_from_slice(&self.state.sectors.to_le_bytes());
-        config[12..16].copy_from_slice(&SEG_MAX.to_le_bytes());
-        config[20..].copy_from_slice(&BLOCK_SIZE.to_le_bytes());
-        let rest = usize::try_from(offset).ok().and_then(|offset| config.get(offset..)).unwrap_or(&[]);
-        for (to, from) in bytes.iter_mut().zip(rest) {
-            *to = *from;
-        }
+        read_fields(&P::config(&self.state), offset, bytes);
     }
 
     fn reset(&mut self) {}
@@ -341,24 +317,25 @@ impl VirtioDevice for Blk {
         &mut self,
         _index: usize,
         queue: &mut Queue,
-        _features: u64,
+        features: u64,
         mem: &M,
         backend: &mut (dyn BlockBackend + 'static),
     ) -> Result<bool, Fault> {
+        self.operations = 0;
         let count = queue::available(queue, mem)?;
         for _ in 0..count {
             let chain = queue::next_chain(queue, mem)?;
             let head = chain.head;
-            let written = self.serve(chain, mem, backend)?;
+            let written = self.serve(chain, features, mem, backend)?;
             queue::give_back(queue, mem, head, written)?;
         }
         Ok(count > 0 && queue::wants_interrupt(queue, mem)?)
     }
 }
 
-impl Snapshot for Blk {
+impl<P: Profile> Snapshot for Blk<P> {
     const KIND: &'static str = "virtio-blk";
-    const VERSION: u16 = 1;
+    const VERSION: u16 = P::VERSION;
     type State = BlkState;
 
     fn save(&self) -> BlkState {

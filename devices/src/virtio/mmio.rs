@@ -24,6 +24,8 @@ pub use state::{MmioState, Registers};
 
 /// Bytes of MMIO space that a device takes: the control registers and as much configuration space.
 pub const SIZE: u64 = 0x200;
+/// Offset of the register whose write makes a device read and write guest memory.
+pub const QUEUE_NOTIFY: u64 = VIRTIO_MMIO_QUEUE_NOTIFY as u64;
 /// "virt", little endian.
 const MAGIC: u32 = 0x7472_6976;
 const REGISTER_LAYOUT: u32 = 2;
@@ -118,11 +120,11 @@ impl<D: VirtioDevice> VirtioMmio<D> {
 
     /// Writes `size` bytes at `offset` from the device's first address. A write to QueueNotify serves the queue,
     /// which reads and writes `mem` and uses `host`; no other access touches either, except that QueueReady looks
-    /// whether the queue lies within `mem`.
+    /// whether the queue lies within `mem`, and that a device may use `host` for its configuration space.
     pub fn write<M: GuestMemory>(&mut self, offset: u64, size: u8, value: u64, mem: &M, host: &mut D::Host) {
         if let Some(offset) = offset.checked_sub(CONFIG) {
             if let (1 | 2 | 4 | 8, Some(bytes)) = (size, value.to_le_bytes().get(..usize::from(size))) {
-                self.device.write_config(offset, bytes);
+                self.device.write_config(offset, bytes, host);
             }
             return;
         }
@@ -267,21 +269,61 @@ impl<D: VirtioDevice> VirtioMmio<D> {
         }
     }
 
-    /// Notifications before DRIVER_OK, after a fault, or for a queue that is not ready are ignored.
-    fn notify<M: GuestMemory>(&mut self, index: u32, mem: &M, host: &mut D::Host) {
-        let running = self.has(DRIVER_OK) && self.registers.status & (NEEDS_RESET | FAILED) == 0;
-        let Ok(index) = usize::try_from(index) else { return };
-        let Some(queue) = self.queues.get_mut(index).filter(|queue| running && queue.ready()) else {
-            return;
-        };
-        match self.device.notify(index, queue, self.registers.driver_features, mem, host) {
-            Ok(false) => {}
-            Ok(true) => self.registers.interrupt_status |= VIRTIO_MMIO_INT_VRING,
+    /// Whether queue number `index` is served: the driver is running, nothing is wrong and the queue is ready.
+    pub(super) fn serves(&self, index: usize) -> bool {
+        self.is_running() && self.queues.get(index).is_some_and(Queue::ready)
+    }
+
+    fn is_running(&self) -> bool {
+        self.has(DRIVER_OK) && self.registers.status & (NEEDS_RESET | FAILED) == 0
+    }
+
+    /// Queue number `index`, if it is [served](Self::serves).
+    pub(super) fn served_queue(&self, index: usize) -> Option<&Queue> {
+        self.queues.get(index).filter(|_| self.serves(index))
+    }
+
+    /// Lets the device work on queue number `index`, if it is [served](Self::serves); `work` gives its result and
+    /// whether the driver is to be interrupted because buffers were used. None if the queue is not served, or after a
+    /// fault, which leads to DEVICE_NEEDS_RESET.
+    pub(super) fn with_queue<R>(
+        &mut self,
+        index: usize,
+        work: impl FnOnce(&mut D, &mut Queue, u64) -> Result<(R, bool), Fault>,
+    ) -> Option<R> {
+        if !self.serves(index) {
+            return None;
+        }
+        let queue = self.queues.get_mut(index)?;
+        match work(&mut self.device, queue, self.registers.driver_features) {
+            Ok((result, interrupt)) => {
+                if interrupt {
+                    self.registers.interrupt_status |= VIRTIO_MMIO_INT_VRING;
+                }
+                Some(result)
+            }
             Err(fault) => {
                 // Buffers may have been used before the one that is wrong.
                 self.registers.interrupt_status |= VIRTIO_MMIO_INT_VRING;
                 self.fail(fault);
+                None
             }
         }
+    }
+
+    /// The configuration space has changed by itself: the driver is told (section 2.5.1), if it is running.
+    pub(super) fn config_changed(&mut self) {
+        self.registers.config_generation = self.registers.config_generation.wrapping_add(1);
+        if self.is_running() {
+            self.registers.interrupt_status |= VIRTIO_MMIO_INT_CONFIG;
+        }
+    }
+
+    /// Notifications before DRIVER_OK, after a fault, or for a queue that is not ready are ignored.
+    fn notify<M: GuestMemory>(&mut self, index: u32, mem: &M, host: &mut D::Host) {
+        let Ok(index) = usize::try_from(index) else { return };
+        self.with_queue(index, |device, queue, features| {
+            device.notify(index, queue, features, mem, host).map(|interrupt| ((), interrupt))
+        });
     }
 }

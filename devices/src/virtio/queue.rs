@@ -221,6 +221,11 @@ pub fn next_chain<M: GuestMemory>(queue: &mut Queue, mem: &M) -> Result<Chain, F
     if complete { Ok(chain) } else { Err(Fault::Chain) }
 }
 
+/// Makes the chain that was taken last the next one again.
+pub fn put_back(queue: &mut Queue) {
+    queue.set_next_avail(queue.next_avail().wrapping_sub(1));
+}
+
 /// Gives a chain back to the driver with `written` bytes written to it.
 ///
 /// # Errors

@@ -1,12 +1,16 @@
-//! A guest driver, guest memory and a disk for the tests.
+//! A guest driver for any device, guest memory, and what devices need of a host, for the tests.
 
 use virtio_bindings::virtio_config::VIRTIO_CONFIG_S_NEEDS_RESET;
 use virtio_bindings::virtio_mmio::*;
 use vm_memory::bitmap::AtomicBitmap;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::blk::{Blk, BlockBackend, BlockError, SECTOR_SIZE};
+use super::VirtioDevice;
+use super::blk::{Blk, BlockBackend, BlockError, Full, Profile, SECTOR_SIZE};
+use super::console::Console;
 use super::mmio::VirtioMmio;
+use super::net::{Frame, Net};
+use super::rng::Rng;
 
 pub(super) type Memory = GuestMemoryMmap<AtomicBitmap>;
 
@@ -16,6 +20,8 @@ pub(super) const DESC_TABLE: u64 = 0x1000;
 pub(super) const AVAIL_RING: u64 = 0x2000;
 pub(super) const USED_RING: u64 = 0x3000;
 pub(super) const RING_SIZE: u16 = 128;
+/// From one queue's rings to the next one's.
+pub(super) const QUEUE_STRIDE: u64 = 0x4000;
 /// Sectors of the disk.
 pub(super) const SECTORS: u64 = 1024;
 
@@ -36,6 +42,8 @@ pub(super) struct MemoryDisk {
     pub(super) bytes: Vec<u8>,
     pub(super) flushes: u32,
     pub(super) broken: bool,
+    /// Sectors may have gone from the end.
+    pub(super) short: bool,
 }
 
 impl MemoryDisk {
@@ -45,14 +53,15 @@ impl MemoryDisk {
         for (number, sector) in (0u64..).zip(bytes.chunks_mut(SECTOR_SIZE)) {
             sector.fill(number.to_le_bytes()[0]);
         }
-        MemoryDisk { bytes, flushes: 0, broken: false }
+        MemoryDisk { bytes, flushes: 0, broken: false, short: false }
     }
 
     fn range(&self, sector: u64, len: usize) -> Result<std::ops::Range<usize>, BlockError> {
         assert!(len > 0 && len.is_multiple_of(SECTOR_SIZE) && len <= super::blk::CHUNK_SIZE);
         let start = usize::try_from(sector).unwrap() * SECTOR_SIZE;
-        assert!(start + len <= self.bytes.len());
-        if self.broken { Err(BlockError::new("medium error")) } else { Ok(start..start + len) }
+        let fits = start + len <= self.bytes.len();
+        assert!(fits || self.short);
+        if self.broken || !fits { Err(BlockError::new("medium error")) } else { Ok(start..start + len) }
     }
 }
 
@@ -79,30 +88,59 @@ impl BlockBackend for MemoryDisk {
     }
 }
 
-/// A block device with its memory and disk, and the driver's view of the queue.
-pub(super) struct Machine {
-    pub(super) mmio: VirtioMmio<Blk>,
-    pub(super) mem: Memory,
-    pub(super) disk: MemoryDisk,
+/// A device under test: with what it needs of the host.
+pub(super) trait Hosted: VirtioDevice {
+    type Store;
+    fn host(store: &mut Self::Store) -> &mut Self::Host;
+}
+
+impl<P: Profile + 'static> Hosted for Blk<P> {
+    type Store = MemoryDisk;
+    fn host(store: &mut MemoryDisk) -> &mut (dyn BlockBackend + 'static) {
+        store
+    }
+}
+
+impl Hosted for Net {
+    type Store = Vec<Frame>;
+    fn host(store: &mut Vec<Frame>) -> &mut Vec<Frame> {
+        store
+    }
+}
+
+impl Hosted for Console {
+    type Store = Vec<u8>;
+    fn host(store: &mut Vec<u8>) -> &mut Vec<u8> {
+        store
+    }
+}
+
+impl Hosted for Rng {
+    type Store = ();
+    fn host(store: &mut ()) -> &mut () {
+        store
+    }
+}
+
+/// A driver's place in one queue.
+#[derive(Clone, Copy, Default)]
+struct Place {
     next_descriptor: u16,
     available: u16,
     used: u16,
 }
 
+/// A device with its memory and host, and the driver's view of its queues.
+pub(super) struct Machine<D: Hosted = Blk> {
+    pub(super) mmio: VirtioMmio<D>,
+    pub(super) mem: Memory,
+    pub(super) disk: D::Store,
+    places: [Place; 2],
+}
+
 impl Machine {
     pub(super) fn new() -> Self {
         Machine::with(Blk::new(SECTORS, false, b"root"))
-    }
-
-    pub(super) fn with(blk: Blk) -> Self {
-        Machine {
-            mmio: VirtioMmio::new(blk),
-            mem: memory(),
-            disk: MemoryDisk::new(),
-            next_descriptor: 0,
-            available: 0,
-            used: 0,
-        }
     }
 
     /// With the driver running.
@@ -111,13 +149,37 @@ impl Machine {
         machine.start();
         machine
     }
+}
+
+impl Machine<Blk<Full>> {
+    pub(super) fn full(read_only: bool) -> Self {
+        let mut machine = Machine::with(Blk::new(SECTORS, read_only, b"data"));
+        machine.start();
+        machine
+    }
+}
+
+impl<P: Profile + 'static> Machine<Blk<P>> {
+    pub(super) fn with(blk: Blk<P>) -> Self {
+        Machine::hosted(blk, MemoryDisk::new())
+    }
+}
+
+impl<D: Hosted> Machine<D> {
+    pub(super) fn hosted(device: D, host: D::Store) -> Self {
+        Machine { mmio: VirtioMmio::new(device), mem: memory(), disk: host, places: Default::default() }
+    }
 
     pub(super) fn read(&self, offset: u64) -> u64 {
         self.mmio.read(offset, 4)
     }
 
     pub(super) fn write(&mut self, offset: u64, value: u64) {
-        self.mmio.write(offset, 4, value, &self.mem, &mut self.disk);
+        self.write_sized(offset, 4, value);
+    }
+
+    pub(super) fn write_sized(&mut self, offset: u64, size: u8, value: u64) {
+        self.mmio.write(offset, size, value, &self.mem, D::host(&mut self.disk));
     }
 
     pub(super) fn features(&mut self) -> u64 {
@@ -134,14 +196,24 @@ impl Machine {
         }
     }
 
+    /// Entries of a queue as this driver sets it up.
+    pub(super) fn ring_size(queue: u16) -> u16 {
+        RING_SIZE.min(D::QUEUE_SIZES[usize::from(queue)])
+    }
+
     pub(super) fn set_up_queue(&mut self) {
-        self.write(VIRTIO_MMIO_QUEUE_SEL.into(), 0);
-        self.write(VIRTIO_MMIO_QUEUE_NUM.into(), RING_SIZE.into());
+        self.set_up(0);
+    }
+
+    pub(super) fn set_up(&mut self, queue: u16) {
+        self.write(VIRTIO_MMIO_QUEUE_SEL.into(), queue.into());
+        self.write(VIRTIO_MMIO_QUEUE_NUM.into(), Self::ring_size(queue).into());
         for (register, addr) in [
             (VIRTIO_MMIO_QUEUE_DESC_LOW, DESC_TABLE),
             (VIRTIO_MMIO_QUEUE_AVAIL_LOW, AVAIL_RING),
             (VIRTIO_MMIO_QUEUE_USED_LOW, USED_RING),
         ] {
+            let addr = addr + u64::from(queue) * QUEUE_STRIDE;
             self.write(register.into(), addr & 0xffff_ffff);
             self.write(u64::from(register) + 4, addr >> 32);
         }
@@ -149,16 +221,23 @@ impl Machine {
 
     /// The order in which Linux's `virtio_mmio` brings a device up.
     pub(super) fn start(&mut self) {
+        let features = self.features();
+        self.start_with(features);
+    }
+
+    pub(super) fn start_with(&mut self, features: u64) {
         self.write(STATUS, 0);
         self.write(STATUS, 1);
         self.write(STATUS, 3);
-        let features = self.features();
         self.accept(features);
         self.write(STATUS, 0x0b);
         assert_eq!(self.read(STATUS), 0x0b);
-        assert_eq!(self.read(VIRTIO_MMIO_QUEUE_READY.into()), 0);
-        self.set_up_queue();
-        self.write(VIRTIO_MMIO_QUEUE_READY.into(), 1);
+        for queue in (0..).take(D::QUEUE_SIZES.len()) {
+            self.write(VIRTIO_MMIO_QUEUE_SEL.into(), queue.into());
+            assert_eq!(self.read(VIRTIO_MMIO_QUEUE_READY.into()), 0);
+            self.set_up(queue);
+            self.write(VIRTIO_MMIO_QUEUE_READY.into(), 1);
+        }
         self.write(STATUS, ALIVE);
         assert_eq!(self.read(STATUS), ALIVE);
     }
@@ -173,41 +252,71 @@ impl Machine {
     }
 
     pub(super) fn make_available(&mut self, head: u16) {
-        let slot = AVAIL_RING + 4 + 2 * u64::from(self.available % RING_SIZE);
+        self.make_available_in(0, head);
+    }
+
+    pub(super) fn make_available_in(&mut self, queue: u16, head: u16) {
+        let ring = AVAIL_RING + u64::from(queue) * QUEUE_STRIDE;
+        let place = &mut self.places[usize::from(queue)];
+        let slot = ring + 4 + 2 * u64::from(place.available % Self::ring_size(queue));
         self.mem.write_obj(head, GuestAddress(slot)).unwrap();
-        self.available = self.available.wrapping_add(1);
-        self.mem.write_obj(self.available, GuestAddress(AVAIL_RING + 2)).unwrap();
+        place.available = place.available.wrapping_add(1);
+        self.mem.write_obj(place.available, GuestAddress(ring + 2)).unwrap();
     }
 
     /// Makes a chain of `(address, length, flags)` available; gives its head.
     pub(super) fn submit(&mut self, buffers: &[(u64, u32, u16)]) -> u16 {
-        let head = self.next_descriptor;
+        self.submit_to(0, buffers)
+    }
+
+    pub(super) fn submit_to(&mut self, queue: u16, buffers: &[(u64, u32, u16)]) -> u16 {
+        let table = DESC_TABLE + u64::from(queue) * QUEUE_STRIDE;
+        let head = self.places[usize::from(queue)].next_descriptor;
         for (index, (addr, len, flags)) in buffers.iter().enumerate() {
-            let this = self.next_descriptor;
-            self.next_descriptor = (self.next_descriptor + 1) % RING_SIZE;
+            let this = self.places[usize::from(queue)].next_descriptor;
+            let next = (this + 1) % Self::ring_size(queue);
+            self.places[usize::from(queue)].next_descriptor = next;
             let flags = flags | if index + 1 < buffers.len() { NEXT } else { 0 };
-            self.put_descriptor(DESC_TABLE, this, *addr, *len, flags, self.next_descriptor);
+            self.put_descriptor(table, this, *addr, *len, flags, next);
         }
-        self.make_available(head);
+        self.make_available_in(queue, head);
         head
     }
 
     pub(super) fn notify(&mut self) {
-        self.write(VIRTIO_MMIO_QUEUE_NOTIFY.into(), 0);
+        self.notify_queue(0);
+    }
+
+    pub(super) fn notify_queue(&mut self, queue: u16) {
+        self.write(VIRTIO_MMIO_QUEUE_NOTIFY.into(), queue.into());
     }
 
     /// The next entry of the used ring: head and written length.
     pub(super) fn take_used(&mut self) -> Option<(u32, u32)> {
-        let index: u16 = self.mem.read_obj(GuestAddress(USED_RING + 2)).unwrap();
-        if index == self.used {
+        self.take_used_from(0)
+    }
+
+    pub(super) fn take_used_from(&mut self, queue: u16) -> Option<(u32, u32)> {
+        let ring = USED_RING + u64::from(queue) * QUEUE_STRIDE;
+        let place = &mut self.places[usize::from(queue)];
+        let index: u16 = self.mem.read_obj(GuestAddress(ring + 2)).unwrap();
+        if index == place.used {
             return None;
         }
-        let slot = USED_RING + 4 + 8 * u64::from(self.used % RING_SIZE);
-        self.used = self.used.wrapping_add(1);
+        let slot = ring + 4 + 8 * u64::from(place.used % Self::ring_size(queue));
+        place.used = place.used.wrapping_add(1);
         Some((
             self.mem.read_obj(GuestAddress(slot)).unwrap(),
             self.mem.read_obj(GuestAddress(slot + 4)).unwrap(),
         ))
+    }
+
+    /// The causes of the interrupt, acknowledged.
+    pub(super) fn take_interrupt(&mut self) -> u64 {
+        let causes = self.read(VIRTIO_MMIO_INTERRUPT_STATUS.into());
+        self.write(VIRTIO_MMIO_INTERRUPT_ACK.into(), causes);
+        assert!(!self.mmio.irq_level());
+        causes
     }
 
     pub(super) fn put_header(&self, addr: u64, kind: u32, sector: u64) {

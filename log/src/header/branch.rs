@@ -1,4 +1,4 @@
-//! What the header says of a recording that does not begin at power-on, and of how much was noted.
+//! What the header says of a recording that does not begin at power-on, of chaos in it, and of how much was noted.
 
 use std::path::PathBuf;
 
@@ -64,6 +64,16 @@ impl<'de> Deserialize<'de> for Level {
             None => Err(D::Error::custom("there is no such level")),
         }
     }
+}
+
+/// Interrupts and inputs came late, as a seed said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Chaos {
+    /// Which numbers come of a seed.
+    pub version: u32,
+    /// The seed.
+    pub seed: u64,
 }
 
 /// The recording that this one branched off.

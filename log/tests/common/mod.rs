@@ -11,8 +11,8 @@ use std::path::Path;
 
 use scribe_log::header::{BootFile, Engine, Host, Image, Level, Origin, Pace, TimeConstants};
 use scribe_log::{
-    Body, End, EndCause, Event, ExitAnswer, ExitKind, FullDigest, GeneralRegisters, Header, OpenError,
-    Position, Recording, Register, SPURIOUS, StopReason, Writer,
+    Body, Capture, CapturePages, End, EndCause, Event, ExitAnswer, ExitKind, FullDigest, GeneralRegisters,
+    Header, OpenError, PageCodec, Position, Recording, Register, SPURIOUS, StopReason, Writer,
 };
 
 /// A header in which every field says something.
@@ -44,8 +44,10 @@ pub fn header() -> Header {
             kvm_module: "kvm_amd".to_owned(),
         },
         level: Level::Inputs,
+        chaos: None,
         parent: None,
         start: None,
+        devices: Vec::new(),
     }
 }
 
@@ -142,6 +144,28 @@ pub fn markers() -> Vec<Event> {
         bodies.push(Body::Exit { what, address, size, value, answer, branches, steps: branches / 2 });
     }
     (200u64..).zip(bodies).map(|(exit, body)| Event::new(at(exit), body)).collect()
+}
+
+/// Two captured sync points: one with pages in two events, one without any.
+pub fn captures() -> Vec<Event> {
+    let pages = |frames: Vec<u64>| {
+        let mut bytes = vec![0; frames.len() * 4096];
+        bytes.iter_mut().step_by(1000).zip(1..).for_each(|(byte, value)| *byte = value);
+        CapturePages::pack(frames, &bytes).unwrap()
+    };
+    let raw = CapturePages { frames: vec![0x8000], codec: PageCodec::Raw, stored: vec![0x5a; 4096] };
+    let packed = [pages(vec![0, 1, 0x7fff]), raw];
+    let bytes = packed.iter().map(|pages| pages.stored.len() as u64).sum();
+    let capture = |nanoseconds, interrupts, pages, bytes, state: &[u8]| {
+        let state = state.to_vec();
+        Body::Capture(Capture { nanoseconds, interrupts, pages, bytes, version: 1, state })
+    };
+    let mut bodies: Vec<Body> = packed.into_iter().map(Body::CapturePages).collect();
+    bodies.push(capture(10_123_456, 1, 4, bytes, b"the processor"));
+    let mut events: Vec<Event> = bodies.into_iter().map(|body| Event::new(at(150), body)).collect();
+    events.push(input(150, b"x"));
+    events.push(Event::new(at(151), capture(u64::MAX, 0, 0, 0, b"")));
+    events
 }
 
 pub fn causes() -> Vec<EndCause> {

@@ -4,6 +4,7 @@ use scribe_log::snapshots::SnapshotError;
 use scribe_log::{EditError, EndCause, OpenError, StoreError};
 
 use crate::engine::EngineError;
+use crate::host::net::NetError;
 use crate::machine::MachineError;
 use crate::session::SessionError;
 use crate::session::config::ConfigError;
@@ -22,6 +23,10 @@ pub(super) const RECORDING: u8 = 4;
 pub(super) const HOST: u8 = 5;
 /// The guest crashed.
 pub(super) const GUEST: u8 = 6;
+/// `chaos`: a run failed.
+pub(super) const CAUGHT: u8 = 7;
+/// `chaos`: no run failed, but not all came to their end.
+pub(super) const UNFINISHED: u8 = 8;
 /// Under `--return` our own errors start here: 125 + code.
 const RETURN_BASE: u8 = 124;
 
@@ -36,6 +41,11 @@ impl Failure {
     /// An error with its code.
     pub(super) fn new(code: u8, error: impl Into<anyhow::Error>) -> Self {
         Self { code, error: error.into() }
+    }
+
+    /// The same, and where it happened.
+    pub(super) fn within(self, place: String) -> Self {
+        Self { error: self.error.context(place), ..self }
     }
 
     pub(super) fn code(&self) -> u8 {
@@ -65,6 +75,12 @@ pub(super) fn one_line<'a>(chain: impl Iterator<Item = &'a (dyn std::error::Erro
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         Self { code: ERROR, error }
+    }
+}
+
+impl From<NetError> for Failure {
+    fn from(error: NetError) -> Self {
+        Self::new(HOST, error)
     }
 }
 
@@ -121,7 +137,8 @@ impl From<SnapshotError> for Failure {
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         let code = match &error {
-            StartError::Open(_) | StartError::Session(SessionError::Read(_)) => RECORDING,
+            StartError::Open(_)
+            | StartError::Session(SessionError::Read(_) | SessionError::Capture { .. }) => RECORDING,
             StartError::NoStart(_) | StartError::BadSnapshot { .. } => RECORDING,
             StartError::Snapshot(error) | StartError::Session(SessionError::Snapshot(error))
                 if error.is_damage() =>

@@ -9,15 +9,19 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use scribe_log::header::{Host, Level, Pace};
+use scribe_log::header::{Device, Host, Level, Mac, Pace};
 use scribe_log::{EndCause, Store};
 
 use super::exit::{self, Failure};
 use super::parse;
+use crate::engine::pmu;
 use crate::engine::probe::{self, HostFacts, Scope};
 use crate::host::events::ConsoleSource;
-use crate::host::{clock, entropy};
-use crate::session::choice::{SyncPoints, Wish};
+use crate::host::net::pcap;
+use crate::host::{clock, entropy, net};
+use crate::machine::platform::Platform;
+use crate::session::capture::{Report, Wish as Captures};
+use crate::session::choice::{HostCounter, SyncPoints, Wish};
 use crate::session::config::GuestConfig;
 use crate::session::console::Console;
 use crate::session::files::DigestCache;
@@ -25,6 +29,9 @@ use crate::session::journal::{Noting, Summary};
 use crate::session::place::seconds;
 use crate::session::replay::describe;
 use crate::session::start::{Connections, LiveReport};
+
+/// The network device's hardware address: the same in each run, for it is alone on its wire.
+const DEFAULT_MAC: Mac = Mac([0x52, 0x54, 0x00, 0x12, 0x34, 0x56]);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum EngineChoice {
@@ -61,9 +68,29 @@ impl EngineChoice {
     }
 }
 
+/// Whether the processor's own branch counter is used on kvm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum CounterChoice {
+    /// if it passes its self-test
+    Auto,
+    /// no
+    Off,
+}
+
+impl CounterChoice {
+    /// The counter that may be used where the engine is what `wish` says; it is examined only if it matters.
+    pub(super) fn counter(self, wish: &Wish) -> HostCounter {
+        match (self, wish) {
+            (Self::Off, _) => Err("the processor's counter is not to be used (--counter off)".into()),
+            (Self::Auto, Wish::Kvm | Wish::Auto { kvm: Ok(()) }) => pmu::counter(),
+            (Self::Auto, _) => Err("the processor's counter is of no use without KVM".into()),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum SyncPointsChoice {
-    /// wherever it is determined or somebody types: needs a branch counter, which `soft` has
+    /// wherever it is determined or somebody types: needs a branch counter, which `soft` has, and `kvm` on some hosts
     Counted,
     /// exits only
     Exit,
@@ -92,6 +119,10 @@ pub(super) struct GuestArgs {
     /// Kernel arguments to add after the platform's own
     #[arg(long, value_name = "ARGS", allow_hyphen_values = true)]
     append: Option<String>,
+    /// What machine the guest sees: scribe-pc-1, or scribe-pc-2 (APICs and ACPI), which is in the making: its recordings
+    /// replay with the same version of this program only
+    #[arg(long, value_name = "PLATFORM", value_parser = parse::platform)]
+    platform: Option<Platform>,
     /// Guest RAM
     #[arg(long, value_name = "SIZE", default_value = "128M", value_parser = parse::bytes)]
     memory: u64,
@@ -104,9 +135,13 @@ pub(super) struct GuestArgs {
     /// CPU profile that the guest sees [default: scribe-v1; scribe-v1-tsc for a kernel that is not ours]
     #[arg(long, value_name = "PROFILE")]
     cpu: Option<String>,
-    /// Where timers, input and stops may come between two instructions [default: counted on soft, exit on kvm]
+    /// Where timers, input and stops may come between two instructions [default: counted on soft, and on kvm if the
+    /// processor has a counter; else exit]
     #[arg(long, value_enum)]
     sync_points: Option<SyncPointsChoice>,
+    /// Whether the processor's own branch counter is used on kvm (`scribe-vmm doctor --pmu` says whether it can be)
+    #[arg(long, value_enum, default_value_t = CounterChoice::Auto)]
+    counter: CounterChoice,
     /// What the soft CPU does where the manuals leave it open: `zen` or `tcg` [default: zen]
     #[arg(long, value_name = "NAME")]
     behaviour: Option<String>,
@@ -116,11 +151,11 @@ pub(super) struct GuestArgs {
     /// Entropy for the guest, hexadecimal [default: from the host]
     #[arg(long, value_name = "HEX", value_parser = parse::seed)]
     seed: Option<[u8; 32]>,
-    /// Network back end; this version has none
-    #[arg(long, value_name = "BACKEND", default_value = "none")]
-    net: String,
     #[command(flatten)]
     pub(super) live: LiveArgs,
+    /// For tests: a virtio console whose terminal has this size, and whose output is shown with the serial port's
+    #[arg(long, value_name = "COLSxROWS", hide = true, value_parser = parse::terminal)]
+    virtio_console: Option<(u16, u16)>,
     /// For tests: kick the vCPU at random intervals of so many microseconds
     #[arg(long, value_name = "MIN..MAX", hide = true, value_parser = parse::range)]
     perturb: Option<(u64, u64)>,
@@ -130,7 +165,7 @@ pub(super) struct GuestArgs {
 }
 
 /// How a live guest is connected to the host, and when its run ends.
-#[derive(Debug, Default, PartialEq, Eq, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub(super) struct LiveArgs {
     /// Whether idle time passes on the host too [default: real at a terminal, else max]
     #[arg(long, value_enum)]
@@ -147,9 +182,28 @@ pub(super) struct LiveArgs {
     /// End the run if the guest makes no exit for this much host time
     #[arg(long, value_name = "TIME", value_parser = parse::duration)]
     max_silence: Option<u64>,
+    /// Where nothing counts branches: bring a guest that has made no exit for this long to a sync point, if a timer or
+    /// input waits for it; `off` for never. A run that takes its time from the host, with --pace real or live input,
+    /// does so after 10 ms; another only if this is given, since it repeats no more then
+    #[arg(long, value_name = "TIME|off", value_parser = parse::duration_or_off)]
+    capture_after: Option<u64>,
+    /// Network: none, user (through the program passt, no privileges), or tap=NAME (an interface of the host) [default: none]
+    #[arg(long, value_name = "BACKEND", value_parser = parse::net)]
+    net: Option<parse::Net>,
+    /// Write the frames of the guest's network to a file in pcap format, with guest time
+    #[arg(long, value_name = "FILE")]
+    pub(super) net_capture: Option<PathBuf>,
     /// Exit with the guest command's status; our own errors become 125 and above
     #[arg(long = "return")]
     pub(super) return_status: bool,
+}
+
+/// Of a run under chaos.
+#[derive(Debug, Args)]
+pub(super) struct ShakeArgs {
+    /// Make interrupts and inputs late, each as hardware could, to provoke races: one run for each seed
+    #[arg(long, value_name = "SEED")]
+    pub(super) chaos: Option<u64>,
 }
 
 impl LiveArgs {
@@ -169,13 +223,35 @@ impl LiveArgs {
 
     /// Opens the inputs.
     pub(super) fn connect(&self) -> Result<(Connections, Pace), Failure> {
+        let mut connections = self.connect_apart()?;
+        if self.input.is_none() {
+            connect_stdin(&mut connections).context("standard input")?;
+        }
+        let pace = match self.pace {
+            None if std::io::stdin().is_terminal() => Pace::Real,
+            _ => self.pace_apart(),
+        };
+        Ok((connections, pace))
+    }
+
+    /// The pace of a run that nobody types at.
+    pub(super) fn pace_apart(&self) -> Pace {
+        if self.pace == Some(PaceChoice::Real) { Pace::Real } else { Pace::Max }
+    }
+
+    /// Opens the inputs, but for standard input.
+    pub(super) fn connect_apart(&self) -> Result<Connections, Failure> {
         let mut connections = Connections {
             host_limit: self.host_limit,
             guest_limit: self.guest_time,
             max_silence: self.max_silence,
+            captures: self
+                .capture_after
+                .map_or_else(Captures::default, |after| Captures { after, always: true }),
             ..Connections::none()
         };
         match &self.input {
+            None => {}
             Some(path) => {
                 let file = File::open(path).with_context(|| format!("{}: cannot be read", path.display()))?;
                 if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
@@ -187,15 +263,14 @@ impl LiveArgs {
                 }
                 connections.input = Some(file);
             }
-            None => connect_stdin(&mut connections).context("standard input")?,
         }
-        let pace = match self.pace {
-            Some(PaceChoice::Real) => Pace::Real,
-            Some(PaceChoice::Max) => Pace::Max,
-            None if std::io::stdin().is_terminal() => Pace::Real,
-            None => Pace::Max,
-        };
-        Ok((connections, pace))
+        if let Some(parse::Net(Some(backend))) = &self.net {
+            connections.net = Some(net::open(backend)?);
+        }
+        if let Some(path) = &self.net_capture {
+            connections.capture = Some(capture(path)?);
+        }
+        Ok(connections)
     }
 }
 
@@ -229,6 +304,9 @@ impl RecorderArgs {
     }
 }
 
+/// What a guest's real-time clock shows that the host has no part in: 2026-01-01.
+const FIXED_RTC: u64 = 1_767_225_600;
+
 /// What was asked for, checked and opened.
 pub(super) struct Prepared {
     pub(super) guest: GuestConfig,
@@ -239,11 +317,33 @@ pub(super) struct Prepared {
 }
 
 impl GuestArgs {
+    /// Nothing is the host's that can be fixed: what it is not told, the guest is told the same in each run.
+    pub(super) fn fix(&mut self) {
+        self.seed = self.seed.or(Some([0; 32]));
+        if self.rtc == parse::Rtc::Host {
+            self.rtc = parse::Rtc::At(FIXED_RTC);
+        }
+    }
+
     /// Checks the options and this host, and opens the inputs.
     pub(super) fn prepare(self, digest_every: u64) -> Result<Prepared, Failure> {
+        let (connections, pace) = self.live.connect()?;
+        self.prepare_with(digest_every, connections, pace)
+    }
+
+    /// As [`prepare`](Self::prepare), with these inputs.
+    pub(super) fn prepare_with(
+        self,
+        digest_every: u64,
+        mut connections: Connections,
+        pace: Pace,
+    ) -> Result<Prepared, Failure> {
         self.check_supported()?;
         let (engine, host) = self.engine.wish(true)?;
-        let (mut connections, pace) = self.live.connect()?;
+        let counter = match self.sync_points {
+            Some(SyncPointsChoice::Exit) => Err("there are to be sync points at exits only".into()),
+            _ => self.counter.counter(&engine),
+        };
         connections.perturb = self.perturb;
         let rtc = match self.rtc {
             parse::Rtc::Host => clock::unix_seconds(),
@@ -254,11 +354,18 @@ impl GuestArgs {
             None => entropy::seed().context("/dev/urandom")?,
         };
         let store = store()?;
+        let mut devices = Vec::new();
+        if connections.net.is_some() {
+            devices.push(Device::Net { mac: DEFAULT_MAC });
+        }
+        devices.extend(self.virtio_console.map(|(cols, rows)| Device::Console { cols, rows }));
         let guest = GuestConfig {
+            devices,
             image: self.image,
             kernel: self.kernel,
             initrd: self.initrd,
             append: self.append,
+            platform: self.platform,
             memory: self.memory,
             command: self.command.into_iter().map(OsStringExt::into_vec).collect(),
             seed,
@@ -272,6 +379,8 @@ impl GuestArgs {
                 SyncPointsChoice::Exit => SyncPoints::Exit,
             }),
             behaviour: self.behaviour,
+            counter,
+            chaos: None,
         };
         Ok(Prepared { guest, connections, cache: DigestCache::new(store.home()), store, host })
     }
@@ -280,9 +389,6 @@ impl GuestArgs {
         let unsupported = |what: String| Err(Failure::new(exit::ERROR, anyhow::Error::msg(what)));
         if self.vcpus != 1 {
             return unsupported(format!("--vcpus {}: this version has one vCPU; use --vcpus 1", self.vcpus));
-        }
-        if self.net != "none" {
-            return unsupported(format!("--net {}: this version has no network; use --net none", self.net));
         }
         Ok(())
     }
@@ -304,11 +410,30 @@ fn connect_stdin(connections: &mut Connections) -> std::io::Result<()> {
     Ok(())
 }
 
+/// A capture of the guest's network.
+pub(super) fn capture(path: &Path) -> Result<pcap::Capture, Failure> {
+    Ok(pcap::Capture::create(path).with_context(|| format!("{}: no network capture", show(path)))?)
+}
+
 /// What was recorded, on stderr.
 pub(super) fn tell_recorded(directory: &Path, summary: &Summary) {
     let bytes = summary.sizes.header + summary.sizes.events;
     let (exits, inputs) = (summary.end.exits, summary.end.inputs);
     say!("recorded {}: {exits} exits, {inputs} inputs, {bytes} bytes", show(directory));
+}
+
+/// What the captured sync points of a recording cost, on stderr.
+pub(super) fn tell_captures(report: &LiveReport) {
+    let Some(Report { count, median, pages, bytes, working_set }) = report.captures else { return };
+    let plural = |count: u64| if count == 1 { "" } else { "s" };
+    say!(
+        "{count} captured sync point{}, each {}.{} ms in the middle, {pages} pages in {bytes} bytes; a guest that writes \
+         up to {working_set} page{} between two keeps 100 a second on this host",
+        plural(count),
+        median / 1_000_000,
+        median % 1_000_000 / 100_000,
+        plural(working_set)
+    );
 }
 
 /// Where recordings live.

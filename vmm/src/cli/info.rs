@@ -132,6 +132,9 @@ fn text(recording: &Recording, survey: &Survey) -> String {
         ("size", sizes(&survey.files)),
     ];
     rows.extend(survey.damaged.iter().map(|error| ("damaged", error.clone())));
+    if let Some(chaos) = header.chaos {
+        rows.push(("chaos", format!("seed {}", chaos.seed)));
+    }
     if let Some(parent) = &header.parent {
         rows.push(("parent", format!("{}, left at {}", survey::path(&parent.path), parent.at)));
         rows.push(("", format!("identity {}", hex(&parent.header))));

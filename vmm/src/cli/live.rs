@@ -6,7 +6,7 @@ use clap::Args;
 use scribe_log::{Body, EndCause, Event, Recording, Writer};
 
 use super::exit::{self, Failure};
-use super::guest::{self, LiveArgs, RecorderArgs};
+use super::guest::{self, LiveArgs, RecorderArgs, ShakeArgs};
 use super::parse;
 use super::progress::Progress;
 use super::recorded::{self, PlayArgs, RecordingArg};
@@ -60,6 +60,8 @@ pub(super) struct BranchArgs {
     #[command(flatten)]
     recorder: RecorderArgs,
     #[command(flatten)]
+    shake: ShakeArgs,
+    #[command(flatten)]
     live: LiveArgs,
 }
 
@@ -69,8 +71,14 @@ impl BranchArgs {
         self.output.is_none()
             && !self.reseed
             && self.rtc.is_none()
+            && self.shake.chaos.is_none()
             && self.recorder == RecorderArgs::default()
             && self.live == LiveArgs::default()
+    }
+
+    /// Where the network's frames are to be written; it is then not asked for any more.
+    pub(super) fn take_net_capture(&mut self) -> Option<PathBuf> {
+        self.live.net_capture.take()
     }
 
     /// Finds what is in the way of going live before the guest is brought to its place, which may take long.
@@ -86,8 +94,7 @@ impl BranchArgs {
         if fine {
             return Ok(());
         }
-        let text =
-            "-o, --reseed and --rtc say what a live guest is to do; add --live, or use scribe-vmm live";
+        let text = "-o, --reseed, --rtc and --chaos say what a live guest is to do; add --live, or use scribe-vmm live";
         Err(Failure::new(exit::USAGE, anyhow::Error::msg(text)))
     }
 }
@@ -160,12 +167,13 @@ pub(super) fn leave(player: Player, args: BranchArgs) -> Result<u8, Failure> {
         store: Some(&store),
         noting: args.recorder.noting(),
     });
-    let branch = Branch { connections, pace, reseed, wall_clock, target };
+    let branch = Branch { connections, pace, reseed, wall_clock, chaos: args.shake.chaos, target };
     say!("live from {}", super::replay::here(&player));
     let report = branch::live(player, branch, &mut console)?;
     guest::tell_end(&report);
     if let (Some(summary), Some(directory)) = (&report.recorded, &args.output) {
         guest::tell_recorded(directory, summary);
+        guest::tell_captures(&report);
     }
     Ok(guest::exit_code(&report, return_status))
 }

@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand. Names, options and exit codes are a contract (docs/interface.md).
 
 mod bookmark;
+mod chaos;
 mod diff;
 pub mod doctor;
 mod exit;
@@ -50,6 +51,7 @@ enum Command {
     Record(record::RecordArgs),
     Replay(replay::ReplayArgs),
     Live(live::LiveCommand),
+    Chaos(chaos::ChaosArgs),
     Bookmark(bookmark::BookmarkArgs),
     Snapshot(snapshot::SnapshotArgs),
     Info(info::InfoArgs),
@@ -90,6 +92,7 @@ pub fn main() -> ExitCode {
         Command::Record(args) => record::run(args),
         Command::Replay(args) => replay::run(args),
         Command::Live(args) => live::run(args),
+        Command::Chaos(args) => chaos::run(args),
         Command::Bookmark(args) => bookmark::run(args),
         Command::Snapshot(args) => snapshot::run(args),
         Command::Info(args) => info::run(&args),

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use crate::host::net::Backend;
+use crate::machine::platform::Platform;
+
 /// Bytes: a number with an optional K, M or G (powers of 1024).
 pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     let wanted = || format!("`{text}` is no size; wanted is a number with K, M or G, such as 256M");
@@ -28,6 +31,16 @@ pub(crate) fn duration(text: &str) -> Result<u64, String> {
     u64::try_from(duration.as_nanos()).map_err(|_| wanted())
 }
 
+/// A duration, or `off`, which is 0; in nanoseconds.
+pub(crate) fn duration_or_off(text: &str) -> Result<u64, String> {
+    match text {
+        "off" | "0" => Ok(0),
+        _ => duration(text).map_err(|_| {
+            format!("`{text}` is no duration; wanted is `off`, or a number and a unit, such as 10ms")
+        }),
+    }
+}
+
 /// 32 bytes in hexadecimal; fewer digits are the leading ones, followed by zeros.
 pub(crate) fn seed(text: &str) -> Result<[u8; 32], String> {
     let digits = text.strip_prefix("0x").unwrap_or(text);
@@ -40,6 +53,26 @@ pub(crate) fn seed(text: &str) -> Result<[u8; 32], String> {
         seed[i / 2] |= if i % 2 == 0 { value << 4 } else { value };
     }
     Ok(seed)
+}
+
+/// What the guest's network is connected to; nothing if there is to be none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Net(pub(crate) Option<Backend>);
+
+/// `none`, `user` or `tap=NAME`.
+pub(crate) fn net(text: &str) -> Result<Net, String> {
+    match text.split_once('=') {
+        None if text == "none" => Ok(Net(None)),
+        None if text == "user" => Ok(Net(Some(Backend::User))),
+        Some(("tap", name)) if !name.is_empty() => Ok(Net(Some(Backend::Tap(name.into())))),
+        _ => Err(format!("`{text}` is no network; wanted is none, user or tap=NAME")),
+    }
+}
+
+/// The name of a platform.
+pub(crate) fn platform(text: &str) -> Result<Platform, String> {
+    let known = || Platform::ALL.map(Platform::name).join(" and ");
+    Platform::named(text).ok_or_else(|| format!("`{text}` is no platform; there are {}", known()))
 }
 
 /// What the real-time clock shows at power-on.
@@ -73,9 +106,35 @@ pub(crate) fn range(text: &str) -> Result<(u64, u64), String> {
     parsed.filter(|(a, b)| a <= b && *a > 0).ok_or_else(|| format!("`{text}` is no range such as 500..10000"))
 }
 
+/// The size of a terminal, such as 80x25.
+pub(crate) fn terminal(text: &str) -> Result<(u16, u16), String> {
+    let parsed = text.split_once('x').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+    parsed.ok_or_else(|| format!("`{text}` is no size of a terminal such as 80x25"))
+}
+
+/// Seeds: the first and the last, such as 1..20, or one alone.
+pub(crate) fn seeds(text: &str) -> Result<(u64, u64), String> {
+    let (first, last) = text.split_once("..").unwrap_or((text, text));
+    let last = last.strip_prefix('=').unwrap_or(last);
+    let parsed = first.parse().ok().zip(last.parse().ok());
+    parsed
+        .filter(|(first, last)| first <= last)
+        .ok_or_else(|| format!("`{text}` names no seeds; wanted are the first and the last, such as 1..20"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn networks_and_terminals() {
+        assert_eq!(net("none"), Ok(Net(None)));
+        assert_eq!(net("user"), Ok(Net(Some(Backend::User))));
+        assert_eq!(net("tap=t0"), Ok(Net(Some(Backend::Tap("t0".into())))));
+        assert!(["", "tap", "tap=", "user=1", "bridge"].into_iter().all(|text| net(text).is_err()));
+        assert_eq!(terminal("132x50"), Ok((132, 50)));
+        assert!(["", "80", "80x", "80x70000", "-1x2"].into_iter().all(|text| terminal(text).is_err()));
+    }
 
     #[test]
     fn sizes() {
@@ -89,16 +148,29 @@ mod tests {
     }
 
     #[test]
+    fn seeds_are_a_range_with_its_last() {
+        assert_eq!(seeds("1..20"), Ok((1, 20)));
+        assert_eq!(seeds("1..=20"), Ok((1, 20)));
+        assert_eq!(seeds("7"), Ok((7, 7)));
+        assert_eq!(seeds("0..18446744073709551615"), Ok((0, u64::MAX)));
+        for bad in ["", "..", "1..", "..2", "2..1", "-1..2", "1...2", "a..b"] {
+            assert!(seeds(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn durations() {
         assert_eq!(duration("2.5s"), Ok(2_500_000_000));
         assert_eq!(duration("300ms"), Ok(300_000_000));
         assert_eq!(duration("1min"), Ok(60_000_000_000));
         assert!(duration("5").is_err());
+        assert_eq!(["off", "0", "0ms", "10ms"].map(duration_or_off), [0, 0, 0, 10_000_000].map(Ok));
+        assert!(duration_or_off("on").is_err());
         assert!(duration("-1s").is_err());
     }
 
     #[test]
-    fn seeds() {
+    fn entropy() {
         assert_eq!(seed("a1").unwrap()[..2], [0xa1, 0]);
         assert_eq!(seed("abc").unwrap()[..2], [0xab, 0xc0]);
         assert!(seed("").is_err());

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::exit::{self, Failure};
-use super::guest::{self, GuestArgs, RecorderArgs};
+use super::guest::{self, GuestArgs, RecorderArgs, ShakeArgs};
 use crate::session::start::{self, StartError, Target};
 
 /// Run a guest and record it
@@ -27,6 +27,8 @@ pub(super) struct RecordArgs {
     digest_every: u64,
     #[command(flatten)]
     recorder: RecorderArgs,
+    #[command(flatten)]
+    shake: ShakeArgs,
     /// Refused: a changed image could not be replayed
     #[arg(long, hide = true)]
     disk_commit: bool,
@@ -44,7 +46,8 @@ pub(super) fn run(args: RecordArgs) -> Result<u8, Failure> {
         return Err(Failure::new(exit::USAGE, anyhow::Error::msg(text)));
     }
     let return_status = args.guest.live.return_status;
-    let prepared = args.guest.prepare(args.digest_every)?;
+    let mut prepared = args.guest.prepare(args.digest_every)?;
+    prepared.guest.chaos = args.shake.chaos;
     let name = prepared.guest.image.clone().or_else(|| prepared.guest.kernel.clone()).unwrap_or_default();
     let reserved = args.output.is_none();
     let (directory, overwrite) = match args.output {
@@ -68,6 +71,7 @@ pub(super) fn run(args: RecordArgs) -> Result<u8, Failure> {
     guest::tell_end(&report);
     if let Some(summary) = &report.recorded {
         guest::tell_recorded(&directory, summary);
+        guest::tell_captures(&report);
     }
     if std::env::var_os("SCRIBE_VMM_STATS").is_some() {
         say!("{} bytes hashed, {} kicks", report.bytes_hashed, report.kicks);

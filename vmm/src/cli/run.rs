@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::exit::{self, Failure};
-use super::guest::{self, GuestArgs};
+use super::guest::{self, GuestArgs, ShakeArgs};
 use crate::session::start;
 
 /// Run a guest without recording it
@@ -13,6 +13,8 @@ use crate::session::start;
 pub(super) struct RunArgs {
     #[command(flatten)]
     guest: GuestArgs,
+    #[command(flatten)]
+    shake: ShakeArgs,
     /// Write the disk's changes into the image when the guest has ended
     #[arg(long)]
     disk_commit: bool,
@@ -26,7 +28,8 @@ impl RunArgs {
 
 pub(super) fn run(args: RunArgs) -> Result<u8, Failure> {
     let return_status = args.guest.live.return_status;
-    let prepared = args.guest.prepare(0)?;
+    let mut prepared = args.guest.prepare(0)?;
+    prepared.guest.chaos = args.shake.chaos;
     let mut console = guest::console(false);
     let report = start::run(
         &prepared.guest,

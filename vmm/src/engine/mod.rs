@@ -3,7 +3,9 @@
 //! An engine runs the guest until a [`Stop`] and knows nothing of devices, logs or policies. The loop that uses it is
 //! in [`crate::machine`]: run, serve the exit, `finish`, and only then is the machine at a sync point.
 
+pub mod approach;
 pub mod kvm;
+pub mod pmu;
 pub mod probe;
 pub mod soft;
 
@@ -34,6 +36,31 @@ pub enum EngineError {
     /// KVM stopped in a way that no guest on this platform can cause.
     #[error("unexpected KVM exit: {0}")]
     Unexpected(String),
+    /// The guest went past a place that it was to stop at, or may have.
+    #[error(
+        "the guest ran past a place: it was to stop {} branches and {} instructions behind its last exit, and came back \
+         from a run {branches} branches behind it; the processor's overflow interrupt was lost, or came more than {skid} \
+         branches late (`scribe-vmm doctor --pmu` checks that)", wanted.branches, wanted.steps
+    )]
+    Overshoot {
+        /// where it was to stop
+        wanted: Progress,
+        /// branches behind the last exit where it came back
+        branches: u64,
+        /// by how many branches an overflow was expected to be late at most
+        skid: u64,
+    },
+    /// The counter and single steps disagree.
+    #[error(
+        "the processor's counter says {counter} branches since the last exit, where single steps say {stepped}: it cannot \
+         be used (`scribe-vmm doctor --pmu` says why, --counter off does without)"
+    )]
+    Miscounted {
+        /// the counter's number
+        counter: u64,
+        /// the number known from steps, or from the counter before
+        stepped: u64,
+    },
     /// The engine was asked for something it cannot do.
     #[error("{0}")]
     Unsupported(&'static str),
@@ -71,6 +98,11 @@ pub trait Engine {
         false
     }
 
+    /// True if [`progress`](Engine::progress) has the steps at every stop; else at places that were asked for only.
+    fn counts_steps(&self) -> bool {
+        self.counts()
+    }
+
     /// True if the engine, where it does not count, comes to any place by stepping all the way from the exit before: no run
     /// without a place to stop at may lie between.
     fn can_step(&self) -> bool {
@@ -82,6 +114,28 @@ pub trait Engine {
     fn progress(&self) -> Progress {
         Progress::NONE
     }
+
+    /// The vCPU, whose state has just been set, is `at` so far behind its last exit. For a state that was saved without parts
+    /// of this engine's own, which know.
+    ///
+    /// # Errors
+    /// An engine that stops at exits only.
+    fn set_progress(&mut self, at: Progress) -> Result<(), EngineError> {
+        if at == Progress::NONE {
+            return Ok(());
+        }
+        Err(EngineError::Unsupported("a state between two exits needs an engine with a branch counter"))
+    }
+
+    /// After a kick: the next place, counted from the last exit, at which the guest can be stopped. Not where it is: what
+    /// has been delivered there a replay would not know of. `None`: none can be named.
+    fn place_ahead(&self) -> Option<Progress> {
+        let Progress { branches, steps } = self.progress();
+        Some(Progress { branches, steps: steps.saturating_add(1) })
+    }
+
+    /// The guest is not going to run any more: counters of the host's processor can be used by others.
+    fn stop_counting(&mut self) {}
 
     /// Instructions retired since the vCPU was made (REP: iterations), where somebody counts them.
     fn instructions(&self) -> Option<u64> {
@@ -175,6 +229,12 @@ pub trait Engine {
     /// # Errors
     /// Host-side failures only.
     fn track_dirty_pages(&mut self) -> Result<(), EngineError>;
+
+    /// What the first write to a page costs the guest (ns of host time) while tracking, after each call of
+    /// [`take_dirty_pages`](Engine::take_dirty_pages).
+    fn first_write_ns(&self) -> u64 {
+        0
+    }
 
     /// Guest frame numbers written since the last call, ascending. Empty unless tracking.
     ///

@@ -75,6 +75,11 @@ impl Engine for Soft {
         self.cpu.progress()
     }
 
+    fn set_progress(&mut self, at: Progress) -> Result<(), EngineError> {
+        self.cpu.set_progress(at);
+        Ok(())
+    }
+
     fn instructions(&self) -> Option<u64> {
         Some(self.cpu.instructions())
     }

@@ -16,6 +16,13 @@ pub fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
+/// Nanoseconds since 1970-01-01 00:00:00 UTC: for other processes to compare with.
+pub fn unix_ns() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+}
+
 /// Sleeps for `nanoseconds`.
 pub fn sleep_ns(nanoseconds: u64) {
     std::thread::sleep(Duration::from_nanos(nanoseconds));

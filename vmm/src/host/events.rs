@@ -4,19 +4,22 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
+use scribe_devices::virtio::net::Frame;
 use scribe_log::StopReason;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vmm_sys_util::timerfd::TimerFd;
 
+use super::net::{Incoming, Taken};
 use super::signals::Wish;
+use super::silence::Silence;
 use super::terminal::{Key, Keys};
 use super::{clock, kick, signals};
 
@@ -27,6 +30,10 @@ pub enum HostEvent {
     Console(Vec<u8>),
     /// no more bytes will come
     ConsoleClosed,
+    /// a frame for the guest's network
+    Frame(Frame),
+    /// the network's other end has gone: why
+    NetLost(String),
     /// the run is to end
     Stop(StopReason),
     /// a recording or replay is to end, and its guest to live on
@@ -59,8 +66,16 @@ pub struct Shared {
     pub seal_due: AtomicBool,
     /// the guest did not reach a sync point in time after a stop was asked for: end where it last was
     pub force_stop: AtomicBool,
+    /// captured sync points are made: a guest that computes is not deaf
+    pub captures: AtomicBool,
+    /// of the exits served, those that were captured sync points
+    pub captured: AtomicU64,
+    /// host time (ns) at which a captured sync point may be due; 0: none
+    pub capture_at: AtomicU64,
     /// console bytes read and not admitted yet
     pub queued: AtomicUsize,
+    /// frames read and not admitted yet
+    pub frames: AtomicUsize,
     stopping: AtomicBool,
     quit: AtomicBool,
 }
@@ -110,6 +125,8 @@ pub struct Watch {
     pub max_silence: Option<u64>,
     /// the guest can be stopped between two exits: kick it for whatever comes
     pub anywhere: bool,
+    /// kick it for captured sync points after this many ns of host time without an exit
+    pub capture_after: Option<u64>,
 }
 
 /// Host time between two seals of a recording.
@@ -117,11 +134,38 @@ const SEAL_EVERY_NS: u64 = 250_000_000;
 /// Console bytes that may wait for the guest.
 const MOST_QUEUED: usize = 64 << 10;
 const FULL_PAUSE_NS: u64 = 5_000_000;
+/// Frames that may wait for the guest.
+const MOST_FRAMES: usize = 512;
+const NET_PAUSE_NS: u64 = 500_000;
 const TICK: Duration = Duration::from_millis(50);
 /// A guest that computes this long without an exit is named on stderr.
 const SILENCE_NS: u64 = 2_000_000_000;
 /// How long a guest has to reach a sync point once a stop was asked for.
 const STOP_GRACE_NS: u64 = 300_000_000;
+
+/// How long console output may wait for more to come.
+const OUTPUT_WAITS: Duration = Duration::from_millis(1);
+
+/// Kicks the guest's thread a moment after it is set.
+#[derive(Debug, Clone)]
+pub struct Alarm(Arc<Mutex<TimerFd>>);
+
+impl Alarm {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self(Arc::new(Mutex::new(TimerFd::new()?))))
+    }
+
+    /// Sets it; one that is set already is put off.
+    pub fn set(&self) {
+        // Without it the output comes with the next line, as it would have.
+        let _ = self.0.lock().unwrap_or_else(PoisonError::into_inner).reset(OUTPUT_WAITS, None);
+    }
+
+    /// Not by reading it: one that was put off just now would block.
+    fn take(&self) {
+        let _ = self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
 
 /// The running event loop. Ends with the value.
 #[derive(Debug)]
@@ -131,6 +175,7 @@ pub struct HostLoop {
     /// flags and counters
     pub shared: Arc<Shared>,
     wake: EventFd,
+    alarm: Option<Alarm>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -140,17 +185,32 @@ impl HostLoop {
     /// # Errors
     /// The host gave no file descriptor or thread.
     pub fn start(watch: Watch, target: kick::Target) -> std::io::Result<Self> {
+        Self::start_with(watch, target, None)
+    }
+
+    /// As [`start`](Self::start), and frames from the network too.
+    ///
+    /// # Errors
+    /// The host gave no file descriptor or thread.
+    pub fn start_with(watch: Watch, target: kick::Target, net: Option<Incoming>) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let (sender, events) = channel();
         let wake = EventFd::new(EFD_NONBLOCK)?;
         let mut timer = TimerFd::new()?;
         timer.reset(TICK, Some(TICK))?;
         let line = Line { sender, shared: shared.clone(), target, anywhere: watch.anywhere };
+        let alarm = Alarm::new()?;
         let mut sources = vec![
             Source::Wake(wake.try_clone()?),
             Source::Signals { file: signals::open()?, seen: 0, line: line.clone() },
             Source::Timer(Box::new(Timer::new(timer, watch, line.clone()))),
+            Source::Alarm { alarm: alarm.clone(), target: line.target.clone() },
         ];
+        if let Some(after) = watch.capture_after {
+            let silence = Silence::new(shared.clone(), line.target.clone(), after)?;
+            sources.push(Source::Silence(Box::new(silence)));
+        }
+        sources.extend(net.map(|net| Source::Net(Box::new(net), line.clone())));
         match watch.console {
             ConsoleSource::None => {}
             ConsoleSource::Stream | ConsoleSource::Terminal => {
@@ -162,11 +222,16 @@ impl HostLoop {
             let shared = shared.clone();
             std::thread::Builder::new().name("host-events".into()).spawn(move || run(sources, &shared))?
         };
-        Ok(Self { events, shared, wake, thread: Some(thread) })
+        Ok(Self { events, shared, wake, alarm: Some(alarm), thread: Some(thread) })
     }
 }
 
 impl HostLoop {
+    /// What kicks the guest's thread a moment later.
+    pub fn alarm(&self) -> Option<Alarm> {
+        self.alarm.clone()
+    }
+
     /// A loop that is told nothing: what stands in for one that is needed elsewhere.
     ///
     /// # Errors
@@ -174,7 +239,7 @@ impl HostLoop {
     pub fn silent() -> std::io::Result<Self> {
         let (_, events) = channel();
         let wake = EventFd::new(EFD_NONBLOCK)?;
-        Ok(Self { events, shared: Arc::new(Shared::default()), wake, thread: None })
+        Ok(Self { events, shared: Arc::new(Shared::default()), wake, alarm: None, thread: None })
     }
 }
 
@@ -184,7 +249,7 @@ impl HostLoop {
     pub(crate) fn by_hand() -> (Self, Sender<HostEvent>) {
         let (sender, events) = channel();
         let wake = EventFd::new(EFD_NONBLOCK).unwrap();
-        (Self { events, shared: Arc::new(Shared::default()), wake, thread: None }, sender)
+        (Self { events, shared: Arc::new(Shared::default()), wake, alarm: None, thread: None }, sender)
     }
 }
 
@@ -234,6 +299,12 @@ enum Source {
         line: Line,
     },
     Timer(Box<Timer>),
+    Silence(Box<Silence>),
+    Net(Box<Incoming>, Line),
+    Alarm {
+        alarm: Alarm,
+        target: kick::Target,
+    },
 }
 
 impl MutEventSubscriber for Source {
@@ -242,6 +313,12 @@ impl MutEventSubscriber for Source {
             Source::Wake(fd) => ops.add(Events::new(fd, EventSet::IN)),
             Source::Signals { file, .. } => ops.add(Events::new(file, EventSet::IN)),
             Source::Timer(timer) => ops.add(Events::new(&timer.fd, EventSet::IN)),
+            Source::Silence(silence) => ops.add(Events::new(&silence.fd, EventSet::IN)),
+            Source::Net(net, _) => ops.add(Events::new(net.as_ref(), EventSet::IN)),
+            Source::Alarm { alarm, .. } => {
+                let fd = alarm.0.lock().unwrap_or_else(PoisonError::into_inner);
+                ops.add(Events::new(&*fd, EventSet::IN))
+            }
             Source::Console { file, line, .. } => {
                 let added = ops.add(Events::new(file, EventSet::IN));
                 if added.is_err() {
@@ -278,6 +355,27 @@ impl MutEventSubscriber for Source {
                 }
             }
             Source::Timer(timer) => timer.tick(),
+            Source::Silence(silence) => silence.tick(),
+            Source::Net(net, line) => {
+                if line.shared.frames.load(Ordering::Relaxed) >= MOST_FRAMES {
+                    clock::sleep_ns(NET_PAUSE_NS); // as for the console
+                    return;
+                }
+                match net.read() {
+                    Taken::Frames(frames) => {
+                        line.shared.frames.fetch_add(frames.len(), Ordering::Relaxed);
+                        frames.into_iter().for_each(|frame| line.send(HostEvent::Frame(frame)));
+                    }
+                    Taken::Lost(why) => {
+                        let _ = ops.remove(Events::new(net.as_ref(), EventSet::IN));
+                        line.send(HostEvent::NetLost(why));
+                    }
+                }
+            }
+            Source::Alarm { alarm, target } => {
+                alarm.take();
+                target.kick();
+            }
             Source::Console { file, keys, line } => {
                 if line.shared.queued.load(Ordering::Relaxed) >= MOST_QUEUED {
                     // The guest is slower than its input: leave the rest where it is. The other sources still have their
@@ -383,7 +481,8 @@ impl Timer {
         let _ = self.fd.wait();
         let now = clock::monotonic_ns();
         let shared = &self.line.shared;
-        let exits = shared.exits.load(Ordering::Relaxed);
+        let here = shared.exits.load(Ordering::Relaxed);
+        let exits = here.saturating_sub(shared.captured.load(Ordering::Relaxed)); // the guest's own
         if exits != self.progress.0 || !shared.running.load(Ordering::Relaxed) {
             self.progress = (exits, now, false);
         }
@@ -395,11 +494,12 @@ impl Timer {
                 self.line.target.kick(); // no sync point will look at it soon
             }
         }
-        if silent >= SILENCE_NS && !self.progress.2 && !self.watch.anywhere {
+        let deaf = !self.watch.anywhere && !shared.captures.load(Ordering::Relaxed);
+        if silent >= SILENCE_NS && !self.progress.2 && deaf {
             self.progress.2 = true;
             let stop = if self.watch.console == ConsoleSource::Terminal { "Ctrl-A x" } else { "Ctrl-C" };
             say!(
-                "the guest has made no exit for 2 s (exit:{exits}): it computes, and without a branch \
+                "the guest has made no exit for 2 s (exit:{here}): it computes, and without a branch \
                  counter neither time nor input reaches it until it does I/O; {stop} stops"
             );
         }
@@ -435,8 +535,13 @@ mod tests {
     fn a_limit_ends_the_run_and_forces_a_silent_guest() {
         signals::prepare().unwrap();
         kick::prepare().unwrap();
-        let watch =
-            Watch { console: ConsoleSource::None, host_limit: Some(1), max_silence: None, anywhere: false };
+        let watch = Watch {
+            console: ConsoleSource::None,
+            host_limit: Some(1),
+            max_silence: None,
+            anywhere: false,
+            capture_after: None,
+        };
         let host = HostLoop::start(watch, kick::Target::current()).unwrap();
         host.shared.running.store(true, Ordering::Relaxed);
         let event = host.events.recv_timeout(Duration::from_secs(10)).unwrap();

@@ -14,6 +14,34 @@ fn signal() -> libc::c_int {
     SIGRTMIN() + 1
 }
 
+/// The kick's signal.
+pub(crate) fn number() -> libc::c_int {
+    signal()
+}
+
+/// True if the kick's signal is pending.
+#[cfg(test)]
+pub(crate) fn is_pending() -> bool {
+    // SAFETY: an all-zero set is valid and is what sigpending fills in.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::MaybeUninit::zeroed().assume_init();
+        assert_eq!(libc::sigpending(&raw mut set), 0);
+        libc::sigismember(&raw const set, signal()) == 1
+    }
+}
+
+/// Waits until the kick's signal is pending, and takes it.
+#[cfg(test)]
+pub(crate) fn wait() {
+    // SAFETY: an all-zero set is valid, sigemptyset makes it so, and sigwaitinfo takes a null pointer for no information.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::MaybeUninit::zeroed().assume_init();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, signal());
+        assert_eq!(libc::sigwaitinfo(&raw const set, std::ptr::null_mut()), signal());
+    }
+}
+
 /// Blocks the kick's signal in this thread and those it starts. Call before anything else runs.
 ///
 /// # Errors

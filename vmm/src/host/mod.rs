@@ -4,9 +4,12 @@ pub mod clock;
 pub mod entropy;
 pub mod events;
 pub mod kick;
+pub mod net;
 pub mod pagemap;
+pub mod perf;
 pub mod perturb;
 pub mod signals;
+mod silence;
 pub mod terminal;
 
 use std::io::Write;

@@ -42,6 +42,12 @@ pub fn prepare() -> Result<(), String> {
     Ok(())
 }
 
+/// Has this process end its runs, as Ctrl-C does: for those that did not get the Ctrl-C, since another took it.
+pub fn pass_on() {
+    // SAFETY: no memory is involved.
+    unsafe { libc::kill(libc::getpid(), libc::SIGINT) };
+}
+
 /// A file that is readable when one of the signals is pending.
 ///
 /// # Errors

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use scribe_log::{Body, EndCause, ExitAnswer, ExitKind, FullDigest, Register, StopReason};
+use scribe_log::{Body, DeviceInput, EndCause, ExitAnswer, ExitKind, FullDigest, Register, StopReason};
 use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
 
@@ -76,12 +76,44 @@ fn details<M: SerializeMap>(map: &mut M, row: &Row) -> Result<(), M::Error> {
             map.serialize_entry("bytes", &bytes.len())?;
             map.serialize_entry("data", &Bytes(bytes))
         }
+        Body::Device { slot, input } => {
+            map.serialize_entry("slot", slot)?;
+            match input {
+                DeviceInput::Frame(bytes) | DeviceInput::Entropy(bytes) | DeviceInput::Typed(bytes) => {
+                    map.serialize_entry("bytes", &bytes.len())?;
+                    map.serialize_entry("data", &Bytes(bytes))
+                }
+                DeviceInput::Link { up } => map.serialize_entry("up", up),
+                DeviceInput::Resize { cols, rows } => {
+                    map.serialize_entry("cols", cols)?;
+                    map.serialize_entry("rows", rows)
+                }
+                DeviceInput::DiskFailed { operation, number, sector } => {
+                    map.serialize_entry("operation", operation)?;
+                    map.serialize_entry("number", number)?;
+                    map.serialize_entry("sector", sector)
+                }
+            }
+        }
         Body::Branch { seed, wall_clock } => {
             let seed = seed.map(|seed| seed.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
             map.serialize_entry("seed", &seed)?;
             map.serialize_entry("wall_clock", wall_clock)
         }
         Body::TimeAdjust { nanoseconds } => map.serialize_entry("nanoseconds", nanoseconds),
+        Body::CapturePages(pages) => {
+            map.serialize_entry("pages", &pages.frames.len())?;
+            map.serialize_entry("bytes", &pages.stored.len())?;
+            let addresses: Vec<String> =
+                pages.frames.iter().map(|frame| format!("{:#x}", u128::from(*frame) * 4096)).collect();
+            map.serialize_entry("addresses", &addresses)
+        }
+        Body::Capture(capture) => {
+            map.serialize_entry("nanoseconds", &capture.nanoseconds)?;
+            map.serialize_entry("interrupts", &capture.interrupts)?;
+            map.serialize_entry("pages", &capture.pages)?;
+            map.serialize_entry("bytes", &capture.bytes)
+        }
         Body::Checkpoint { registers, full } => {
             map.serialize_entry("rolling", &digest(*registers, 16))?;
             full_digest(map, full.as_ref())

@@ -41,10 +41,12 @@ impl Rows {
             Body::TimeAdjust { .. } | Body::Checkpoint { .. } | Body::Seal { .. } | Body::End(_) => {
                 Device::Machine
             }
+            Body::CapturePages(_) | Body::Capture(_) => Device::Cpu,
             Body::Bookmark { .. } | Body::Branch { .. } => Device::Guest,
             Body::Interrupt { irq, .. } => Device::of_irq(Some(*irq)),
             Body::State { .. } => Device::Cpu,
             Body::DiskRequest { .. } => Device::Disk,
+            Body::Device { .. } => Device::Virtio,
         };
         let time = time_in(&event.body).or(time);
         Row { event, time, device, exit, origin: BookmarkOrigin::Guest }
@@ -77,7 +79,7 @@ pub fn level_of(body: &Body) -> Level {
 }
 
 /// Names of all kinds, in the order of the format's numbers.
-pub const KINDS: [&str; 11] = [
+pub const KINDS: [&str; 14] = [
     "console-input",
     "time-adjust",
     "checkpoint",
@@ -89,4 +91,7 @@ pub const KINDS: [&str; 11] = [
     "exit",
     "disk-request",
     "console-output",
+    "branch",
+    "capture-pages",
+    "capture",
 ];

@@ -116,6 +116,8 @@ fn bytes(body: &Body) -> u64 {
     match body {
         Body::ConsoleInput { bytes } | Body::ConsoleOutput { bytes } => bytes.len() as u64,
         Body::DiskRequest { bytes, .. } => *bytes,
+        Body::CapturePages(pages) => pages.stored.len() as u64,
+        Body::Device { input, .. } => input.len() as u64,
         Body::Exit { size, .. } => (*size).into(),
         _ => 0,
     }

@@ -8,7 +8,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::kernel::{BootFiles, Format, KernelError, format};
 use super::memory::{GuestRam, MemoryError, PAGE_SIZE};
-use super::{msr, platform};
+use super::{acpi, msr};
 use crate::engine::cpu::{CpuState, DescriptorTable, Fpu, Registers, Segment};
 
 /// Bytes of entropy that the kernel gets with SETUP_RNG_SEED.
@@ -58,12 +58,15 @@ pub enum BootError {
     /// The command line is too long.
     #[error("the kernel command line has {0} bytes, the most is {max}", max = COMMAND_LINE_MAX - 1)]
     CommandLine(usize),
+    /// The machine cannot be described to the kernel.
+    #[error(transparent)]
+    Acpi(#[from] acpi::AcpiError),
     /// A table could not be written.
     #[error(transparent)]
     Memory(#[from] MemoryError),
 }
 
-/// Loads kernel, initrd, command line, boot parameters and entropy into `ram`.
+/// Loads kernel, initrd, command line, boot parameters, entropy and, where the platform has them, ACPI tables into `ram`.
 ///
 /// # Returns
 /// The state the vCPU starts in: long mode, first 4 GiB mapped one to one, RSI at the boot parameters.
@@ -72,6 +75,7 @@ pub enum BootError {
 /// What does not fit or is not a kernel.
 pub fn load(
     ram: &GuestRam,
+    machine: Option<&acpi::Description>,
     files: &BootFiles,
     command_line: &str,
     seed: &[u8; SEED_BYTES],
@@ -113,6 +117,10 @@ pub fn load(
     write_seed(ram, seed)?;
     params.hdr.setup_data = SETUP_DATA;
     memory_map(ram, &mut params);
+    if let Some(machine) = machine {
+        ram.write(acpi::BASE, &acpi::tables(machine)?)?;
+        params.acpi_rsdp_addr = acpi::BASE;
+    }
     ram.memory()
         .write_obj(params, GuestAddress(ZERO_PAGE))
         .map_err(|error| MemoryError::Access(ZERO_PAGE, error))?;
@@ -229,13 +237,24 @@ fn start_state(entry: u64) -> CpuState {
 /// PAT after reset (Intel SDM vol. 3, 12.12.4).
 const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 
-/// The kernel's arguments on this platform; `--append` comes after them.
-pub fn default_command_line(has_disk: bool) -> String {
-    let mut line = "console=ttyS0 quiet panic=-1 reboot=k".to_owned();
-    if has_disk {
-        let (base, irq) = (platform::MMIO_BASE, platform::DISK_IRQ);
-        line += &format!(" virtio_mmio.device=4K@{base:#x}:{irq} root=/dev/vda rw");
+/// The kernel's arguments; `--append` comes after them. `named`: the kernel looks into no tables, so that they have to say how
+/// it reboots and where virtio devices are, `slots` with their interrupt lines.
+pub fn default_command_line(named: bool, slots: &[(u64, u8)], has_disk: bool) -> String {
+    let mut line = "console=ttyS0 quiet panic=-1".to_owned();
+    if named {
+        line += " reboot=k";
     }
+    let mut slots = slots.iter();
+    let name = |line: &mut String, (base, irq): &(u64, u8)| {
+        line.push_str(&format!(" virtio_mmio.device=4K@{base:#x}:{irq}"));
+    };
+    if has_disk {
+        if let Some(disk) = slots.next() {
+            name(&mut line, disk);
+        }
+        line += " root=/dev/vda rw";
+    }
+    slots.for_each(|slot| name(&mut line, slot));
     line
 }
 

@@ -19,7 +19,7 @@ pub const VERSION: u32 = 1;
 
 const PAGE_WORDS: usize = 512;
 /// Page-table A and D.
-const ACCESSED_DIRTY: u64 = 0b110_0000;
+pub(super) const ACCESSED_DIRTY: u64 = 0b110_0000;
 
 /// Digest of all exits and of the registers at all sync points so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -63,6 +63,12 @@ impl Rolling {
         self.mix([kind | u64::from(size) << 8, address, written, read]);
     }
 
+    /// Adds what a device has sent to the outside.
+    pub fn output(&mut self, slot: u8, bytes: &[u8]) {
+        self.mix([0xff | u64::from(slot) << 8, bytes.len() as u64]);
+        self.0 = XxHash3_64::oneshot_with_seed(self.0, bytes);
+    }
+
     /// Adds how many branches lie between an exit and the one before, where they are counted.
     pub fn branches(&mut self, progress: Progress) {
         self.mix([progress.branches]);
@@ -71,6 +77,12 @@ impl Rolling {
     /// Adds the place of a counted sync point.
     pub fn counted(&mut self, progress: Progress) {
         self.mix([progress.branches, progress.steps]);
+    }
+
+    /// Adds what a captured sync point is besides its registers: interrupts taken, nanoseconds passed, digest of the CPU.
+    pub fn captured(&mut self, interrupts: u8, nanoseconds: u64, cpu: u64) {
+        const KIND: u64 = 7; // behind those of exits
+        self.mix([KIND | u64::from(interrupts) << 8, nanoseconds, cpu]);
     }
 
     /// Adds the registers at a sync point.

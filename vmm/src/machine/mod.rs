@@ -3,8 +3,13 @@
 //! It steps from sync point to sync point and knows nothing of recording or replaying. One thread owns it, and it is
 //! the only writer of guest memory.
 
+pub mod acpi;
+pub mod apics;
 pub mod boot;
 pub mod bus;
+pub mod capture;
+pub mod chaos;
+pub mod confirm;
 pub mod digest;
 pub mod disk;
 pub mod kernel;
@@ -15,6 +20,7 @@ pub mod platform;
 pub mod state;
 pub mod time;
 pub mod trace;
+pub mod virtio;
 
 pub use scribe_types::{cpuid, msr};
 
@@ -22,12 +28,14 @@ use std::collections::BTreeSet;
 
 use scribe_devices::guest_interface::GuestRequest;
 use scribe_devices::virtio::blk::BackendError;
+use scribe_devices::virtio::net::Frame;
 use scribe_log::header::TimeConstants;
 use scribe_log::{EndCause, FullDigest, GeneralRegisters, Position};
 
 use crate::engine::cpu::{CpuState, Registers};
 use crate::engine::{Answer, BlockSink, Engine, EngineError, Exit, Fault, Progress, Stop};
 use bus::{Devices, Request};
+use chaos::{Chaos, Delay, Here};
 use digest::{RamDigest, Rolling};
 use memory::{GuestRam, MemoryError, PAGE_SIZE};
 use observe::{Both, Moment, Observer};
@@ -46,6 +54,9 @@ pub enum MachineError {
     /// The host's side of the disk failed. The guest would see an I/O error that no replay could repeat.
     #[error("the host failed the guest's disk")]
     Disk(#[source] BackendError),
+    /// Pages could not be packed.
+    #[error("packing pages: {0}")]
+    Pack(#[source] std::io::Error),
     /// A state could not be encoded for its digest.
     #[error("encoding state for its digest: {0}")]
     Encode(#[from] postcard::Error),
@@ -72,6 +83,8 @@ pub struct Machine {
     clock: GuestClock,
     /// positions have branches and steps
     counted: bool,
+    /// makes interrupts late
+    chaos: Option<Chaos>,
     /// frames that devices have written since the last digest of RAM
     written: BTreeSet<u64>,
     rolling: Rolling,
@@ -87,10 +100,14 @@ pub struct Machine {
     /// what the guest asked for during the exit being served
     ending: Option<EndCause>,
     bookmarks: Vec<String>,
+    /// frames that the guest has sent, and bytes that it has printed elsewhere than at the serial port
+    sent: Vec<(u8, Frame)>,
+    printed: Vec<u8>,
     /// registers at the last sync point
     registers: Registers,
     /// while the machine is paused behind the last sync point: how far that is from the last exit
     paused: Option<Progress>,
+    captures: capture::Captures,
     trace: Trace,
     observer: Option<Box<dyn Observer>>,
     /// where the observer was last told of the state
@@ -120,6 +137,7 @@ impl Machine {
             devices,
             clock: GuestClock::new(time),
             counted,
+            chaos: None,
             written: BTreeSet::new(),
             rolling: Rolling::default(),
             ram_digest: RamDigest::default(),
@@ -129,13 +147,40 @@ impl Machine {
             clock_page: None,
             ending: None,
             bookmarks: Vec::new(),
+            sent: Vec::new(),
+            printed: Vec::new(),
             registers: Registers::default(),
             paused: None,
+            captures: capture::Captures::default(),
             trace: Trace::default(),
             observer: None,
             state_told: None,
             fault_detail: None,
         })
+    }
+
+    /// From now on interrupts come late, as `seed` says.
+    pub fn shake(&mut self, seed: u64) {
+        self.chaos = Some(Chaos::new(seed));
+    }
+
+    /// The seed by which interrupts come late, if they do.
+    pub fn chaos_seed(&self) -> Option<u64> {
+        self.chaos.as_ref().map(Chaos::seed)
+    }
+
+    /// True if `delay` is over at the sync point where the machine is.
+    pub fn is_over(&self, delay: &mut Delay) -> bool {
+        delay.is_over(self.here(self.clock.progress()))
+    }
+
+    /// The place, since the last exit, at which `delay` is over; `None` if there is none.
+    pub fn place_of_delay(&self, delay: &Delay) -> Option<Progress> {
+        delay.place(&self.clock).filter(|_| self.counted)
+    }
+
+    fn here(&self, progress: Progress) -> Here<'_> {
+        Here { clock: &self.clock, progress, counted: self.counted, halted: self.halted }
     }
 
     /// From now on `observer` is told what happens, after those that are told already.
@@ -223,6 +268,11 @@ impl Machine {
         self.engine.instructions()
     }
 
+    /// What the first write to a page costs the guest (ns of host time) while its writes are watched.
+    pub fn first_write_ns(&self) -> u64 {
+        self.engine.first_write_ns()
+    }
+
     /// True after HLT until an interrupt is injected.
     pub fn is_halted(&self) -> bool {
         self.halted
@@ -235,7 +285,9 @@ impl Machine {
 
     /// Console bytes the guest has sent since the last call.
     pub fn take_output(&mut self) -> Vec<u8> {
-        self.devices.uart.take_output()
+        let mut output = self.devices.uart.take_output();
+        output.append(&mut self.printed);
+        output
     }
 
     /// Names of bookmarks the guest has set since the last call.
@@ -263,9 +315,11 @@ impl Machine {
         self.devices.uart.drop_backlog(self.clock.now());
     }
 
-    /// The next guest time at which a device does something by itself that can wake a halted vCPU.
+    /// The next guest time at which a device does something by itself that can wake a halted vCPU, or an interrupt that is
+    /// late comes.
     pub fn next_wake(&self) -> Option<u64> {
-        self.devices.next_wake()
+        let late = self.chaos.as_ref().and_then(|chaos| chaos.delay()?.due());
+        [self.devices.next_wake(), late].into_iter().flatten().min()
     }
 
     /// Moves guest time forward. Only at a sync point.
@@ -283,11 +337,10 @@ impl Machine {
 
     /// After a kick: the next place at which something can happen to the guest. Not where it is, for there the machine may
     /// have injected an interrupt, or an exception have been delivered, and a replay stops before these.
-    /// `None` without a counter.
+    /// `None` without a counter, or if the engine cannot tell.
     pub fn place_ahead(&self) -> Option<Position> {
-        let Progress { branches, steps } = self.engine.progress();
-        let ahead = Position { exit: self.clock.exits(), branches, steps: steps.saturating_add(1) };
-        self.counted.then_some(ahead)
+        let Progress { branches, steps } = self.engine.place_ahead().filter(|_| self.counted)?;
+        Some(Position { exit: self.clock.exits(), branches, steps })
     }
 
     /// The place where the guest is, after a kick; without a counter the last sync point.
@@ -298,6 +351,16 @@ impl Machine {
         }
         let Progress { branches, steps } = clock.progress();
         (Position { exit: clock.exits(), branches, steps }, clock.now())
+    }
+
+    /// True if the steps of exits are known, not only those of sync points between them.
+    pub fn counts_steps(&self) -> bool {
+        self.engine.counts_steps()
+    }
+
+    /// The guest is not going to run any more, and gives back the processor's counters.
+    pub fn stop_counting(&mut self) {
+        self.engine.stop_counting();
     }
 
     /// True if positions have branches and steps.
@@ -328,9 +391,8 @@ impl Machine {
     pub fn step(&mut self, until: Option<Progress>, pause: Option<Progress>) -> Result<Step, MachineError> {
         // A timer whose line is masked can wait for the next sync point: nothing but an exit unmasks it.
         let timer = self.devices.next_wake().and_then(|deadline| self.place_of(deadline));
-        let until = [timer, until].into_iter().flatten().min().filter(|_| self.counted);
+        let wanted = [timer, until].into_iter().flatten().min().filter(|_| self.counted);
         let pause = pause.filter(|_| self.engine.counts() || self.engine.can_step());
-        let stop = [until, pause].into_iter().flatten().min();
         self.fresh = false;
         if let Some(progress) = self.paused.take() {
             // Nobody can tell that somebody looked: the machine is at its last sync point again.
@@ -338,6 +400,9 @@ impl Machine {
         }
         self.engine.set_clock(self.clock.at_exit(), self.clock.constants().ns_per_branch);
         loop {
+            let late = self.chaos.as_ref().and_then(|chaos| self.place_of_delay(&chaos.delay()?));
+            let until = [wanted, late].into_iter().flatten().min();
+            let stop = [until, pause].into_iter().flatten().min();
             match self.engine.run(stop)? {
                 Stop::Exit(exit) => return self.exit(exit),
                 Stop::Fault(fault) => return Ok(Step::Ended(self.fault(fault))),
@@ -361,7 +426,11 @@ impl Machine {
     }
 
     fn exit(&mut self, exit: Exit) -> Result<Step, MachineError> {
-        let progress = self.engine.progress();
+        let mut progress = self.engine.progress();
+        if !self.counts_steps() {
+            // It may know them here, by chance: nobody is to depend on that.
+            progress.steps = 0;
+        }
         if self.counted {
             self.rolling.branches(progress);
         }
@@ -397,7 +466,9 @@ impl Machine {
         let now = self.clock.now();
         self.devices.advance(now);
         self.store_clock()?;
-        self.deliver()
+        self.deliver()?;
+        self.captures.leaves();
+        Ok(())
     }
 
     /// From now on the observer is told which pages have changed. It must want to be told of the state.
@@ -436,11 +507,10 @@ impl Machine {
 
     fn update_ram_digest(&mut self) -> Result<(), MachineError> {
         if self.ram_digest.is_started() && self.tracked {
-            self.written.extend(self.engine.take_dirty_pages()?);
-            self.written.extend(self.ram.take_written_frames());
+            self.take_written()?;
             self.ram_digest.update(&self.ram, std::mem::take(&mut self.written));
         } else {
-            self.ram.take_written_frames();
+            self.take_written()?;
             self.written.clear();
             self.ram_digest.full(&self.ram);
         }
@@ -459,7 +529,7 @@ impl Machine {
         Ok(FullDigest {
             cpu: digest::of_cpu(state, self.halted)?,
             ram: self.ram_digest.value(),
-            devices: digest::of_state(&self.devices.save())?,
+            devices: self.devices.digest()?,
             guest_time: self.guest_time(),
         })
     }
@@ -519,9 +589,9 @@ impl Machine {
                 }
                 Answer::Done
             }
-            Exit::MmioRead { address, size } => Answer::Value(self.devices.mmio_read(address, size)),
+            Exit::MmioRead { address, size } => Answer::Value(self.devices.mmio_read(address, size, now)),
             Exit::MmioWrite { address, size, value } => {
-                if self.devices.mmio_write(address, size, value, self.ram.memory()) {
+                if self.devices.mmio_write(address, size, value, now, self.ram.memory()) {
                     self.note_written();
                 }
                 Answer::Done
@@ -530,11 +600,15 @@ impl Machine {
                 self.halted = true;
                 Answer::Done
             }
-            Exit::MsrRead { index } => msr::read(index).map_or(Answer::GeneralProtection, Answer::Value),
-            Exit::MsrWrite { index, .. } if msr::write(index) => Answer::Done,
-            Exit::MsrWrite { .. } => Answer::GeneralProtection,
+            Exit::MsrRead { index } => self.devices.msr_read(index, now),
+            Exit::MsrWrite { index, value } => self.devices.msr_write(index, value, now),
         };
+        if self.devices.take_init() {
+            // No firmware is there to start the processor again.
+            self.ending = Some(EndCause::Reset);
+        }
         self.engine.answer(answer);
+        self.note_outbox();
         self.rolling.exit(&exit, answer);
         self.trace.push(self.clock.exits(), exit, answer);
         if self.observer.is_some() {
@@ -553,6 +627,7 @@ impl Machine {
     fn note_written(&mut self) {
         let frames = self.ram.take_written_frames();
         self.engine.invalidate(&frames);
+        self.captures.wrote(&frames);
         if self.ram_digest.is_started() {
             self.written.extend(frames);
         }
@@ -561,6 +636,7 @@ impl Machine {
     fn request(&mut self, request: Request) {
         match request {
             Request::Reset => self.ending = Some(EndCause::Reset),
+            Request::PowerOff => self.ending = Some(EndCause::PowerOff { status: 0 }),
             Request::Guest(GuestRequest::ClockPage(frame)) => {
                 let frame = frame.map(u64::from).filter(|frame| self.ram.has_frame(*frame));
                 self.clock_page = frame.map(|frame| (frame, 0));
@@ -588,14 +664,13 @@ impl Machine {
 
     /// Injects the interrupt that waits, if the vCPU can take one, or asks to be told when it can.
     fn deliver(&mut self) -> Result<(), MachineError> {
-        if self.devices.pic.pending() && self.engine.can_inject() {
-            let irq = self.devices.pic.highest();
-            let vector = self.devices.pic.acknowledge();
-            self.tell(|observer, at| observer.interrupt(at, vector, irq));
+        if self.is_asked() && self.engine.can_inject() {
+            let vector = self.acknowledge();
             self.engine.inject(vector)?;
+            self.captures.interrupt();
             self.halted = false;
         }
-        let pending = self.devices.pic.pending();
+        let pending = self.is_asked();
         if pending && self.halted && self.can_wake() {
             // HLT leaves no interrupt shadow; an engine that says otherwise would make the guest sleep through this.
             return Err(
@@ -604,6 +679,25 @@ impl Machine {
         }
         self.engine.request_window(pending);
         Ok(())
+    }
+
+    /// The interrupt controllers give up the interrupt that waits, which is told.
+    fn acknowledge(&mut self) -> u8 {
+        let (vector, irq) = self.devices.acknowledge();
+        self.tell(|observer, at| observer.interrupt(at, vector, irq));
+        if let Some(chaos) = &mut self.chaos {
+            chaos.taken();
+        }
+        vector
+    }
+
+    /// True if the vCPU is asked to take an interrupt here.
+    fn is_asked(&mut self) -> bool {
+        let pending = self.devices.interrupt_pending();
+        let Some(chaos) = &mut self.chaos else { return pending };
+        let progress = if self.counted { self.engine.progress() } else { Progress::NONE };
+        let here = Here { clock: &self.clock, progress, counted: self.counted, halted: self.halted };
+        chaos.hears(pending, here, self.devices.next_tick())
     }
 
     fn fault(&mut self, fault: Fault) -> EndCause {

@@ -3,6 +3,7 @@
 use scribe_devices::virtio::blk::RequestRecord;
 use scribe_log::{Event, Position};
 
+use super::virtio::Direction;
 use crate::engine::cpu::CpuState;
 use crate::engine::{Answer, Exit, Progress};
 
@@ -28,6 +29,9 @@ pub trait Observer {
 
     /// The guest has sent bytes to its console.
     fn console(&mut self, _at: Moment, _bytes: &[u8]) {}
+
+    /// A frame has come to the guest, or left it during the exit that is told of next.
+    fn frame(&mut self, _at: Moment, _direction: Direction, _bytes: &[u8]) {}
 
     /// The vCPU takes an external interrupt: its vector, and the line of the interrupt controllers; `None` if spurious.
     fn interrupt(&mut self, _at: Moment, _vector: u8, _irq: Option<u8>) {}
@@ -73,6 +77,11 @@ impl Observer for Both {
     fn console(&mut self, at: Moment, bytes: &[u8]) {
         self.0.console(at, bytes);
         self.1.console(at, bytes);
+    }
+
+    fn frame(&mut self, at: Moment, direction: Direction, bytes: &[u8]) {
+        self.0.frame(at, direction, bytes);
+        self.1.frame(at, direction, bytes);
     }
 
     fn interrupt(&mut self, at: Moment, vector: u8, irq: Option<u8>) {

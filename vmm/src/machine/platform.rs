@@ -1,7 +1,33 @@
-//! Platform `scribe-pc-1`: every number of it that a guest can see. Frozen: a change is a new platform version.
+//! The platforms: every number of `scribe-pc-1` that a guest can see, which `scribe-pc-2` shares; what that has beside is
+//! in [`super::apics`]. `scribe-pc-1` is frozen: a change is a new platform version.
 
-/// Name of the platform, in recordings.
-pub const NAME: &str = "scribe-pc-1";
+/// What a guest sees of a machine; a later one has more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Platform {
+    /// `scribe-pc-1`: 8259A pair, no firmware tables
+    #[default]
+    Pc1,
+    /// `scribe-pc-2`, in the making: local APIC, I/O APIC, ACPI
+    Pc2,
+}
+
+impl Platform {
+    /// All of them, the default first.
+    pub const ALL: [Self; 2] = [Self::Pc1, Self::Pc2];
+
+    /// Its name, in recordings and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pc1 => "scribe-pc-1",
+            Self::Pc2 => "scribe-pc-2",
+        }
+    }
+
+    /// The platform of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|platform| platform.name() == name)
+    }
+}
 
 /// Least RAM: real-mode area, boot tables and something to run.
 pub const MINIMUM_RAM: u64 = 2 << 20;
@@ -20,6 +46,9 @@ pub const MMIO_SLOT: u64 = 0x1000;
 pub const DISK_IRQ: u8 = 5;
 /// serial number of the disk (virtio GET_ID)
 pub const DISK_ID: &[u8] = b"scribe-disk-0";
+
+/// IRQs of the slots behind it, in order; level-triggered. 9 is ACPI's
+pub const VIRTIO_IRQS: [u8; 8] = [10, 11, 12, 14, 15, 6, 7, 3];
 
 /// IRQ of the 8254's channel 0
 pub const TIMER_IRQ: u8 = 0;

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::bus::Devices;
+use super::chaos::ChaosState;
 use super::digest::Rolling;
 use super::time::GuestClock;
 use super::{Machine, MachineError};
@@ -18,9 +19,12 @@ use crate::engine::cpu::{CpuState, Registers};
 use crate::engine::{EngineError, Progress};
 
 const CPU: &str = "cpu";
-const CPU_VERSION: u16 = 1;
+pub(super) const CPU_VERSION: u16 = 1;
 const MACHINE: &str = "machine";
 const MACHINE_VERSION: u16 = 2;
+/// Only of a machine under chaos.
+const CHAOS: &str = "chaos";
+const CHAOS_VERSION: u16 = 1;
 
 /// Why a saved state was refused.
 #[derive(Debug, thiserror::Error)]
@@ -75,15 +79,25 @@ impl Parts {
     /// # Errors
     /// It is missing, of another version, or malformed.
     pub fn take<T: DeserializeOwned>(&mut self, kind: &str, version: u16) -> Result<T, StateError> {
-        let Some(part) = self.take_raw(kind) else {
-            return Err(StateError::Missing { kind: kind.into() });
-        };
+        self.take_if_there(kind, version)?.ok_or_else(|| StateError::Missing { kind: kind.into() })
+    }
+
+    /// As [`take`](Self::take); `None` if there is no such part.
+    ///
+    /// # Errors
+    /// It is of another version, or malformed.
+    pub fn take_if_there<T: DeserializeOwned>(
+        &mut self,
+        kind: &str,
+        version: u16,
+    ) -> Result<Option<T>, StateError> {
+        let Some(part) = self.take_raw(kind) else { return Ok(None) };
         if part.version != version {
             return Err(StateError::Version { kind: kind.into(), found: part.version, known: version });
         }
         let malformed = |reason: String| StateError::Malformed { kind: kind.into(), reason };
         match postcard::take_from_bytes(&part.bytes) {
-            Ok((value, [])) => Ok(value),
+            Ok((value, [])) => Ok(Some(value)),
             Ok((_, rest)) => Err(malformed(format!("{} bytes too many", rest.len()))),
             Err(error) => Err(malformed(error.to_string())),
         }
@@ -160,8 +174,12 @@ impl Machine {
         };
         let mut parts =
             vec![part(MACHINE, MACHINE_VERSION, &own)?, part(CPU, CPU_VERSION, &self.engine.state()?)?];
+        if let Some(chaos) = &self.chaos {
+            parts.push(part(CHAOS, CHAOS_VERSION, &chaos.save())?);
+        }
         parts.extend(self.engine.save_private()?);
         parts.extend(self.devices.save_parts()?);
+        parts.extend(self.save_captures()?);
         Ok(parts)
     }
 
@@ -173,7 +191,10 @@ impl Machine {
         let mut parts = Parts::new(parts);
         let own: MachinePart = parts.take(MACHINE, MACHINE_VERSION)?;
         let cpu: CpuState = parts.take(CPU, CPU_VERSION)?;
+        let chaos: Option<ChaosState> =
+            self.chaos.is_some().then(|| parts.take(CHAOS, CHAOS_VERSION)).transpose()?;
         self.devices.restore_parts(&mut parts)?;
+        self.restore_captures(&mut parts)?;
         self.engine.set_state(&cpu)?;
         let private = self.engine.private_kinds();
         for kind in private {
@@ -200,6 +221,10 @@ impl Machine {
         if paused.is_some_and(|sync_point| sync_point > progress) {
             return Err(malformed("its last sync point is ahead of it"));
         }
+        if self.engine.counts() && self.engine.progress() != progress {
+            // It was saved by another engine, or by one that keeps nothing of its own.
+            self.engine.set_progress(progress)?;
+        }
         self.paused = paused;
         self.clock =
             GuestClock::restored(self.clock.constants(), own.exits, own.branches, progress, own.adjustments);
@@ -208,7 +233,13 @@ impl Machine {
         self.clock_page = own.clock_page;
         self.bookmarks = own.bookmarks;
         self.registers = own.registers;
-        self.engine.request_window(self.devices.pic.pending());
+        let mut heard = self.devices.interrupt_pending();
+        if let (Some(chaos), Some(state)) = (&mut self.chaos, chaos) {
+            let restored = chaos.restore(state, self.clock.now(), self.counted);
+            restored.map_err(|reason| StateError::Malformed { kind: CHAOS.into(), reason: reason.into() })?;
+            heard &= chaos.is_heard();
+        }
+        self.engine.request_window(heard);
         self.ram.take_written_frames();
         Ok(())
     }
@@ -227,6 +258,12 @@ impl Devices {
         if let Some(disk) = &self.disk {
             parts.push(device_part(&disk.device)?);
         }
+        for (number, slot) in self.virtio.slots().enumerate() {
+            parts.push(part(&slot_kind(slot.kind(), number), slot.version(), &slot.save())?);
+        }
+        if let Some(apics) = &self.apics {
+            parts.extend([device_part(&apics.lapic)?, device_part(&apics.io)?, device_part(&apics.pm)?]);
+        }
         Ok(parts)
     }
 
@@ -240,8 +277,22 @@ impl Devices {
         if let Some(disk) = &mut self.disk {
             restore_device(&mut disk.device, parts)?;
         }
+        for (number, slot) in self.virtio.slots_mut().enumerate() {
+            let state = parts.take(&slot_kind(slot.kind(), number), slot.version())?;
+            slot.restore(state)?;
+        }
+        if let Some(apics) = &mut self.apics {
+            restore_device(&mut apics.lapic, parts)?;
+            restore_device(&mut apics.io, parts)?;
+            restore_device(&mut apics.pm, parts)?;
+        }
         Ok(())
     }
+}
+
+/// Name of the part of the device in a slot behind the disk.
+fn slot_kind(kind: &str, number: usize) -> String {
+    format!("{kind}#{}", number + 1)
 }
 
 fn device_part<D: Snapshot>(device: &D) -> Result<Part, postcard::Error> {

@@ -1,7 +1,7 @@
 //! Going live: a replayed machine takes its inputs from the host again, and may be recorded anew as a branch.
 
 use scribe_log::Body;
-use scribe_log::header::{Engine as EngineName, Header, Pace, Parent, Start};
+use scribe_log::header::{Chaos, Engine as EngineName, Header, Pace, Parent, Start};
 use scribe_log::snapshots::{Origin, Snapshots};
 
 use super::console::Console;
@@ -12,6 +12,7 @@ use super::player::{Departure, Player};
 use super::snapshot;
 use super::start::{Connections, LiveReport, StartError, Target, live as run_live, recorder};
 use crate::engine::soft;
+use crate::machine::chaos;
 
 /// How a machine goes live.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub struct Branch<'a> {
     pub reseed: Option<[u8; 32]>,
     /// what the guest's wall clock is moved to, seconds since 1970
     pub wall_clock: Option<u64>,
+    /// seed by which interrupts and inputs come late from here on, if not what the recording has
+    pub chaos: Option<u64>,
     /// where the branch is recorded, if it is
     pub target: Option<Target<'a>>,
 }
@@ -37,7 +40,10 @@ pub fn live(player: Player, branch: Branch, console: &mut Console) -> Result<Liv
         player.depart();
     driver.make_sync_point(&mut machine);
     machine.drop_console_backlog();
-    let Branch { connections, pace, reseed, wall_clock, target } = branch;
+    let Branch { connections, pace, reseed, wall_clock, chaos, target } = branch;
+    if let Some(seed) = chaos {
+        machine.shake(seed);
+    }
     let notice = reseed.is_some() || wall_clock.is_some();
     if notice {
         machine.takes_notices()?; // before anything is created
@@ -60,6 +66,7 @@ pub fn live(player: Player, branch: Branch, console: &mut Console) -> Result<Liv
         pace,
         host,
         level: target.noting.level,
+        chaos: machine.chaos_seed().map(|seed| Chaos { version: chaos::VERSION, seed }),
         parent: Some(Parent {
             path: recording.dir().canonicalize().unwrap_or_else(|_| recording.dir().to_owned()),
             header: recording.header().identity().map_err(scribe_log::WriteError::from)?,

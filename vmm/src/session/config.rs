@@ -4,9 +4,11 @@
 use std::path::{Path, PathBuf};
 
 use scribe_devices::guest_interface::CommandTooLong;
-use scribe_log::header::{BootFile, Engine as EngineName, Header, Host, Image, Level, Origin, Pace};
+use scribe_log::header::{
+    BootFile, Chaos, Device, Engine as EngineName, Header, Host, Image, Level, Origin, Pace,
+};
 
-use super::choice::{self, Choice, SyncPoints, Wish};
+use super::choice::{self, Choice, HostCounter, SyncPoints, Wish};
 use super::files::{self, DigestCache};
 use crate::engine::cpu::CpuState;
 use crate::engine::kvm::Kvm;
@@ -17,7 +19,9 @@ use crate::machine::bus::Devices;
 use crate::machine::disk::{Disk, DiskError};
 use crate::machine::kernel::{self, Blob, BootFiles, KernelError};
 use crate::machine::memory::{GuestRam, MemoryError};
-use crate::machine::{Machine, digest, platform};
+use crate::machine::platform::Platform;
+use crate::machine::virtio::{self, TooManyDevices};
+use crate::machine::{Machine, apics, chaos, digest};
 
 /// What the user asks for.
 #[derive(Debug, Clone)]
@@ -30,6 +34,8 @@ pub struct GuestConfig {
     pub initrd: Option<PathBuf>,
     /// kernel arguments after the platform's own
     pub append: Option<String>,
+    /// the platform, if it is to be a certain one
+    pub platform: Option<Platform>,
     /// bytes of RAM
     pub memory: u64,
     /// CMD and ARGS
@@ -50,6 +56,12 @@ pub struct GuestConfig {
     pub sync_points: Option<SyncPoints>,
     /// open results of the soft engine's processor, if not the usual
     pub behaviour: Option<String>,
+    /// what may count on kvm
+    pub counter: HostCounter,
+    /// virtio devices besides the disk and, on platforms that have more than it, the entropy device
+    pub devices: Vec<Device>,
+    /// seed by which interrupts and inputs come late, if they do
+    pub chaos: Option<u64>,
 }
 
 /// Why there is no machine.
@@ -97,6 +109,9 @@ pub enum ConfigError {
     /// Options that do not go together.
     #[error("{0}")]
     Option(String),
+    /// More devices than slots.
+    #[error(transparent)]
+    Devices(#[from] TooManyDevices),
     /// CMD and ARGS are too long.
     #[error(transparent)]
     Command(#[from] CommandTooLong),
@@ -111,6 +126,15 @@ pub enum ConfigError {
     /// The recording needs something this program does not have.
     #[error("the recording needs {0}, which this program does not have")]
     Unsupported(String),
+}
+
+impl GuestConfig {
+    /// The platform: the first, unless there is something that only a later one has, or a disk that the kernel would not
+    /// find without ACPI, since it is none of ours (`noted`).
+    pub fn platform(&self, noted: bool) -> Platform {
+        let later = !self.devices.is_empty() || (!noted && self.image.is_some());
+        self.platform.unwrap_or(if later { Platform::Pc2 } else { Platform::Pc1 })
+    }
 }
 
 /// Version of the guest interface (docs/guest-interface.md).
@@ -144,13 +168,28 @@ pub fn describe(
         host.kvm_module = String::new(); // it has no part in it
     }
     let (counter, time) = choice.counting();
-    let mut cmdline = boot::default_command_line(image.is_some());
+    let time = config.chaos.map_or(time, |seed| chaos::time_constants(seed, time));
+    let platform = config.platform(noted);
+    if platform == Platform::Pc1 && !config.devices.is_empty() {
+        let least = Platform::Pc2.name();
+        let reason =
+            format!("{} has no device but the disk; use --platform {least}, or none", platform.name());
+        return Err(ConfigError::Option(reason));
+    }
+    // Our kernel knows no ACPI.
+    let named = platform == Platform::Pc1 || noted;
+    let mut devices = config.devices.clone();
+    if platform != Platform::Pc1 {
+        devices.push(Device::Rng {});
+    }
+    let slots = if named { virtio::places(image.is_some(), &devices)? } else { Vec::new() };
+    let mut cmdline = boot::default_command_line(named, &slots, image.is_some());
     if let Some(append) = &config.append {
         cmdline = format!("{cmdline} {append}");
     }
     let header = Header {
         program: env!("CARGO_PKG_VERSION").into(),
-        platform: platform::NAME.into(),
+        platform: platform.name().into(),
         engine: choice.engine,
         cpu: choice.cpu.name.into(),
         behaviour: choice.behaviour.map(|behaviour| soft::name(behaviour).to_owned()),
@@ -170,8 +209,10 @@ pub fn describe(
         digest_every: config.digest_every,
         host,
         level: Level::Inputs,
+        chaos: config.chaos.map(|seed| Chaos { version: chaos::VERSION, seed }),
         parent: None,
         start: None,
+        devices,
     };
     Ok((header, files, choice))
 }
@@ -301,7 +342,11 @@ pub fn find_again(header: &Header) -> Result<(BootFiles, bool), ConfigError> {
 
 fn check_supported(header: &Header) -> Result<(), ConfigError> {
     let checks = [
-        (header.platform == platform::NAME, format!("platform {}", header.platform)),
+        (Platform::named(&header.platform).is_some(), format!("platform {}", header.platform)),
+        (
+            header.devices.is_empty() || header.platform != Platform::Pc1.name(),
+            format!("platform {} with devices that it does not have", header.platform),
+        ),
         (header.digest_version == digest::VERSION, format!("digest version {}", header.digest_version)),
         (header.vcpus == 1, format!("{} vCPUs", header.vcpus)),
     ];
@@ -309,6 +354,11 @@ fn check_supported(header: &Header) -> Result<(), ConfigError> {
         Some((_, what)) => Err(ConfigError::Unsupported(what)),
         None => choice::check(header),
     }
+}
+
+fn platform(header: &Header) -> Result<Platform, ConfigError> {
+    let unknown = || ConfigError::Unsupported(format!("platform {}", header.platform));
+    Platform::named(&header.platform).ok_or_else(unknown)
 }
 
 /// Builds the machine that `header` describes as it is at power-on, on the engine of `choice`; the disk's overlay goes into
@@ -323,7 +373,11 @@ pub fn assemble(
     scratch: &Path,
 ) -> Result<Machine, ConfigError> {
     let ram = GuestRam::new(header.memory)?;
-    let start = boot::load(&ram, files, &header.cmdline, &header.seed)?;
+    let tables = match platform(header)? {
+        Platform::Pc1 => None,
+        Platform::Pc2 => Some(apics::description(virtio::places(header.image.is_some(), &header.devices)?)),
+    };
+    let start = boot::load(&ram, tables.as_ref(), files, &header.cmdline, &header.seed)?;
     build(header, choice, ram, disk(header, scratch)?, Some(&start))
 }
 
@@ -333,6 +387,18 @@ pub fn assemble(
 /// The image is unusable, or there is no room for an overlay.
 pub fn disk(header: &Header, scratch: &Path) -> Result<Option<Disk>, ConfigError> {
     Ok(header.image.as_ref().map(|image| Disk::open(&image.path, scratch)).transpose()?)
+}
+
+fn engine(ram: &GuestRam, choice: &Choice) -> Result<Box<dyn Engine>, EngineError> {
+    #[cfg(test)]
+    if let Some(simulated) = crate::engine::approach::tests::engine::simulated(ram, choice) {
+        return Ok(simulated);
+    }
+    Ok(match (choice.engine, &choice.counter) {
+        (EngineName::Kvm, None) => Box::new(Kvm::new(ram)?),
+        (EngineName::Kvm, Some(counter)) => Box::new(Kvm::with_counter(ram, counter)?),
+        (EngineName::Soft, _) => Box::new(Soft::new(ram, choice.cpu, choice.behaviour.unwrap_or_default())),
+    })
 }
 
 /// Puts the machine that `header` describes together; `start` is the vCPU's state if that is not restored later.
@@ -346,15 +412,18 @@ pub fn build(
     disk: Option<Disk>,
     start: Option<&CpuState>,
 ) -> Result<Machine, ConfigError> {
-    let mut engine: Box<dyn Engine> = match choice.engine {
-        EngineName::Kvm => Box::new(Kvm::new(&ram)?),
-        EngineName::Soft => Box::new(Soft::new(&ram, choice.cpu, choice.behaviour.unwrap_or_default())),
-    };
+    let mut engine = engine(&ram, choice)?;
     if let Some(start) = start {
         engine.set_state(start)?;
     }
     let command = header.command.iter().flat_map(|word| word.iter().copied().chain([0])).collect();
-    let devices = Devices::new(command, u64::try_from(header.rtc).unwrap_or(0), disk)?;
+    let rtc = u64::try_from(header.rtc).unwrap_or(0);
+    let mut devices = Devices::new(platform(header)?, command, rtc, disk)?;
+    devices.add_virtio(&header.devices)?;
     let counted = choice.sync_points == SyncPoints::Counted;
-    Ok(Machine::new(engine, ram, devices, header.time, counted)?)
+    let mut machine = Machine::new(engine, ram, devices, header.time, counted)?;
+    if let Some(Chaos { seed, .. }) = header.chaos {
+        machine.shake(seed);
+    }
+    Ok(machine)
 }

@@ -147,6 +147,10 @@ impl Driver {
                 machine.settle()?;
             }
             while self.phase == Phase::Running {
+                if policy.leap(machine)? {
+                    self.phase = Phase::Arrived;
+                    break;
+                }
                 let until = policy.until(machine);
                 let here = machine.position();
                 let pause = policy.pause(machine).filter(|place| place.exit == here.exit);
@@ -154,11 +158,15 @@ impl Driver {
                 match machine.step(until, pause)? {
                     Step::SyncPoint => self.phase = Phase::Arrived,
                     Step::Paused => return Ok(Left::Paused),
-                    Step::Kicked => match policy.kicked(machine)? {
-                        Flow::Continue => {}
-                        Flow::End(cause) => return Ok(Left::Ended(cause, Place::Beyond)),
-                        Flow::Pause => return Ok(Left::Paused),
-                    },
+                    Step::Kicked => {
+                        console.flush()?;
+                        match policy.kicked(machine)? {
+                            Flow::Continue if policy.capture(machine)? => self.phase = Phase::Arrived,
+                            Flow::Continue => {}
+                            Flow::End(cause) => return Ok(Left::Ended(cause, Place::Beyond)),
+                            Flow::Pause => return Ok(Left::Paused),
+                        }
+                    }
                     Step::Ended(cause) => {
                         let place = place_of(&cause);
                         return Ok(Left::Ended(cause, place));

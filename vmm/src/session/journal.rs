@@ -8,6 +8,7 @@ use scribe_log::header::Level;
 use scribe_log::snapshots::{Origin, Snapshots};
 use scribe_log::{Body, Bookmark, End, EndCause, Event, Position, Sizes, WriteError, Writer};
 
+use super::capture::Taken;
 use super::drive::Stand;
 use super::snapshot::{self, SnapError};
 use super::{Place, SessionError};
@@ -35,6 +36,16 @@ pub trait Journal {
     /// # Errors
     /// The recording cannot be written.
     fn input(&mut self, machine: &Machine, body: Body) -> Result<(), SessionError>;
+
+    /// Makes a sync point of the place where the guest is, `nanoseconds` behind the last one, and notes what a replay needs
+    /// to come there. `None`: that is too much, and the guest is where it was.
+    ///
+    /// # Errors
+    /// The recording cannot be written, or the machine not be looked at.
+    fn capture(&mut self, machine: &mut Machine, nanoseconds: u64) -> Result<Option<Taken>, SessionError> {
+        machine.arrive_uncaptured(nanoseconds);
+        Ok(Some(Taken::default()))
+    }
 
     /// The guest has been away from sync points for a while: make safe what there is.
     ///
@@ -273,10 +284,29 @@ impl Journal for Recorder {
     }
 
     fn input(&mut self, machine: &Machine, body: Body) -> Result<(), SessionError> {
-        if matches!(body, Body::ConsoleInput { .. }) {
+        if matches!(body, Body::ConsoleInput { .. } | Body::Device { .. }) {
             self.inputs += 1;
         }
         self.append(machine, body)
+    }
+
+    fn capture(&mut self, machine: &mut Machine, nanoseconds: u64) -> Result<Option<Taken>, SessionError> {
+        let Some(writer) = &self.writer else {
+            return NoJournal.capture(machine, nanoseconds);
+        };
+        let full = writer.unsealed() > SEAL_BYTES;
+        let Some(prepared) = machine.prepare_capture(nanoseconds)? else { return Ok(None) };
+        self.note_told(machine)?;
+        if full {
+            self.write_seal(machine)?; // all of a capture goes into one segment
+        }
+        let (pages, capture) = machine.arrive_captured(prepared)?;
+        let taken = Taken { pages: capture.pages, bytes: capture.bytes };
+        let bodies = pages.into_iter().map(Body::CapturePages).chain([Body::Capture(capture)]);
+        for body in bodies {
+            self.write(&Event::new(machine.position(), body))?;
+        }
+        Ok(Some(taken))
     }
 
     fn seal(&mut self, machine: &Machine) -> Result<(), SessionError> {

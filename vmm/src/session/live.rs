@@ -9,11 +9,15 @@ use std::time::Duration;
 
 use scribe_log::header::Pace;
 use scribe_log::{
-    Body, Bookmark, BookmarkOrigin, EndCause, MAX_DATA, Position, StopReason, check_bookmark_name,
+    Body, Bookmark, BookmarkOrigin, DeviceInput, EndCause, MAX_DATA, Position, StopReason,
+    check_bookmark_name,
 };
 
+use super::capture::{Captures, Need, Report};
+use super::hold::Hold;
 use super::journal::Journal;
 use super::marks::Marks;
+use super::network::{self, Entropy, Network};
 use super::{Flow, Place, Policy, SessionError};
 use crate::engine::Progress;
 use crate::host::clock;
@@ -40,6 +44,14 @@ pub struct Inputs {
     pub guest_limit: Option<u64>,
     /// what is noted every so often
     pub marks: Marks,
+    /// what comes late, and how late: the file's bytes, and those that the host loop delivers
+    pub holds: [Hold; 2],
+    /// when sync points are captured
+    pub captures: Captures,
+    /// what the guest's network is connected to
+    pub network: Network,
+    /// where the entropy device's bytes come from
+    pub entropy: Entropy,
 }
 
 /// Takes inputs from the host, stamps them, and has `J` note them.
@@ -52,12 +64,18 @@ pub struct Live<J> {
     open: bool,
     stop: Option<StopReason>,
     file: Option<File>,
+    /// under chaos: the next of its bytes, until they come in
+    held: Vec<u8>,
+    hold_file: Hold,
+    hold_typed: Hold,
     pace: Pace,
     guest_limit: Option<u64>,
     marks: Marks,
+    network: Network,
+    entropy: Entropy,
     /// a bookmark set by a key, until it has its name, and those set since: they are noted in order
     unnamed: Option<Bookmark>,
-    held: Vec<Bookmark>,
+    unnoted: Vec<Bookmark>,
     /// bookmarks set by signals and keys so far
     counts: [u64; 2],
     /// the recording is to end, and the guest to live on
@@ -70,12 +88,18 @@ pub struct Live<J> {
     ahead: Option<Position>,
     /// the place last asked for: a guest that faults for ever never comes to the next
     asked: Option<Position>,
+    captures: Captures,
+    /// they are made where the guest is now
+    capturing: bool,
+    /// the machine is coming to one that was captured at this host time (ns)
+    captured: Option<u64>,
 }
 
 impl<J: Journal> Live<J> {
     /// For a machine whose guest time is `now` (ns); from here on it passes as the host's does.
     pub fn new(journal: J, host: HostLoop, inputs: Inputs, now: u64) -> Self {
-        let Inputs { file, open, pace, guest_limit, marks } = inputs;
+        let Inputs { file, open, pace, guest_limit, marks, holds, captures, network, entropy } = inputs;
+        let [hold_file, hold_typed] = holds;
         Self {
             journal,
             host,
@@ -83,17 +107,25 @@ impl<J: Journal> Live<J> {
             open,
             stop: None,
             file,
+            held: Vec::new(),
+            hold_file,
+            hold_typed,
             pace,
             guest_limit,
             marks,
+            network,
+            entropy,
             unnamed: None,
-            held: Vec::new(),
+            unnoted: Vec::new(),
             counts: [0; 2],
             go_live: false,
             origin: clock::monotonic_ns().wrapping_sub(now),
             arrived: now,
             ahead: None,
             asked: None,
+            captures,
+            capturing: false,
+            captured: None,
         }
     }
 
@@ -102,11 +134,65 @@ impl<J: Journal> Live<J> {
         self.journal
     }
 
+    /// What the captured sync points came to, if there were any.
+    pub fn captures(&self) -> Option<Report> {
+        self.captures.report()
+    }
+
+    /// True if something from the host waits for the guest to come to a sync point.
+    fn waits(&self, machine: &mut Machine) -> bool {
+        let due = |time| time <= machine.guest_time();
+        // What is held under chaos has a place of its own.
+        let typed = match machine.is_counted() && self.hold_typed.is_active() {
+            true => false,
+            false => self.typed_fits(machine) && self.hold_typed.due().is_none_or(due),
+        };
+        let network = self.network.ready(machine).is_some_and(|time| time <= machine.guest_time());
+        self.stop.is_some() || self.go_live || typed || network
+    }
+
+    /// True if the next part of the file waits. Its place must not depend on the host's kicks where that can be helped.
+    fn file_waits(&self, machine: &Machine) -> bool {
+        match self.held.is_empty() {
+            true => self.file.is_some() && machine.console_backlog() < FILE_CHUNK,
+            false => {
+                self.held_fits(machine) && self.hold_file.due().is_none_or(|due| due <= machine.guest_time())
+            }
+        }
+    }
+
+    /// At a sync point: the guest computes from here on, perhaps to a captured one.
+    fn prepare_captures(&mut self, machine: &mut Machine) -> Result<(), SessionError> {
+        let captured = self.captured.take();
+        let capturing = self.captures.are_made(self.paced()) && !machine.is_counted();
+        if capturing != std::mem::replace(&mut self.capturing, capturing) {
+            self.host.shared.captures.store(capturing, Ordering::Relaxed);
+            self.host.shared.capture_at.store(0, Ordering::Relaxed);
+        }
+        if capturing {
+            let now = clock::monotonic_ns();
+            match self.journal.records() {
+                true => self.captures.keep_small(machine, now, clock::monotonic_ns)?,
+                false => self.captures.forget(machine),
+            }
+            self.run_from(captured.unwrap_or(now));
+        }
+        Ok(())
+    }
+
+    /// The guest computes from host time `now` (ns) on.
+    fn run_from(&mut self, now: u64) {
+        let due = self.captures.comes(now);
+        self.host.shared.capture_at.store(due, Ordering::Relaxed);
+    }
+
     /// `place`: where the guest is, and its time there.
     fn take(&mut self, event: HostEvent, place: (Position, u64)) -> Result<(), SessionError> {
         match event {
             HostEvent::Console(bytes) => self.typed.extend(bytes),
             HostEvent::ConsoleClosed => self.open = false,
+            HostEvent::Frame(frame) => self.network.frame(frame),
+            HostEvent::NetLost(why) => self.network.lost(&why, place.1),
             HostEvent::Stop(reason) => self.stop = self.stop.or(Some(reason)),
             HostEvent::GoLive => {
                 self.go_live = self.journal.records();
@@ -146,7 +232,7 @@ impl<J: Journal> Live<J> {
 
     fn note(&mut self, mark: Bookmark) -> Result<(), SessionError> {
         if self.unnamed.is_some() {
-            self.held.push(mark);
+            self.unnoted.push(mark);
             return Ok(());
         }
         if mark.origin != BookmarkOrigin::Every && self.journal.records() {
@@ -166,7 +252,7 @@ impl<J: Journal> Live<J> {
             }
             self.note(mark)?;
         }
-        std::mem::take(&mut self.held).into_iter().try_for_each(|mark| self.note(mark))
+        std::mem::take(&mut self.unnoted).into_iter().try_for_each(|mark| self.note(mark))
     }
 
     /// What is noted here because so much guest time has passed.
@@ -205,6 +291,11 @@ impl<J: Journal> Live<J> {
         Ok(())
     }
 
+    /// True if something has been typed and the machine has room for some of it.
+    fn typed_fits(&self, machine: &Machine) -> bool {
+        !self.typed.is_empty() && machine.console_room() > 0
+    }
+
     /// Admits what has been typed, as far as the machine has room.
     fn admit_typed(&mut self, machine: &mut Machine) -> Result<bool, SessionError> {
         let count = self.typed.len().min(machine.console_room()).min(MAX_DATA);
@@ -212,6 +303,7 @@ impl<J: Journal> Live<J> {
             return Ok(false);
         }
         let bytes: Vec<u8> = self.typed.drain(..count).collect();
+        self.hold_typed.done();
         if self.typed.is_empty() {
             self.host.shared.queued.store(0, Ordering::Relaxed);
         }
@@ -221,25 +313,80 @@ impl<J: Journal> Live<J> {
 
     fn admit(&mut self, machine: &mut Machine, bytes: Vec<u8>) -> Result<(), SessionError> {
         machine.console_input(&bytes);
+        tracing::debug!(
+            target: "input",
+            "{} bytes at {}, {} ns of guest time, host time {} ns",
+            bytes.len(),
+            machine.position(),
+            machine.guest_time(),
+            clock::unix_ns()
+        );
         self.journal.input(machine, Body::ConsoleInput { bytes })
+    }
+
+    /// Admits what there is for devices besides the serial port; true if anything was.
+    fn admit_devices(&mut self, machine: &mut Machine) -> Result<bool, SessionError> {
+        self.network.send(machine);
+        let mut admitted = self.network.admit(machine, &mut self.journal, &self.host.shared)?;
+        // One request an exit: a guest that always asks must come back for more.
+        if let Some((slot, count)) = machine.entropy_wanted() {
+            let bytes = self.entropy.take(count)?;
+            network::input(machine, &mut self.journal, slot, DeviceInput::Entropy(bytes))?;
+            admitted = true;
+        }
+        Ok(admitted)
     }
 
     /// Offers the next part of the input file once the port has taken all but a chunk of the last. What the port has
     /// taken depends on the guest alone, so these positions repeat.
     fn admit_file(&mut self, machine: &mut Machine) -> Result<(), SessionError> {
-        let Some(file) = &mut self.file else { return Ok(()) };
-        if machine.console_backlog() >= FILE_CHUNK {
-            return Ok(());
+        if self.held.is_empty() {
+            if machine.console_backlog() >= FILE_CHUNK {
+                return Ok(());
+            }
+            let Some(file) = &mut self.file else { return Ok(()) };
+            let piece = self.hold_file.piece(FILE_CHUNK);
+            file.take(piece as u64)
+                .read_to_end(&mut self.held)
+                .map_err(|source| SessionError::Io { what: "reading the console's input file", source })?;
+            if self.held.is_empty() {
+                self.file = None; // end of file is not a stop
+                return Ok(());
+            }
         }
-        let mut bytes = Vec::new();
-        file.take(FILE_CHUNK as u64)
-            .read_to_end(&mut bytes)
-            .map_err(|source| SessionError::Io { what: "reading the console's input file", source })?;
-        if bytes.is_empty() {
-            self.file = None; // end of file is not a stop
-            return Ok(());
+        if self.held_fits(machine) && self.hold_file.lets(machine) {
+            return self.admit_held(machine);
         }
+        Ok(())
+    }
+
+    /// True if bytes of the file are held and the machine has room for them.
+    fn held_fits(&self, machine: &Machine) -> bool {
+        !self.held.is_empty() && machine.console_room() >= self.held.len()
+    }
+
+    fn admit_held(&mut self, machine: &mut Machine) -> Result<(), SessionError> {
+        self.hold_file.done();
+        let bytes = std::mem::take(&mut self.held);
         self.admit(machine, bytes)
+    }
+
+    /// While idle: lets bytes of the file in that are held, if their time comes before anything else does. `None` if it
+    /// does not.
+    fn idle_held(
+        &mut self,
+        machine: &mut Machine,
+        deadline: Option<u64>,
+    ) -> Result<Option<Flow>, SessionError> {
+        let Some(due) = self.hold_file.due().filter(|_| self.held_fits(machine)) else { return Ok(None) };
+        if [deadline, self.guest_limit].into_iter().flatten().any(|first| first <= due) {
+            return Ok(None);
+        }
+        if !self.paced() || self.wait(machine, Some(due))? {
+            self.sleep_until(machine, due)?;
+            self.admit_held(machine)?;
+        }
+        Ok(Some(Flow::Continue))
     }
 
     /// While idle: moves guest time from the position's arrival to `to` and notes it, so that what follows happens
@@ -307,13 +454,33 @@ impl<J: Journal> Live<J> {
                 self.sleep_until(machine, machine.guest_time())?;
                 self.detach(machine)?;
             }
-            if !self.typed.is_empty() && machine.console_room() > 0 {
+            if self.typed_fits(machine) {
                 // Before the deadline, so that replay has one order of the two.
                 let latest = deadline.map_or(u64::MAX, |deadline| deadline.saturating_sub(1));
                 let now = machine.guest_time();
-                self.sleep_until(machine, self.host_now().min(latest).max(now))?;
+                let wanted = self.host_now().max(self.hold_typed.due().unwrap_or(0));
+                self.sleep_until(machine, wanted.min(latest).max(now))?;
                 self.admit_typed(machine)?;
                 return Ok(Flow::Continue);
+            }
+            if let Some(flow) = self.idle_held(machine, deadline)? {
+                return Ok(flow);
+            }
+            if let Some(ready) = self.network.ready(machine) {
+                let latest = deadline.map_or(u64::MAX, |deadline| deadline.saturating_sub(1));
+                let (now, host) = (machine.guest_time(), self.host_now());
+                if ready <= host || !self.paced() {
+                    let at = ready.max(host);
+                    let limit = self.guest_limit.unwrap_or(u64::MAX);
+                    if ready <= latest.min(limit) {
+                        self.sleep_until(machine, at.min(latest).min(limit).max(now))?;
+                        self.admit_devices(machine)?;
+                        return Ok(Flow::Continue);
+                    }
+                } else if deadline.is_none_or(|deadline| ready < deadline) {
+                    self.wait(machine, Some(ready))?;
+                    continue;
+                }
             }
             if let (Some(limit), true) =
                 (self.guest_limit, deadline.is_none_or(|d| Some(d) > self.guest_limit))
@@ -327,7 +494,9 @@ impl<J: Journal> Live<J> {
                 continue;
             }
             match deadline {
-                None if !self.open => return Ok(Flow::End(EndCause::HaltedForever)),
+                None if !self.open && !self.network.is_open() => {
+                    return Ok(Flow::End(EndCause::HaltedForever));
+                }
                 None => {
                     self.wait(machine, None)?;
                 }
@@ -343,7 +512,7 @@ impl<J: Journal> Live<J> {
 
     /// True if recorded time must not run ahead of the host's.
     fn paced(&self) -> bool {
-        self.pace == Pace::Real || self.open
+        self.pace == Pace::Real || self.open || self.network.is_open()
     }
 }
 
@@ -358,6 +527,7 @@ impl<J: Journal> Policy for Live<J> {
         self.journal.sync_point(machine, seal)?;
         self.take_all((machine.position(), machine.guest_time()))?;
         self.detach(machine)?;
+        self.prepare_captures(machine)?;
         if let Some(reason) = self.stop {
             return Ok(Flow::End(EndCause::Stopped { reason }));
         }
@@ -365,7 +535,10 @@ impl<J: Journal> Policy for Live<J> {
             return Ok(Flow::End(EndCause::Stopped { reason: StopReason::GuestTime }));
         }
         self.admit_file(machine)?;
-        self.admit_typed(machine)?;
+        if self.typed_fits(machine) && self.hold_typed.lets(machine) {
+            self.admit_typed(machine)?;
+        }
+        self.admit_devices(machine)?;
         Ok(Flow::Continue)
     }
 
@@ -373,6 +546,9 @@ impl<J: Journal> Policy for Live<J> {
         self.host.shared.running.store(false, Ordering::Relaxed);
         self.limit_lag(machine.guest_time());
         let flow = self.idle_while_waiting(machine, deadline)?;
+        if self.capturing {
+            self.run_from(clock::monotonic_ns());
+        }
         self.host.shared.running.store(true, Ordering::Relaxed);
         Ok(flow)
     }
@@ -381,7 +557,11 @@ impl<J: Journal> Policy for Live<J> {
         if let Some(Position { branches, steps, .. }) = self.ahead.take() {
             return Some(Progress { branches, steps });
         }
-        machine.place_of(self.guest_limit?)
+        let limit = self.guest_limit.and_then(|limit| machine.place_of(limit));
+        // Only where something is to come in: a replay stops nowhere else.
+        let file = self.hold_file.place(machine).filter(|_| self.held_fits(machine));
+        let typed = self.hold_typed.place(machine).filter(|_| self.typed_fits(machine));
+        [limit, file, typed].into_iter().flatten().min()
     }
 
     fn kicked(&mut self, machine: &mut Machine) -> Result<Flow, SessionError> {
@@ -389,9 +569,12 @@ impl<J: Journal> Policy for Live<J> {
             self.journal.seal(machine)?;
         }
         self.take_all(machine.place())?;
-        let waiting =
-            self.stop.is_some() || self.go_live || (!self.typed.is_empty() && machine.console_room() > 0);
-        self.ahead = machine.place_ahead().filter(|_| waiting);
+        let ahead = machine.place_ahead();
+        if let (true, Some(ahead)) = (self.typed_fits(machine) && self.hold_typed.is_active(), ahead) {
+            self.hold_typed.interrupt(ahead);
+        }
+        let waiting = machine.is_counted() && self.waits(machine);
+        self.ahead = ahead.filter(|_| waiting);
         let unreachable = self.ahead.is_none() || self.ahead == self.asked;
         self.asked = self.ahead;
         if self.host.shared.force_stop.load(Ordering::Relaxed) && unreachable {
@@ -401,9 +584,40 @@ impl<J: Journal> Policy for Live<J> {
         Ok(Flow::Continue)
     }
 
+    fn capture(&mut self, machine: &mut Machine) -> Result<bool, SessionError> {
+        if !self.capturing {
+            return Ok(false);
+        }
+        let now = clock::monotonic_ns();
+        let held = [&self.hold_file, &self.hold_typed].map(Hold::due);
+        let deadline = held.into_iter().chain([machine.next_wake(), self.guest_limit]).flatten().min();
+        let need = match deadline {
+            _ if self.waits(machine) || self.file_waits(machine) => Need::Now,
+            Some(deadline) => Need::At(deadline),
+            None => Need::None,
+        };
+        let due = self.captures.due(need, machine.guest_time());
+        if due.is_none_or(|due| due > now) {
+            let later = self.captures.later(now); // an input may come before that
+            self.host.shared.capture_at.store(due.map_or(later, |due| due.min(later)), Ordering::Relaxed);
+            return Ok(false);
+        }
+        let computed = self.captures.computed(now);
+        let Some(taken) = self.journal.capture(machine, computed)? else {
+            let later = self.captures.too_large(now);
+            self.host.shared.capture_at.store(later, Ordering::Relaxed);
+            return Ok(false);
+        };
+        self.captures.made(taken, now, clock::monotonic_ns());
+        self.captured = Some(now);
+        self.host.shared.captured.fetch_add(1, Ordering::Relaxed);
+        Ok(true)
+    }
+
     fn finish(&mut self, machine: &mut Machine, cause: &EndCause, place: Place) -> Result<(), SessionError> {
         self.host.shared.running.store(false, Ordering::Relaxed); // digests take their time, the guest does not
         self.name_mark(Some(""))?;
+        self.network.send(machine);
         self.journal.end(machine, cause, place)
     }
 }

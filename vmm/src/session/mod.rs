@@ -4,15 +4,18 @@
 //! [`live`] takes it from the host (and, when recording, has a [`journal`] write it down), [`replay`] from the log.
 
 pub mod branch;
+pub mod capture;
 pub mod choice;
 pub mod config;
 pub mod console;
 pub mod divergence;
 pub mod drive;
 pub mod files;
+pub mod hold;
 pub mod journal;
 pub mod live;
 pub mod marks;
+pub mod network;
 pub mod place;
 pub mod player;
 pub mod replay;
@@ -25,6 +28,7 @@ pub mod verify;
 use scribe_log::{EndCause, OpenError, Position, WriteError};
 
 use crate::engine::Progress;
+use crate::machine::capture::CaptureError;
 use crate::machine::{Machine, MachineError};
 use divergence::Divergence;
 use snapshot::SnapError;
@@ -47,6 +51,14 @@ pub enum SessionError {
     /// A snapshot cannot be taken.
     #[error(transparent)]
     Snapshot(#[from] SnapError),
+    /// A captured sync point of the recording cannot be used.
+    #[error("{position}: the captured sync point in the recording cannot be used: {source}")]
+    Capture {
+        /// where it is
+        position: Position,
+        /// why not
+        source: CaptureError,
+    },
     /// Reading console input or writing the console failed.
     #[error("{what}: {source}")]
     Io {
@@ -107,6 +119,23 @@ pub trait Policy {
     /// # Errors
     /// The session cannot go on.
     fn kicked(&mut self, machine: &mut Machine) -> Result<Flow, SessionError>;
+
+    /// Brings the machine, which is about to run from its sync point, to the next one, if that is a captured one of a
+    /// recording. True if it is there.
+    ///
+    /// # Errors
+    /// The session cannot go on.
+    fn leap(&mut self, _machine: &mut Machine) -> Result<bool, SessionError> {
+        Ok(false)
+    }
+
+    /// After a kick: makes a sync point of the place where the guest is, if one is due there. True if it has.
+    ///
+    /// # Errors
+    /// The session cannot go on.
+    fn capture(&mut self, _machine: &mut Machine) -> Result<bool, SessionError> {
+        Ok(false)
+    }
 
     /// The machine has ended.
     ///

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use scribe_log::{Body, End, EndCause, Event, Events, FullDigest, Position, State, StopReason};
 
+use super::capture::{self, Confirm};
 use super::divergence::Divergence;
 use super::drive::{Phase, Stand};
 use super::snapshot::SnapError;
@@ -74,6 +75,8 @@ pub struct Replay {
     /// work ([`Machine::work`]) after which the driver is to pause at the next sync point, and whether it did
     work_limit: Option<u64>,
     worked: bool,
+    /// executes the ways to captured sync points too
+    confirm: Option<Confirm>,
 }
 
 impl Replay {
@@ -100,6 +103,7 @@ impl Replay {
             leave: false,
             work_limit: None,
             worked: false,
+            confirm: None,
         }
     }
 
@@ -115,11 +119,18 @@ impl Replay {
     /// # Errors
     /// The log cannot be read, or never had that.
     pub fn resume(mut self, machine: &Machine, stand: Stand) -> Result<Self, SessionError> {
+        let here = machine.position();
+        // The capture that brought the machine here is done.
+        while let Some(Ok(Event { position, body: Body::CapturePages(_) | Body::Capture(_), .. })) =
+            self.events.peek()
+            && *position == here
+        {
+            self.events.next();
+        }
         if stand.phase == Phase::Arrived {
             return Ok(self);
         }
         self.arrived = stand.arrived;
-        let here = machine.position();
         while let Some(Ok(event)) = self.events.peek()
             && event.position == here
             && (event.body.is_marker() || self.taken.1 < stand.taken)
@@ -141,6 +152,17 @@ impl Replay {
     pub fn taken(&self, machine: &Machine) -> (u64, u64) {
         let (position, count) = self.taken;
         (if position == machine.position() { count } else { 0 }, self.arrived)
+    }
+
+    /// From now on the ways to captured sync points are executed too.
+    pub fn confirm_captures(&mut self) {
+        self.confirm.get_or_insert_default();
+        self.host.shared.captures.store(true, Ordering::Relaxed); // it makes no exits meanwhile, and is not deaf
+    }
+
+    /// What came of that: how many were confirmed, and how many there were.
+    pub fn confirmed(&self) -> Option<(u64, u64)> {
+        self.confirm.as_ref().map(Confirm::counts)
     }
 
     /// Sets where the driver is to pause.
@@ -223,16 +245,24 @@ impl Replay {
 
     fn next(&mut self, machine: &mut Machine) {
         if let Some(Ok(event)) = self.events.next() {
-            if !event.body.is_marker() {
-                let before = if self.taken.0 == event.position { self.taken.1 } else { 0 };
-                self.taken = (event.position, before + 1);
-            }
-            machine.tell(|observer, at| observer.event(at, &event));
-            if self.recent.len() == KEPT {
-                self.recent.pop_front();
-            }
-            self.recent.push_back(event);
+            self.took(machine, event);
         }
+    }
+
+    fn took(&mut self, machine: &mut Machine, event: Event) {
+        // What brought the machine to its position was no event there when it came.
+        if !event.body.is_marker() && !matches!(event.body, Body::CapturePages(_) | Body::Capture(_)) {
+            let before = if self.taken.0 == event.position { self.taken.1 } else { 0 };
+            self.taken = (event.position, before + 1);
+        }
+        machine.tell(|observer, at| observer.event(at, &event));
+        if matches!(event.body, Body::CapturePages(_)) {
+            return; // large, and says nothing to people
+        }
+        if self.recent.len() == KEPT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(event);
     }
 
     /// Takes the markers up to the machine's position, which no replay depends on, and compares them.
@@ -310,6 +340,16 @@ impl Replay {
             match body {
                 Body::TimeAdjust { .. } => return Ok(Flow::Continue),
                 Body::ConsoleInput { bytes } => machine.console_input(&bytes),
+                Body::Device { slot, input } => {
+                    if let Err(error) = machine.device_input(slot, &input) {
+                        return Err(self.diverged(
+                            machine,
+                            "an input",
+                            format!("{input:?}"),
+                            error.to_string(),
+                        ));
+                    }
+                }
                 Body::Branch { seed, wall_clock } => self.notify_branch(machine, seed, wall_clock)?,
                 Body::Checkpoint { registers, full } => {
                     machine.tell_state()?;
@@ -331,6 +371,10 @@ impl Replay {
                         return Err(self.diverged(machine, "a bookmark", name, self.bookmarks.join(", ")));
                     }
                 },
+                Body::CapturePages(_) | Body::Capture(_) => {
+                    let found = "a replay that executed the way to it";
+                    return Err(self.diverged(machine, "a captured sync point", body.to_string(), found));
+                }
                 Body::Interrupt { .. }
                 | Body::State { .. }
                 | Body::Exit { .. }
@@ -408,6 +452,7 @@ impl Policy for Replay {
             return Ok(Flow::Pause);
         }
         self.bookmarks = machine.take_bookmarks();
+        machine.take_frames(); // a replay has nobody to send them to
         self.arrived = machine.guest_time();
         self.take_events(machine)
     }
@@ -462,6 +507,22 @@ impl Policy for Replay {
             Target::Time(_) if self.slept == Some(here) => Some(ahead),
             Target::Time(_) => Some(here),
         }
+    }
+
+    fn leap(&mut self, machine: &mut Machine) -> Result<bool, SessionError> {
+        let position = Position::exit(machine.exits().saturating_add(1));
+        let Some(events) = capture::take(&mut self.events, position)? else { return Ok(false) };
+        if let Some(confirm) = &mut self.confirm {
+            let (host, stopped) = (&self.host, &mut self.stopped);
+            confirm.confirm(machine, &events, &mut || {
+                *stopped |= host.shared.force_stop.load(Ordering::Relaxed);
+                *stopped |= host.events.try_iter().any(|event| matches!(event, HostEvent::Stop(_)));
+                !*stopped
+            })?;
+        }
+        capture::apply(machine, &events)?;
+        events.into_iter().for_each(|event| self.took(machine, event));
+        Ok(true)
     }
 
     /// The place of the next event, if the guest comes there before its next exit.

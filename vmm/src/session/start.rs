@@ -8,22 +8,28 @@ use scribe_log::snapshots::SnapshotError;
 use scribe_log::{EndCause, OpenError, Position, Store, WriteError, WriteOptions, Writer};
 
 use super::SessionError;
+use super::capture::{self, Captures};
 use super::config::{self, ConfigError, GuestConfig};
 use super::console::Console;
 use super::drive::{Driver, Run};
 use super::files::DigestCache;
+use super::hold::Hold;
 use super::journal::{Journal, NoJournal, Noting, Recorder, Summary};
 use super::live::{Inputs, Live};
 use super::marks::Marks;
+use super::network::{Entropy, Network};
 pub use super::player::ReplayConfig;
-use super::player::{Player, Stay};
+use super::player::{Player, Stay, again};
 use super::replay::{Outcome, Target as Goal};
 use super::snapshot::SnapError;
 use crate::host::events::{ConsoleSource, HostLoop, Watch};
+use crate::host::net::Connection;
+use crate::host::net::pcap::Capture;
 use crate::host::perturb::Perturbation;
 use crate::host::terminal::RawTerminal;
 use crate::host::{kick, signals};
 use crate::machine::Machine;
+use crate::machine::boot::SEED_BYTES;
 use crate::machine::disk::{DiskError, lock};
 use crate::machine::notice::NoticeError;
 
@@ -102,8 +108,16 @@ pub struct Connections {
     pub guest_limit: Option<u64>,
     /// host time (ns) without an exit after which the run ends
     pub max_silence: Option<u64>,
+    /// captured sync points, where there is no counter
+    pub captures: capture::Wish,
     /// kicks at random intervals between these many microseconds
     pub perturb: Option<(u64, u64)>,
+    /// what the guest's network is connected to
+    pub net: Option<Connection>,
+    /// where its frames are written too
+    pub capture: Option<Capture>,
+    /// what the entropy device's bytes follow from; `None`: they are the host's
+    pub seed: Option<[u8; SEED_BYTES]>,
 }
 
 impl Connections {
@@ -115,7 +129,11 @@ impl Connections {
             host_limit: None,
             guest_limit: None,
             max_silence: None,
+            captures: capture::Wish::default(),
             perturb: None,
+            net: None,
+            capture: None,
+            seed: None,
         }
     }
 }
@@ -135,6 +153,8 @@ pub struct LiveReport {
     pub fault_detail: Option<String>,
     /// bytes hashed for RAM digests
     pub bytes_hashed: u64,
+    /// captured sync points, if there were any
+    pub captures: Option<capture::Report>,
     /// kicks sent by the perturbation
     pub kicks: u64,
     /// instructions retired, where the engine counts them
@@ -174,11 +194,12 @@ pub fn prepare_process() -> Result<(), StartError> {
 pub fn run(
     guest: &GuestConfig,
     cache: &DigestCache,
-    connections: Connections,
+    mut connections: Connections,
     scratch: &Path,
     console: &mut Console,
     commit: bool,
 ) -> Result<LiveReport, StartError> {
+    connections.seed = Some(guest.seed);
     let image = guest.image.as_deref().map(|path| lock(path, commit)).transpose()?;
     let (header, files, choice) = config::describe(guest, cache, Host::default())?;
     prepare_process()?;
@@ -213,10 +234,11 @@ pub fn record(
     guest: &GuestConfig,
     cache: &DigestCache,
     host: Host,
-    connections: Connections,
+    mut connections: Connections,
     target: &Target,
     console: &mut Console,
 ) -> Result<LiveReport, StartError> {
+    connections.seed = Some(guest.seed);
     let _image = guest.image.as_deref().map(|path| lock(path, false)).transpose()?;
     let (mut header, files, choice) = config::describe(guest, cache, host)?;
     prepare_process()?;
@@ -227,8 +249,16 @@ pub fn record(
     choice.tell();
     let mut driver = Driver::default();
     let marks = Marks::new(&target.noting, &machine);
-    let (mut report, recorder) =
-        live(&mut machine, &mut driver, recorder, marks, connections, guest.pace, console)?;
+    let lived = live(&mut machine, &mut driver, recorder, marks, connections, guest.pace, console);
+    if let Err(StartError::Session(error)) = &lived
+        && again::is_overshoot(error)
+    {
+        let directory = target.directory.display();
+        say!(
+            "what was sealed by then stays and replays: {directory}; --counter off records without the counter"
+        );
+    }
+    let (mut report, recorder) = lived?;
     report.recorded = recorder.summary().cloned();
     report.bytes_hashed = machine.bytes_hashed();
     Ok(report)
@@ -265,20 +295,37 @@ pub(super) fn live<J: Journal>(
         host_limit: connections.host_limit,
         max_silence: connections.max_silence,
         anywhere: machine.is_counted(),
+        capture_after: Some(connections.captures.after).filter(|after| *after > 0 && !machine.is_counted()),
     };
     let _terminal = (connections.console == ConsoleSource::Terminal).then(RawTerminal::enter).flatten();
-    let host = host_loop(watch)?;
+    let (incoming, outgoing) = match connections.net {
+        Some(Connection { incoming, outgoing }) => (Some(incoming), Some(outgoing)),
+        None => (None, None),
+    };
+    let host = HostLoop::start_with(watch, kick::Target::current(), incoming).map_err(no_loop)?;
+    console.set_alarm(host.alarm());
     let perturbation = perturbation(connections.perturb);
     let now = machine.guest_time();
+    let switched_on = machine.position() == Position::default();
+    let network = if switched_on { Network::new(outgoing) } else { Network::replugged(outgoing, now) };
+    if let Some(capture) = connections.capture {
+        machine.observe(Box::new(capture));
+    }
     let inputs = Inputs {
         file: connections.input,
         open: connections.console != ConsoleSource::None,
         pace,
         guest_limit: connections.guest_limit,
         marks,
+        captures: Captures::new(connections.captures),
+        network,
+        entropy: connections.seed.map_or(Entropy::Host, |seed| Entropy::seeded(&seed)),
+        holds: [0, 1].map(|number| Hold::new(machine.chaos_seed(), machine.position(), number)),
     };
     let mut policy = Live::new(journal, host, inputs, now);
-    let Run::Ended(cause) = driver.run(machine, &mut policy, console)? else {
+    let run = driver.run(machine, &mut policy, console);
+    console.set_alarm(None);
+    let Run::Ended(cause) = run? else {
         return Err(StartError::internal("a live machine that paused"));
     };
     let report = LiveReport {
@@ -288,6 +335,7 @@ pub(super) fn live<J: Journal>(
         recorded: None,
         fault_detail: machine.fault_detail().map(str::to_owned),
         bytes_hashed: machine.bytes_hashed(),
+        captures: policy.captures(),
         kicks: perturbation.map_or(0, |p| p.kicks()),
         instructions: machine.instructions(),
     };
@@ -321,8 +369,11 @@ pub fn replay(
 
 /// The connection to the host, for the calling thread's machine.
 pub(super) fn host_loop(watch: Watch) -> Result<HostLoop, StartError> {
-    HostLoop::start(watch, kick::Target::current())
-        .map_err(|error| StartError::Host { what: "the host's event loop", reason: error.to_string() })
+    HostLoop::start(watch, kick::Target::current()).map_err(no_loop)
+}
+
+fn no_loop(error: std::io::Error) -> StartError {
+    StartError::Host { what: "the host's event loop", reason: error.to_string() }
 }
 
 /// Kicks for the calling thread.

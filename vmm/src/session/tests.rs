@@ -1,9 +1,13 @@
 //! Sessions over a made-up engine: what is recorded at which place, and that replay comes to the same, without KVM.
 
+mod captured;
+mod chaos;
 mod counted;
 mod markers;
+mod network;
 mod notice;
 mod noting;
+mod overshoot;
 mod passes;
 mod pauses;
 mod starts;
@@ -16,6 +20,7 @@ use scribe_log::header::{BootFile, Engine, Header, Host, Level, Origin, Pace};
 use scribe_log::{Body, EndCause, Event, Position, Recording, StopReason, Writer};
 
 use super::SessionError;
+use super::capture::{Captures, Wish};
 use super::console::Console;
 use super::drive::{Driver, Run};
 use super::journal::{Journal, Recorder};
@@ -32,7 +37,7 @@ use crate::machine::time::WITHOUT_COUNTER;
 use toy::{Op, Toy};
 
 fn machine(program: &[Op], handler: &[Op]) -> Machine {
-    let devices = Devices::new(Vec::new(), 0, None).unwrap();
+    let devices = Devices::new(Default::default(), Vec::new(), 0, None).unwrap();
     let ram = GuestRam::new(2 << 20).unwrap();
     Machine::new(Box::new(Toy::new(program, handler)), ram, devices, WITHOUT_COUNTER, false).unwrap()
 }
@@ -60,14 +65,26 @@ pub(crate) fn header() -> Header {
         digest_every: 0,
         host: Host::default(),
         level: Level::Inputs,
+        chaos: None,
         parent: None,
         start: None,
+        devices: Vec::new(),
     }
 }
 
 /// What a live machine takes besides what the host loop delivers: nothing.
 fn nothing_more(open: bool, guest_limit: Option<u64>) -> Inputs {
-    Inputs { file: None, open, pace: Pace::Max, guest_limit, marks: Marks::default() }
+    Inputs {
+        file: None,
+        open,
+        pace: Pace::Max,
+        guest_limit,
+        marks: Marks::default(),
+        captures: Captures::new(Wish::NEVER),
+        network: Default::default(),
+        entropy: Default::default(),
+        holds: Default::default(),
+    }
 }
 
 /// Drives a machine from power-on to its end.

@@ -46,7 +46,7 @@ pub(super) fn exit(decoder: &mut Decoder, exit: &Exit, answer: Answer) -> Option
     };
     let lane = match decoded.device {
         Device::Cpu | Device::Machine => "msr",
-        Device::Disk => "virtio",
+        Device::Disk | Device::Virtio => "virtio",
         other => other.name(),
     };
     let name = match decoded.register {

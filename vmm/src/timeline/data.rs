@@ -167,6 +167,7 @@ impl Observer for Collector {
                 let value = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
                 seen.lane("input", Measure::Bytes).push(kind, Entry { value, text: &text, ..entry(at) });
             }
+            Body::Capture(_) => seen.mark("captured", "sync point", at, &words(&event.body.to_string())),
             Body::Branch { .. } => {
                 seen.mark("branch", "told to the guest", at, &words(&event.body.to_string()))
             }

@@ -44,11 +44,12 @@ pub enum PageError {
 }
 
 /// Groups of lanes, from top to bottom: where their lanes stand, and what they are called.
-const LANES: [(&str, &str, &str); 16] = [
+const LANES: [(&str, &str, &str); 17] = [
     ("bookmark", "marks", "Bookmarks"),
     ("input", "marks", "Inputs"),
     ("branch", "marks", "Branch"),
     ("vcpu", "vcpu", "vCPU"),
+    ("captured", "vcpu", "Captured"),
     ("irq", "interrupts", "IRQ"),
     ("spurious", "interrupts", "Spurious"),
     ("uart", "devices", "Serial port"),

@@ -1,6 +1,7 @@
 //! Requests as a driver lays them out, requests no driver would send, and garbage in the rings.
 
 use proptest::prelude::*;
+use virtio_bindings::virtio_blk::*;
 use vm_memory::GuestAddress;
 
 use super::super::testing::*;
@@ -13,7 +14,12 @@ const IN: u32 = VIRTIO_BLK_T_IN;
 const OUT: u32 = VIRTIO_BLK_T_OUT;
 
 /// Sends one request with `data` between header and status; gives the status byte and the used length.
-fn request(machine: &mut Machine, kind: u32, sector: u64, data: &[(u64, u32, u16)]) -> (u8, u32) {
+fn request<P: Profile + 'static>(
+    machine: &mut Machine<Blk<P>>,
+    kind: u32,
+    sector: u64,
+    data: &[(u64, u32, u16)],
+) -> (u8, u32) {
     machine.put_header(HEADER, kind, sector);
     machine.mem.write_slice(&[0xee], GuestAddress(ANSWER)).unwrap();
     let chain = [&[(HEADER, 16, 0)], data, &[(ANSWER, 1, WRITE)]].concat();
@@ -87,7 +93,7 @@ fn flush_and_identification() {
     assert_eq!(machine.bytes(DATA, 20), *b"root\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
     assert_eq!(request(&mut machine, VIRTIO_BLK_T_GET_ID, 0, &[(DATA, 2, WRITE)]), (0, 3));
     assert_eq!(request(&mut machine, VIRTIO_BLK_T_GET_ID, 0, &[(DATA, 99, WRITE)]), (0, 20));
-    let long = Blk::new(SECTORS, false, &[b'x'; 30]);
+    let long = Blk::<Basic>::new(SECTORS, false, &[b'x'; 30]);
     assert_eq!(long.save().id, [b'x'; 20]);
 }
 
@@ -155,7 +161,7 @@ fn impossible_requests_are_answered() {
 
 #[test]
 fn a_read_only_disk_says_so() {
-    let mut machine = Machine::with(Blk::new(SECTORS, true, b"ro"));
+    let mut machine = Machine::with(Blk::<Basic>::new(SECTORS, true, b"ro"));
     assert_ne!(machine.features() & 1 << VIRTIO_BLK_F_RO, 0);
     machine.start();
     let before = machine.disk.clone();

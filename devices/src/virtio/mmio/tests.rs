@@ -6,7 +6,7 @@ use super::super::testing::*;
 use super::*;
 use crate::snapshot::{RestoreError, Snapshot};
 use crate::testing::conforms;
-use crate::virtio::blk::Blk;
+use crate::virtio::blk::{Basic, Blk};
 
 const FEATURES_BLK: u64 = 1 << 2 | 1 << 6 | 1 << 9;
 
@@ -240,9 +240,11 @@ fn an_impossible_or_foreign_state_is_refused() {
         assert!(matches!(machine.mmio.restore(bad), Err(RestoreError::Invalid { device: "virtio-blk", .. })));
         assert_eq!(machine.mmio.save(), good);
     }
-    for other in
-        [Blk::new(1, false, b"root"), Blk::new(SECTORS, true, b"root"), Blk::new(SECTORS, false, b"data")]
-    {
+    for other in [
+        Blk::<Basic>::new(1, false, b"root"),
+        Blk::new(SECTORS, true, b"root"),
+        Blk::new(SECTORS, false, b"data"),
+    ] {
         let result = VirtioMmio::new(other).restore(good.clone());
         assert!(matches!(result, Err(RestoreError::Configuration { device: "virtio-blk", .. })));
     }
@@ -281,7 +283,7 @@ proptest! {
             for machine in [&mut machine, &mut twin] {
                 machine.mmio.write(offset, size, value, &machine.mem, &mut machine.disk);
             }
-            let mut restored = VirtioMmio::new(Blk::new(SECTORS, false, b"root"));
+            let mut restored = VirtioMmio::<Blk>::new(Blk::new(SECTORS, false, b"root"));
             restored.restore(machine.mmio.save()).unwrap();
             prop_assert_eq!(restored.save(), twin.mmio.save());
             twin.mmio = restored;

@@ -26,7 +26,7 @@ pub(super) fn interrupt(vcpu: &VcpuFd, vector: u8) -> Result<()> {
 }
 
 /// Sets the signals that are blocked while the vCPU runs to exactly those of `blocked` (KVM_SET_SIGNAL_MASK).
-pub(super) fn set_signal_mask(vcpu: &VcpuFd, blocked: u64) -> Result<()> {
+pub(in crate::engine) fn set_signal_mask(vcpu: &VcpuFd, blocked: u64) -> Result<()> {
     let argument = SignalMask { len: 8, set: blocked.to_le_bytes() };
     // SAFETY: KVM reads `len` and then `len` bytes that follow it; SignalMask is laid out so (repr(C), no padding
     // between the two), and it outlives the call.

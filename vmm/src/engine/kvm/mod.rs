@@ -6,7 +6,9 @@
 //! * Kicks use a signal that is blocked everywhere but inside KVM_RUN (KVM_SET_SIGNAL_MASK), so none is lost between
 //!   looking and running.
 
+mod counter;
 mod exits;
+mod first_write;
 mod fpu;
 mod ioctls;
 mod setup;
@@ -18,6 +20,9 @@ pub use step::Stepped;
 
 use std::collections::BTreeSet;
 
+pub(super) use ioctls::set_signal_mask;
+
+use counter::Counting;
 use exits::Pending;
 use step::Stepper;
 
@@ -48,6 +53,8 @@ pub struct Kvm {
     stepper: Stepper,
     /// how far the guest is from its last exit, if it has come all the way in single steps
     progress: Option<Progress>,
+    /// with a counter: that knows how far it is
+    counting: Option<Counting>,
 }
 
 fn ioctl(operation: &'static str) -> impl Fn(vmm_sys_util::errno::Error) -> EngineError {
@@ -74,6 +81,7 @@ impl Kvm {
             tracking: false,
             stepper: Stepper::default(),
             progress: Some(Progress::NONE),
+            counting: None,
         })
     }
 
@@ -135,6 +143,33 @@ impl Kvm {
         Ok(Some(stop))
     }
 
+    /// Runs the guest until a stop. `None`: a signal came, which is still pending.
+    fn run_freely(&mut self) -> Result<Option<Stop>, EngineError> {
+        self.progress = None;
+        if let Some(stop) = self.deferred.take() {
+            return Ok(Some(stop));
+        }
+        if shadow::is_tcg()
+            && self.stepper.is_in_shadow()
+            && let Stepped::Stop(stop) = self.step_once()?
+        {
+            return Ok(Some(stop)); // the shadow would not come along
+        }
+        self.leave_steps()?;
+        self.stepper.moved();
+        while let Some(stop) = self.enter()? {
+            if stop != Stop::InterruptWindow || !shadow::is_tcg() || !self.is_behind_sti() {
+                return Ok(Some(stop));
+            }
+            match self.step_windowless()? {
+                Stepped::Stop(stop) => return Ok(Some(stop)),
+                Stepped::Retired { .. } if self.ready => return Ok(Some(Stop::InterruptWindow)),
+                Stepped::Retired { .. } => self.leave_steps()?, // interrupts are off again: no window yet
+            }
+        }
+        Ok(None)
+    }
+
     /// Enters KVM_RUN without running the guest: an exit's instruction retires, and KVM says what can be done next.
     fn enter_at_once(&mut self) -> Result<Option<Stop>, EngineError> {
         self.vcpu.set_kvm_immediate_exit(1);
@@ -163,30 +198,16 @@ impl Kvm {
 
 impl Engine for Kvm {
     fn run(&mut self, until: Option<Progress>) -> Result<Stop, EngineError> {
+        if let Some(mut counting) = self.counting.take() {
+            let stop = self.run_counted(&mut counting, until);
+            self.counting = Some(counting);
+            return stop;
+        }
         if let Some(until) = until {
             return self.step_to(until);
         }
-        self.progress = None;
-        if let Some(stop) = self.deferred.take() {
+        if let Some(stop) = self.run_freely()? {
             return Ok(stop);
-        }
-        if shadow::is_tcg()
-            && self.stepper.is_in_shadow()
-            && let Stepped::Stop(stop) = self.step_once()?
-        {
-            return Ok(stop); // the shadow would not come along
-        }
-        self.leave_steps()?;
-        self.stepper.moved();
-        while let Some(stop) = self.enter()? {
-            if stop != Stop::InterruptWindow || !shadow::is_tcg() || !self.is_behind_sti() {
-                return Ok(stop);
-            }
-            match self.step_windowless()? {
-                Stepped::Stop(stop) => return Ok(stop),
-                Stepped::Retired { .. } if self.ready => return Ok(Stop::InterruptWindow),
-                Stepped::Retired { .. } => self.leave_steps()?, // interrupts are off again: no window yet
-            }
         }
         // The kick's signal is still pending, since it is blocked outside KVM_RUN: take it, or KVM_RUN would never
         // run the guest again.
@@ -194,12 +215,35 @@ impl Engine for Kvm {
         Ok(Stop::Kicked)
     }
 
+    fn counts(&self) -> bool {
+        self.counting.is_some()
+    }
+
+    fn counts_steps(&self) -> bool {
+        false
+    }
+
     fn can_step(&self) -> bool {
         true
     }
 
     fn progress(&self) -> Progress {
-        self.progress.unwrap_or(Progress::NONE)
+        match &self.counting {
+            Some(counting) => counting.approach.progress(),
+            None => self.progress.unwrap_or(Progress::NONE),
+        }
+    }
+
+    fn place_ahead(&self) -> Option<Progress> {
+        self.counting.as_ref()?.approach.place_ahead()
+    }
+
+    fn stop_counting(&mut self) {
+        self.counting = None;
+    }
+
+    fn set_progress(&mut self, at: Progress) -> Result<(), EngineError> {
+        self.restart_counting(at)
     }
 
     fn answer(&mut self, answer: Answer) {
@@ -213,7 +257,9 @@ impl Engine for Kvm {
         self.pending = Pending::None;
         self.progress = Some(Progress::NONE);
         self.stepper.moved();
-        match self.enter_at_once()? {
+        let entered = self.enter_at_once()?;
+        self.restart_counting(Progress::NONE)?;
+        match entered {
             None => Ok(None),
             Some(Stop::Exit(exit)) => Ok(Some(exit)),
             // KVM's emulator gave up half way, or the instruction faulted for good: the guest ends behind this exit.
@@ -275,7 +321,7 @@ impl Engine for Kvm {
             return Err(EngineError::Unexpected(format!("{stop:?} while a state was being loaded")));
         }
         self.registers = state.registers;
-        Ok(())
+        self.restart_counting(Progress::NONE)
     }
 
     fn save_private(&self) -> Result<Vec<Part>, EngineError> {
@@ -295,6 +341,10 @@ impl Engine for Kvm {
             self.stepper.track_dirty_pages()?;
         }
         Ok(())
+    }
+
+    fn first_write_ns(&self) -> u64 {
+        first_write::nanoseconds()
     }
 
     fn take_dirty_pages(&mut self) -> Result<Vec<u64>, EngineError> {

@@ -7,7 +7,8 @@
 //! itself until then; that call moves it into the registers.
 //!
 //! **Loading.** Each call may look at what an earlier one set, or undo it:
-//! 1. KVM_SET_SREGS, since the mode decides what else is valid. It takes back a pending exception.
+//! 1. KVM_SET_SREGS, since the mode decides what else is valid. It takes back a pending exception. With another CR3 first,
+//!    if that is to stay what it is.
 //! 2. KVM_SET_MSRS, whose segment bases would be overwritten by the segments. It stops at the first MSR that it refuses
 //!    and says how many it took; anything but all of them is an error.
 //! 3. KVM_SET_XSAVE and KVM_SET_DEBUGREGS, in any order.
@@ -229,6 +230,12 @@ fn write_system(vcpu: &VcpuFd, state: &CpuState) -> Result<(), EngineError> {
         apic_base: old.apic_base,
         interrupt_bitmap: [0; 4],
     };
+    if sregs.cr3 == old.cr3 {
+        // KVM drops the translations that the vCPU has only if a register changes that they depend on. The tables may be
+        // other ones at the same place: RAM was written too.
+        let elsewhere = kvm_sregs { cr3: old.cr3 ^ PAGE_SIZE, ..sregs };
+        vcpu.set_sregs(&elsewhere).map_err(ioctl("KVM_SET_SREGS"))?;
+    }
     vcpu.set_sregs(&sregs).map_err(ioctl("KVM_SET_SREGS"))
 }
 

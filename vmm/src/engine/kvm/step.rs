@@ -57,6 +57,8 @@ pub(super) struct Stepper {
     block: Option<u64>,
     /// a kick came where the step could not be left
     kicked: bool,
+    /// conditional branches that the soft CPU has executed: the processor has not counted them
+    software_branches: u64,
 }
 
 impl Stepper {
@@ -79,6 +81,11 @@ impl Stepper {
         if let Some(known) = &self.known {
             state.events.shadow = known.events.shadow;
         }
+    }
+
+    /// Conditional branches executed in software so far, which no counter of the processor knows of.
+    pub(super) fn software_branches(&self) -> u64 {
+        self.software_branches
     }
 
     /// The guest is somewhere else than behind the last step.
@@ -298,6 +305,7 @@ impl Kvm {
         let stop = soft.run(Some(Progress { branches: 0, steps: 1 }))?;
         let delivered = soft.deliveries() != delivered;
         let branch = soft.progress().branches != 0;
+        self.stepper.software_branches += soft.progress().branches;
         let after = soft.state()?;
         if let Stop::Fault(Fault::Refused { rip, detail, .. }) = &stop {
             return Err(EngineError::Unexpected(format!(

@@ -24,7 +24,9 @@ use super::cpuid;
 use super::exit::{self, Exit};
 use super::layout::{self, Ring};
 use super::watchdog::Watchdog;
+use crate::engine::kvm::set_signal_mask;
 use crate::host::clock::monotonic_ns;
+use crate::host::kick;
 use crate::machine::msr::NATIVE;
 
 ioctl_iow_nr!(KVM_INTERRUPT, KVMIO, 0x86, kvm_interrupt);
@@ -269,6 +271,49 @@ impl Guest {
             }
             exit => exit,
         })
+    }
+
+    /// Lets the kick's signal interrupt the guest, which is blocked everywhere else.
+    pub(super) fn let_kicks_in(&self) -> Result<(), ProbeError> {
+        let blocked = kick::blocked_while_running();
+        for vcpu in &self.vcpus {
+            set_signal_mask(vcpu, blocked).map_err(kvm("KVM_SET_SIGNAL_MASK"))?;
+        }
+        Ok(())
+    }
+
+    /// Runs to the next exit, at most half a second. `None`: a signal came first.
+    pub(super) fn run_to_signal(&mut self) -> Result<Option<Exit>, ProbeError> {
+        self.watchdog.arm(RUN_LIMIT_NS).map_err(ProbeError::Alarm)?;
+        let vcpu = &mut self.vcpus[self.current];
+        let suberror = exit::suberror(vcpu.get_kvm_run());
+        let result = match vcpu.run() {
+            Ok(exit) => Ok(Some(Exit::from_kvm(&exit, suberror))),
+            Err(e) if e.errno() == libc::EINTR || e.errno() == libc::EAGAIN => Ok(None),
+            Err(e) => Err(kvm("KVM_RUN")(e)),
+        };
+        self.watchdog.disarm().map_err(ProbeError::Alarm)?;
+        result
+    }
+
+    /// Retires the instruction that caused the last exit.
+    pub(super) fn retire(&mut self) -> Result<(), ProbeError> {
+        let vcpu = &mut self.vcpus[self.current];
+        vcpu.set_kvm_immediate_exit(1);
+        let result = vcpu.run().map(|_| ());
+        vcpu.set_kvm_immediate_exit(0);
+        match result {
+            Err(e) if e.errno() == libc::EINTR => Ok(()),
+            Err(e) => Err(kvm("KVM_RUN")(e)),
+            Ok(()) => {
+                Err(ProbeError::Kvm { call: "KVM_RUN at once", source: errno::Error::new(libc::EBUSY) })
+            }
+        }
+    }
+
+    /// Changes guest memory until the next start, or for good where that does not write.
+    pub(super) fn poke(&self, address: u64, bytes: &[u8]) -> Result<(), ProbeError> {
+        self.write(address, bytes)
     }
 
     /// Completes what KVM still has to do for the last exit, so that it cannot apply to state loaded afterwards.

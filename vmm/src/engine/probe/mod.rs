@@ -11,6 +11,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+mod counted;
 mod cpuid;
 mod debug;
 mod exit;
@@ -27,6 +28,7 @@ mod speed;
 mod tests;
 mod watchdog;
 
+pub(super) use counted::open as open_bench;
 pub use host::HostFacts;
 
 use guest::{Guest, ProbeError};

@@ -24,7 +24,7 @@ use std::fmt;
 use crate::engine::{Answer, Exit};
 use crate::machine::platform::{
     DISK_IRQ, GUEST_INTERFACE_PORT, GUEST_INTERFACE_PORTS, MMIO_BASE, MMIO_SLOT, TIMER_IRQ, UART_IRQ,
-    UART_PORT,
+    UART_PORT, VIRTIO_IRQS,
 };
 
 /// A register's name, and what its value means.
@@ -54,13 +54,15 @@ pub enum Device {
     Guest,
     /// the disk
     Disk,
+    /// a virtio device besides the disk
+    Virtio,
     /// nothing answers there
     Unmapped,
 }
 
 impl Device {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Cpu,
         Self::Host,
         Self::Machine,
@@ -71,6 +73,7 @@ impl Device {
         Self::Uart,
         Self::Guest,
         Self::Disk,
+        Self::Virtio,
         Self::Unmapped,
     ];
 
@@ -87,6 +90,7 @@ impl Device {
             Self::Uart => "uart",
             Self::Guest => "guest",
             Self::Disk => "disk",
+            Self::Virtio => "virtio",
             Self::Unmapped => "unmapped",
         }
     }
@@ -98,6 +102,7 @@ impl Device {
             Some(TIMER_IRQ) => Self::Pit,
             Some(UART_IRQ) => Self::Uart,
             Some(DISK_IRQ) => Self::Disk,
+            Some(irq) if VIRTIO_IRQS.contains(&irq) => Self::Virtio,
             _ => Self::Pic,
         }
     }
@@ -157,7 +162,8 @@ pub struct Decoder {
     pic: pic::Pair,
     uart: uart::Uart,
     rtc: rtc::Rtc,
-    disk: virtio::Mmio,
+    /// by slot: the disk, and what is behind it
+    slots: [virtio::Mmio; 1 + VIRTIO_IRQS.len()],
 }
 
 impl Decoder {
@@ -208,15 +214,20 @@ impl Decoder {
     }
 
     fn mmio(&mut self, address: u64, size: u8, value: u64, write: bool) -> (Device, Named) {
-        let Some(offset) = address.checked_sub(MMIO_BASE).filter(|offset| *offset < MMIO_SLOT) else {
+        let place = address.checked_sub(MMIO_BASE).map(|offset| (offset / MMIO_SLOT, offset % MMIO_SLOT));
+        let slot = place.and_then(|(slot, offset)| {
+            let index = usize::try_from(slot).ok()?;
+            Some((index, offset, self.slots.get_mut(index)?))
+        });
+        let Some((index, offset, slot)) = slot else {
             return (Device::Unmapped, Named(unmapped::address(address).unwrap_or(""), Meaning::None));
         };
         let named = if offset < virtio::CONFIG && size != 4 {
             Named("", Meaning::Phrase("ignored: registers take four bytes"))
         } else {
-            self.disk.access(offset, value, write)
+            slot.access(offset, value, write)
         };
-        (Device::Disk, named)
+        (if index == 0 { Device::Disk } else { Device::Virtio }, named)
     }
 }
 

@@ -85,6 +85,10 @@ impl Policy for Watched<'_> {
         self.replay.kicked(machine)
     }
 
+    fn leap(&mut self, machine: &mut Machine) -> Result<bool, SessionError> {
+        self.replay.leap(machine)
+    }
+
     fn finish(&mut self, machine: &mut Machine, cause: &EndCause, place: Place) -> Result<(), SessionError> {
         self.replay.finish(machine, cause, place)
     }

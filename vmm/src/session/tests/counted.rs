@@ -23,7 +23,7 @@ const TIME: TimeConstants = TimeConstants { ns_per_branch: NS_PER_BRANCH, ns_per
 const UART: u16 = 0x3f8;
 
 pub(super) fn counted(program: &[Op], handler: &[Op], seed: u64) -> Machine {
-    let devices = Devices::new(Vec::new(), 0, None).unwrap();
+    let devices = Devices::new(Default::default(), Vec::new(), 0, None).unwrap();
     let ram = GuestRam::new(2 << 20).unwrap();
     let engine = Box::new(Toy::counting(program, handler, seed));
     Machine::new(engine, ram, devices, TIME, true).unwrap()
@@ -48,7 +48,7 @@ fn prologue(count: u8) -> Vec<Op> {
 }
 
 /// Computes, without an exit of its own, until the handler has read a `q`.
-fn computing(seed: u64) -> Machine {
+pub(super) fn computing(seed: u64) -> Machine {
     let mut program = prologue(250);
     let again = program.len();
     program.extend([
@@ -70,7 +70,7 @@ fn computing(seed: u64) -> Machine {
 
 /// Sends `text`, and kicks for each byte, as the host's event loop does. The last byte again and again, until the guest has
 /// ended: a timer's interrupt may have the handler read the port once more before the program has looked.
-fn type_and_kick(text: &'static [u8]) -> impl FnOnce(Sender<HostEvent>) -> JoinHandle<()> {
+pub(super) fn type_and_kick(text: &'static [u8]) -> impl FnOnce(Sender<HostEvent>) -> JoinHandle<()> {
     kick::prepare().unwrap();
     let target = kick::Target::current();
     move |sender| {
@@ -183,7 +183,7 @@ fn a_place_that_the_replay_does_not_come_to_is_a_divergence() {
 
 #[test]
 fn an_engine_that_does_not_count_has_no_counted_sync_points() {
-    let devices = Devices::new(Vec::new(), 0, None).unwrap();
+    let devices = Devices::new(Default::default(), Vec::new(), 0, None).unwrap();
     let engine = Box::new(Toy::new(&[Op::Halt], &[]));
     assert!(Machine::new(engine, GuestRam::new(2 << 20).unwrap(), devices, TIME, true).is_err());
 }

@@ -240,7 +240,7 @@ fn the_first_register_or_page_that_differs_is_named() {
 fn a_counting_machine_notes_how_far_its_exits_are_apart() {
     let program = [Op::Out(0x80, 1), Op::IfEqual(1), Op::Count, Op::Out(0x80, 2), Op::Cli, Op::Halt];
     let make = || {
-        let devices = Devices::new(Vec::new(), 0, None).unwrap();
+        let devices = Devices::new(Default::default(), Vec::new(), 0, None).unwrap();
         let ram = GuestRam::new(2 << 20).unwrap();
         let time = scribe_log::header::TimeConstants { ns_per_branch: 8, ns_per_exit: 2_000 };
         Machine::new(Box::new(Toy::counting(&program, &[], 3)), ram, devices, time, true).unwrap()

@@ -21,7 +21,7 @@ fn asking_ram() -> GuestRam {
 }
 
 fn over(ram: &GuestRam, program: &[Op], handler: &[Op]) -> Machine {
-    let devices = Devices::new(Vec::new(), 0, None).unwrap();
+    let devices = Devices::new(Default::default(), Vec::new(), 0, None).unwrap();
     Machine::new(Box::new(Toy::new(program, handler)), ram.clone(), devices, WITHOUT_COUNTER, false).unwrap()
 }
 

@@ -1,10 +1,12 @@
 //! A made-up processor: a list of operations, one interrupt handler, and everything an [`Engine`] must do.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use crate::engine::cpu::{CpuState, Registers};
 use crate::engine::{Answer, Engine, EngineError, Exit, Fault, Progress, Stop};
-use crate::host::kick;
+use crate::host::{clock, kick};
+use crate::machine::memory::GuestRam;
 
 /// What a toy guest can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub(super) enum Op {
     In(u16),
     /// write 32 bits to a port
     Out32(u16, u32),
+    /// store 32 bits at an address that is not RAM
+    StoreOutside(u64, u32),
     Halt,
     Sti,
     Cli,
@@ -32,6 +36,10 @@ pub(super) enum Op {
     Count,
     /// go to an operation without having executed anything, as a fault does
     Fault(usize),
+    /// write what was counted to a page of RAM, another one each time
+    Keep,
+    /// take two milliseconds of the host's time
+    Linger,
     /// end in a triple fault
     Crash,
 }
@@ -54,6 +62,9 @@ pub(super) struct Toy {
     /// how often it comes back from a run as if kicked: one time in so many, on average
     restless: u64,
     random: u64,
+    /// where it stores, and the frames it has stored to since somebody asked
+    ram: Option<GuestRam>,
+    dirty: BTreeSet<u64>,
 }
 
 impl Toy {
@@ -61,6 +72,19 @@ impl Toy {
     pub(super) fn counting(program: &[Op], handler: &[Op], seed: u64) -> Self {
         let toy = Self::new(program, handler);
         Self { progress: Some(Progress::NONE), restless: 40, random: seed, ..toy }
+    }
+
+    /// A toy that does not count, has RAM to store to, and comes back kicked now and then, at times that depend on `seed`.
+    pub(super) fn storing(program: &[Op], handler: &[Op], ram: &GuestRam, seed: u64) -> Self {
+        Self { ram: Some(ram.clone()), restless: 40, random: seed, ..Self::new(program, handler) }
+    }
+
+    /// Stores what was counted to the next of some pages.
+    fn store(&mut self) {
+        let Some(ram) = &self.ram else { return };
+        let frame = 256 + self.count % 50;
+        ram.write(frame * 4096 + self.count * 8 % 4096, &self.count.to_le_bytes()).unwrap();
+        self.dirty.insert(frame);
     }
 
     fn chance(&mut self) -> bool {
@@ -76,8 +100,7 @@ impl Toy {
         if until.is_some_and(|place| self.progress() >= place) {
             return Some(Stop::Reached);
         }
-        if self.progress.is_some() && (self.chance() || kick::with_flag(|flag| flag.load(Ordering::Acquire)))
-        {
+        if self.restless > 0 && (self.chance() || kick::with_flag(|flag| flag.load(Ordering::Acquire))) {
             kick::take();
             return Some(Stop::Kicked);
         }
@@ -98,6 +121,8 @@ impl Toy {
             progress: None,
             restless: 0,
             random: 1,
+            ram: None,
+            dirty: BTreeSet::new(),
         }
     }
 }
@@ -119,6 +144,9 @@ impl Engine for Toy {
                     return Ok(Stop::Exit(Exit::PortWrite { port, size: 1, value }));
                 }
                 Op::Out32(port, value) => return Ok(Stop::Exit(Exit::PortWrite { port, size: 4, value })),
+                Op::StoreOutside(address, value) => {
+                    return Ok(Stop::Exit(Exit::MmioWrite { address, size: 4, value: value.into() }));
+                }
                 Op::In(port) => {
                     self.reading = true;
                     return Ok(Stop::Exit(Exit::PortRead { port, size: 1 }));
@@ -140,6 +168,8 @@ impl Engine for Toy {
                     }
                 }
                 Op::Count => self.count += 1,
+                Op::Keep => self.store(),
+                Op::Linger => clock::sleep_ns(2_000_000),
                 Op::Fault(to) => {
                     self.at = to;
                     continue;
@@ -162,6 +192,11 @@ impl Engine for Toy {
         self.progress.unwrap_or_default()
     }
 
+    fn set_progress(&mut self, at: Progress) -> Result<(), EngineError> {
+        self.progress = self.progress.map(|_| at);
+        Ok(())
+    }
+
     fn answer(&mut self, answer: Answer) {
         if let (true, Answer::Value(value)) = (std::mem::take(&mut self.reading), answer) {
             self.accumulator = value.to_le_bytes()[0];
@@ -177,6 +212,7 @@ impl Engine for Toy {
         let mut registers = Registers { rip: self.at as u64, rflags: 2, ..Registers::default() };
         registers.general[0] = self.accumulator.into();
         registers.general[1] = self.count;
+        registers.general[2] = self.back.map_or(0, |back| back as u64 + 1);
         registers.rflags |= if self.interrupts { Registers::IF } else { 0 };
         registers
     }
@@ -201,7 +237,16 @@ impl Engine for Toy {
         Ok(CpuState { registers: self.registers(), ..CpuState::default() })
     }
 
-    fn set_state(&mut self, _state: &CpuState) -> Result<(), EngineError> {
+    fn set_state(&mut self, state: &CpuState) -> Result<(), EngineError> {
+        let Registers { general, rip, .. } = state.registers;
+        let place = |at: u64| usize::try_from(at).ok().filter(|at| *at < self.ops.len());
+        let Some(at) = place(rip) else { return Err(EngineError::Unsupported("no such operation")) };
+        self.at = at;
+        self.back = general[2].checked_sub(1).and_then(place);
+        self.accumulator = general[0].to_le_bytes()[0];
+        self.count = general[1];
+        self.interrupts = state.registers.interrupts_enabled();
+        self.window = false;
         Ok(())
     }
 
@@ -210,7 +255,7 @@ impl Engine for Toy {
     }
 
     fn take_dirty_pages(&mut self) -> Result<Vec<u64>, EngineError> {
-        Ok(Vec::new())
+        Ok(std::mem::take(&mut self.dirty).into_iter().collect())
     }
 }
 
