@@ -136,6 +136,20 @@ impl Pair {
         can
     }
 
+    /// KVM's vCPU becomes another one, of a VM of its own, with the state and the place of this one.
+    pub fn replace(&mut self) {
+        let state = self.kvm.engine.state().unwrap();
+        let ram = GuestRam::new(tiny::RAM).unwrap();
+        let mut bytes = vec![0; usize::try_from(tiny::RAM).unwrap()];
+        self.kvm.ram.read(0, &mut bytes).unwrap();
+        ram.write(0, &bytes).unwrap();
+        let mut engine = Box::new(Kvm::new(&ram).unwrap());
+        engine.set_state(&state).unwrap();
+        engine.set_progress(self.kvm.engine.progress()).unwrap();
+        engine.track_dirty_pages().unwrap();
+        self.kvm = One { engine, ram };
+    }
+
     /// Asks both for an interrupt window.
     pub fn request_window(&mut self, wanted: bool) {
         self.kvm.engine.request_window(wanted);

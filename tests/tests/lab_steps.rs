@@ -2,13 +2,17 @@
 //! between two exits of a whole machine.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests, also outside of test functions")]
 
+use iced_x86::code_asm::*;
 use scribe_log::Position;
 use scribe_tests::bench;
 use scribe_tests::lab::{Chance, Lab, MEMORY, count, figure, in_checkout};
 use scribe_tests::places::{Seen, Theatre, Way, see};
 use scribe_tests::ring0::{cases, is_deadly};
 use scribe_tests::steps::Pair;
+use scribe_tests::tiny::Emitted;
+use scribe_tests::vcpu::Vcpu;
 use scribe_vmm::engine::cpu::CpuState;
+use scribe_vmm::engine::{Progress, Stop};
 use scribe_vmm::host::clock;
 use scribe_vmm::session::choice::Wish;
 use scribe_vmm::session::console::Console;
@@ -49,6 +53,34 @@ fn ring_0_is_the_same_step_by_step() {
         "ring-0 cases, step by step",
         format!("{number} cases, {steps} steps, identical on soft and kvm_amd"),
     );
+}
+
+/// What a step takes in a loop of these instructions, us.
+fn cost(emit: impl Fn(&mut CodeAssembler) -> Emitted) -> u64 {
+    const STEPS: u64 = 2_000;
+    let mut vcpu = Vcpu::new(|a| {
+        let mut again = a.create_label();
+        a.set_label(&mut again)?;
+        for _ in 0..50 {
+            emit(a)?;
+        }
+        a.jmp(again)
+    });
+    let until = Some(Progress { branches: 0, steps: STEPS });
+    let begun = clock::monotonic_ns();
+    while vcpu.engine.run(until).unwrap() != Stop::Reached {}
+    (clock::monotonic_ns() - begun) / STEPS / 1_000
+}
+
+#[test]
+fn what_a_step_takes() {
+    if std::env::var_os("SCRIBE_LAB").is_none() {
+        eprintln!("SKIPPED (not in the lab): what_a_step_takes");
+        return;
+    }
+    let plain = cost(|a| a.inc(rax));
+    let soft = cost(|a| a.pushfq());
+    figure("a step on the lab's KVM", format!("{plain} us; {soft} us where the soft CPU executes it"));
 }
 
 /// In [`CpuState::segments`].
@@ -156,5 +188,5 @@ fn places_between_two_exits_are_the_same_on_kvm() {
             places.len()
         ),
     );
-    figure("a step on the lab's KVM", format!("{} us", took / steps / 1000));
+    figure("a step in Linux on the lab's KVM, under kicks", format!("{} us", took / steps / 1000));
 }

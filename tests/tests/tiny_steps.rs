@@ -272,6 +272,36 @@ fn the_tables_register_is_the_guests_own() {
     });
 }
 
+/// The state at any step is all that there is to it.
+#[test]
+fn another_vcpu_goes_on_from_any_step() {
+    let name = "another_vcpu_goes_on_from_any_step";
+    if !kvm(name) {
+        return;
+    }
+    let mut pair = Pair::tiny(|a| {
+        handled(a, &[(6, false, 2), (0x40, false, 0)], |a| {
+            a.pushfq()?;
+            a.ud2()?;
+            a.int(0x40)?;
+            a.mov(eax, ss)?;
+            a.mov(ss, eax)?;
+            a.nop()?;
+            tiny::spin(a, 3)
+        })
+    });
+    let mut most = 0;
+    loop {
+        most += 1;
+        if pair.run(most).unwrap() != Ended::Going {
+            break;
+        }
+        pair.replace();
+    }
+    pair.compare_all().unwrap();
+    assert!(pair.steps > 60 && pair.branches == 3, "{} steps", pair.steps);
+}
+
 #[test]
 fn a_triple_fault_is_the_end() {
     let name = "a_triple_fault_is_the_end";

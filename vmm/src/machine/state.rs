@@ -210,7 +210,8 @@ impl Machine {
         let malformed =
             |reason: &str| StateError::Malformed { kind: MACHINE.into(), reason: reason.to_owned() };
         let (branches, steps) = own.progress;
-        if (branches, steps) != (0, 0) && !self.engine.counts() {
+        let anywhere = self.engine.counts() || self.engine.can_step();
+        if (branches, steps) != (0, 0) && !anywhere {
             return Err(malformed("it is between two exits, and this engine stops at exits only"));
         }
         if own.clock_page.is_some_and(|(frame, _)| !self.ram.has_frame(frame)) {
@@ -221,7 +222,7 @@ impl Machine {
         if paused.is_some_and(|sync_point| sync_point > progress) {
             return Err(malformed("its last sync point is ahead of it"));
         }
-        if self.engine.counts() && self.engine.progress() != progress {
+        if anywhere && self.engine.progress() != progress {
             // It was saved by another engine, or by one that keeps nothing of its own.
             self.engine.set_progress(progress)?;
         }

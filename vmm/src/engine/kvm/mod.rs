@@ -28,8 +28,6 @@ use step::Stepper;
 
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd, VmFd};
 
-use scribe_log::snapshots::Part;
-
 use super::cpu::{CpuState, Registers};
 use super::{Answer, Engine, EngineError, Exit, Fault, Progress, Stop};
 use crate::host::kick;
@@ -243,6 +241,7 @@ impl Engine for Kvm {
     }
 
     fn set_progress(&mut self, at: Progress) -> Result<(), EngineError> {
+        self.progress = Some(at);
         self.restart_counting(at)
     }
 
@@ -322,16 +321,6 @@ impl Engine for Kvm {
         }
         self.registers = state.registers;
         self.restart_counting(Progress::NONE)
-    }
-
-    fn save_private(&self) -> Result<Vec<Part>, EngineError> {
-        // How far it has stepped is in no state of its vCPU.
-        match self.progress {
-            None | Some(Progress::NONE) => Ok(Vec::new()),
-            Some(_) => Err(EngineError::Unsupported(
-                "between two exits the kvm engine cannot be saved; take the snapshot at an exit, or with --engine soft",
-            )),
-        }
     }
 
     fn track_dirty_pages(&mut self) -> Result<(), EngineError> {
