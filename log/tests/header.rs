@@ -13,7 +13,7 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use scribe_log::header::{
-    BootFile, EncodeHeaderError, Engine, Header, Level, MAX_BODY, Origin, Pace, Parent, Start,
+    BootFile, Chaos, EncodeHeaderError, Engine, Header, Level, MAX_BODY, Origin, Pace, Parent, Start,
 };
 use scribe_log::{EndCause, OpenError, Position, Recording, WriteError, Writer};
 use tempfile::tempdir;
@@ -93,6 +93,26 @@ fn read_json(body: &str) -> Result<Header, OpenError> {
     let file = dir.path().join("header");
     fs::write(&file, bytes).unwrap();
     Header::read(&file)
+}
+
+#[test]
+fn chaos_is_a_version_and_a_seed() {
+    let chaos = Chaos { version: 1, seed: u64::MAX };
+    let shaken = Header { chaos: Some(chaos), ..header() };
+    let text = String::from_utf8(shaken.encode().unwrap()[20..].to_vec()).unwrap();
+    let key = r#","chaos":{"version":1,"seed":18446744073709551615}"#;
+    assert!(text.ends_with(&format!("{key}}}")), "{text}");
+    assert_eq!(read_json(&text).unwrap(), shaken);
+    assert_ne!(shaken.identity().unwrap(), header().identity().unwrap());
+    for other in [
+        r#","chaos":null"#,
+        r#","chaos":{"version":1}"#,
+        r#","chaos":{"version":1,"seed":-1}"#,
+        r#","chaos":{"version":1,"seed":1,"surprise":1}"#,
+    ] {
+        assert!(read_json(&text.replace(key, other)).is_err(), "{other}");
+    }
+    assert!(read_json(&text.replace(key, &key.repeat(2))).is_err());
 }
 
 #[test]

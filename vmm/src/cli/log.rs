@@ -137,6 +137,9 @@ pub(super) fn run(args: LogArgs) -> Result<u8, Failure> {
         }
         State::Running => say!("it is still being recorded: this is what was sealed when it was opened"),
     }
+    if let Some(chaos) = recording.header().chaos {
+        say!("interrupts and inputs came late: chaos, seed {}", chaos.seed);
+    }
     Ok(code)
 }
 

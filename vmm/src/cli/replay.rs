@@ -37,6 +37,9 @@ pub(super) struct ReplayArgs {
     /// Print neither the guest's console nor a report; only errors
     #[arg(short, long)]
     quiet: bool,
+    /// Also execute the way to each captured sync point, with --engine soft, and say where it is met
+    #[arg(long)]
+    confirm_captures: bool,
     /// Print the digest of the guest's whole state where the replay stops
     #[arg(long)]
     digest: bool,
@@ -57,12 +60,18 @@ pub(super) fn run(mut args: ReplayArgs) -> Result<u8, Failure> {
     if let Some(path) = &capture {
         player.machine_mut().observe(Box::new(guest::capture(path)?));
     }
+    if args.confirm_captures {
+        player.confirm_captures()?;
+    }
     let mut console = guest::console(args.quiet);
     let goal = target.unwrap_or(Target::End);
     let stay = {
         let _progress = Progress::watch(player.shared(), &recording, goal, !args.quiet);
         player.run(goal, &mut console).map_err(recorded::failure)?
     };
+    if let Some((confirmed, all)) = player.confirmed() {
+        say!("{confirmed} of {all} captured sync points confirmed");
+    }
     if args.digest {
         say!("{}", digest(&mut player)?);
     }

@@ -225,12 +225,19 @@ impl Devices {
     /// The next guest time at which a device does something by itself, if its line is not masked: until the next exit
     /// nothing unmasks it.
     pub fn next_wake(&self) -> Option<u64> {
-        let masked =
-            |irq| self.pic.is_masked(irq) && self.apics.as_ref().is_none_or(|apics| apics.is_masked(irq));
-        let pit = self.pit.next_deadline().filter(|_| !masked(TIMER_IRQ));
-        let uart = self.uart.next_deadline().filter(|_| !masked(UART_IRQ));
+        let uart = self.uart.next_deadline().filter(|_| !self.is_masked(UART_IRQ));
+        [self.next_tick(), uart].into_iter().flatten().min()
+    }
+
+    /// As [`next_wake`](Self::next_wake), of timers alone.
+    pub(super) fn next_tick(&self) -> Option<u64> {
+        let pit = self.pit.next_deadline().filter(|_| !self.is_masked(TIMER_IRQ));
         let lapic = self.apics.as_ref().and_then(|apics| apics.lapic.next_wake());
-        [pit, uart, lapic].into_iter().flatten().min()
+        [pit, lapic].into_iter().flatten().min()
+    }
+
+    fn is_masked(&self, irq: u8) -> bool {
+        self.pic.is_masked(irq) && self.apics.as_ref().is_none_or(|apics| apics.is_masked(irq))
     }
 
     /// Lets time pass: timers whose deadline has come raise their line.

@@ -9,6 +9,7 @@ pub mod boot;
 pub mod bus;
 pub mod capture;
 pub mod chaos;
+pub mod confirm;
 pub mod digest;
 pub mod disk;
 pub mod kernel;
@@ -415,10 +416,7 @@ impl Machine {
                     self.clock.set_progress(self.engine.progress());
                     return Ok(Step::Paused);
                 }
-                Stop::InterruptWindow => {
-                    self.captures.interrupt(self.devices.interrupt_pending() && self.engine.can_inject());
-                    self.deliver()?;
-                }
+                Stop::InterruptWindow => self.deliver()?,
                 Stop::Kicked => return Ok(Step::Kicked),
                 Stop::Reached => {
                     return Err(EngineError::Unexpected("a stop before the place asked for".into()).into());
@@ -433,7 +431,6 @@ impl Machine {
             // It may know them here, by chance: nobody is to depend on that.
             progress.steps = 0;
         }
-        self.captures.arrived();
         if self.counted {
             self.rolling.branches(progress);
         }
@@ -469,7 +466,9 @@ impl Machine {
         let now = self.clock.now();
         self.devices.advance(now);
         self.store_clock()?;
-        self.deliver()
+        self.deliver()?;
+        self.captures.leaves();
+        Ok(())
     }
 
     /// From now on the observer is told which pages have changed. It must want to be told of the state.
@@ -668,6 +667,7 @@ impl Machine {
         if self.is_asked() && self.engine.can_inject() {
             let vector = self.acknowledge();
             self.engine.inject(vector)?;
+            self.captures.interrupt();
             self.halted = false;
         }
         let pending = self.is_asked();
@@ -697,7 +697,7 @@ impl Machine {
         let Some(chaos) = &mut self.chaos else { return pending };
         let progress = if self.counted { self.engine.progress() } else { Progress::NONE };
         let here = Here { clock: &self.clock, progress, counted: self.counted, halted: self.halted };
-        chaos.hears(pending, here, self.devices.pit.next_deadline())
+        chaos.hears(pending, here, self.devices.next_tick())
     }
 
     fn fault(&mut self, fault: Fault) -> EndCause {

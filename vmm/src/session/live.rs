@@ -44,14 +44,14 @@ pub struct Inputs {
     pub guest_limit: Option<u64>,
     /// what is noted every so often
     pub marks: Marks,
+    /// what comes late, and how late: the file's bytes, and those that the host loop delivers
+    pub holds: [Hold; 2],
     /// when sync points are captured
     pub captures: Captures,
     /// what the guest's network is connected to
     pub network: Network,
     /// where the entropy device's bytes come from
     pub entropy: Entropy,
-    /// what comes late, and how late: the file's bytes, and those that the host loop delivers
-    pub holds: [Hold; 2],
 }
 
 /// Takes inputs from the host, stamps them, and has `J` note them.
@@ -98,7 +98,7 @@ pub struct Live<J> {
 impl<J: Journal> Live<J> {
     /// For a machine whose guest time is `now` (ns); from here on it passes as the host's does.
     pub fn new(journal: J, host: HostLoop, inputs: Inputs, now: u64) -> Self {
-        let Inputs { file, open, pace, guest_limit, marks, captures, network, entropy, holds } = inputs;
+        let Inputs { file, open, pace, guest_limit, marks, holds, captures, network, entropy } = inputs;
         let [hold_file, hold_typed] = holds;
         Self {
             journal,
@@ -139,16 +139,26 @@ impl<J: Journal> Live<J> {
         self.captures.report()
     }
 
-    /// True if something waits for the guest to come to a sync point.
+    /// True if something from the host waits for the guest to come to a sync point.
     fn waits(&self, machine: &mut Machine) -> bool {
-        let typed = !self.typed.is_empty() && machine.console_room() > 0;
-        let file = self.file.is_some() && machine.console_backlog() < FILE_CHUNK;
-        self.stop.is_some() || self.go_live || typed || file || self.network_waits(machine)
+        let due = |time| time <= machine.guest_time();
+        // What is held under chaos has a place of its own.
+        let typed = match machine.is_counted() && self.hold_typed.is_active() {
+            true => false,
+            false => self.typed_fits(machine) && self.hold_typed.due().is_none_or(due),
+        };
+        let network = self.network.ready(machine).is_some_and(|time| time <= machine.guest_time());
+        self.stop.is_some() || self.go_live || typed || network
     }
 
-    /// True if something from the network can come in now.
-    fn network_waits(&self, machine: &mut Machine) -> bool {
-        self.network.ready(machine).is_some_and(|time| time <= machine.guest_time())
+    /// True if the next part of the file waits. Its place must not depend on the host's kicks where that can be helped.
+    fn file_waits(&self, machine: &Machine) -> bool {
+        match self.held.is_empty() {
+            true => self.file.is_some() && machine.console_backlog() < FILE_CHUNK,
+            false => {
+                self.held_fits(machine) && self.hold_file.due().is_none_or(|due| due <= machine.guest_time())
+            }
+        }
     }
 
     /// At a sync point: the guest computes from here on, perhaps to a captured one.
@@ -559,14 +569,11 @@ impl<J: Journal> Policy for Live<J> {
             self.journal.seal(machine)?;
         }
         self.take_all(machine.place())?;
-        let typed = self.typed_fits(machine);
         let ahead = machine.place_ahead();
-        if let (true, Some(ahead)) = (typed && self.hold_typed.is_active(), ahead) {
+        if let (true, Some(ahead)) = (self.typed_fits(machine) && self.hold_typed.is_active(), ahead) {
             self.hold_typed.interrupt(ahead);
         }
-        // Not a file: its places follow from the guest, not from the host's kicks.
-        let typed = typed && !self.hold_typed.is_active();
-        let waiting = self.stop.is_some() || self.go_live || typed || self.network_waits(machine);
+        let waiting = machine.is_counted() && self.waits(machine);
         self.ahead = ahead.filter(|_| waiting);
         let unreachable = self.ahead.is_none() || self.ahead == self.asked;
         self.asked = self.ahead;
@@ -582,9 +589,10 @@ impl<J: Journal> Policy for Live<J> {
             return Ok(false);
         }
         let now = clock::monotonic_ns();
-        let deadline = [machine.next_wake(), self.guest_limit].into_iter().flatten().min();
+        let held = [&self.hold_file, &self.hold_typed].map(Hold::due);
+        let deadline = held.into_iter().chain([machine.next_wake(), self.guest_limit]).flatten().min();
         let need = match deadline {
-            _ if self.waits(machine) => Need::Now,
+            _ if self.waits(machine) || self.file_waits(machine) => Need::Now,
             Some(deadline) => Need::At(deadline),
             None => Need::None,
         };

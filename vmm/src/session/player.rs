@@ -329,6 +329,24 @@ impl Player {
         self.perturbation.as_ref().map_or(0, Perturbation::kicks)
     }
 
+    /// From now on the ways to captured sync points are executed too. Only on the soft engine.
+    ///
+    /// # Errors
+    /// It is another.
+    pub fn confirm_captures(&mut self) -> Result<(), StartError> {
+        if self.choice.engine != EngineName::Soft {
+            let reason = "only the soft engine can execute the way to one; use --engine soft".into();
+            return Err(StartError::Host { what: "confirming captured sync points", reason });
+        }
+        self.policy.confirm_captures();
+        Ok(())
+    }
+
+    /// What came of that: how many were confirmed, and how many there were.
+    pub fn confirmed(&self) -> Option<(u64, u64)> {
+        self.policy.confirmed()
+    }
+
     /// What another thread can watch of the machine's progress.
     pub fn shared(&self) -> Arc<Shared> {
         self.policy.shared()

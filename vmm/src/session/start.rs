@@ -303,6 +303,7 @@ pub(super) fn live<J: Journal>(
         None => (None, None),
     };
     let host = HostLoop::start_with(watch, kick::Target::current(), incoming).map_err(no_loop)?;
+    console.set_alarm(host.alarm());
     let perturbation = perturbation(connections.perturb);
     let now = machine.guest_time();
     let switched_on = machine.position() == Position::default();
@@ -322,7 +323,9 @@ pub(super) fn live<J: Journal>(
         holds: [0, 1].map(|number| Hold::new(machine.chaos_seed(), machine.position(), number)),
     };
     let mut policy = Live::new(journal, host, inputs, now);
-    let Run::Ended(cause) = driver.run(machine, &mut policy, console)? else {
+    let run = driver.run(machine, &mut policy, console);
+    console.set_alarm(None);
+    let Run::Ended(cause) = run? else {
         return Err(StartError::internal("a live machine that paused"));
     };
     let report = LiveReport {

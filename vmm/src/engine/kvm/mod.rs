@@ -156,6 +156,7 @@ impl Kvm {
             return Ok(Some(stop)); // the shadow would not come along
         }
         self.leave_steps()?;
+        self.stepper.moved();
         while let Some(stop) = self.enter()? {
             if stop != Stop::InterruptWindow || !shadow::is_tcg() || !self.is_behind_sti() {
                 return Ok(Some(stop));
@@ -255,6 +256,7 @@ impl Engine for Kvm {
         }
         self.pending = Pending::None;
         self.progress = Some(Progress::NONE);
+        self.stepper.moved();
         let entered = self.enter_at_once()?;
         self.restart_counting(Progress::NONE)?;
         match entered {
@@ -310,6 +312,7 @@ impl Engine for Kvm {
         self.request_window(false);
         self.deferred = None;
         self.leave_steps()?;
+        self.stepper.moved();
         self.progress = Some(Progress::NONE);
         state::write(&mut self.vcpu, state, None)?;
         // Whether an interrupt can be injected here is for KVM to say, as after an exit: a guess that is wrong would move

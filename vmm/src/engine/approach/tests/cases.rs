@@ -43,6 +43,15 @@ fn a_near_place_is_only_stepped_to() {
 }
 
 #[test]
+fn branches_side_by_side_count_each() {
+    let (_machine, mut stepping) = stepping(&[Block::Adjacent], 0, FAULTLESS);
+    for n in 1..90 {
+        assert_eq!(stepping.advance(Some(place(n, 0))).unwrap(), Stop::Reached);
+        assert_eq!(stepping.sim.soft.progress(), place(n, 0));
+    }
+}
+
+#[test]
 fn places_inside_a_repeated_instruction_are_reached() {
     let (_machine, mut stepping) = stepping(&[Block::Turns(900), Block::Move(40)], 30, FAULTLESS);
     // MOV SI, MOV DI, MOV CX come first.
