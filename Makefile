@@ -55,6 +55,10 @@ test: image image-check image-initrd build ## every test, with its own set-up
 check: ## fmt, clippy, docs, deny, duplicate crates, shellcheck
 	scripts/check.sh
 
+.PHONY: mutate
+mutate: ## break the code of counted places, one way at a time: tests must fail (about 15 minutes)
+	scripts/mutate.sh
+
 .PHONY: show-replay soak-replay
 show-replay: image build ## what record and replay must show, in short
 	tests/soak/replay.sh show

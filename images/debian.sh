@@ -64,6 +64,7 @@ bootstrap() {
     ln -sf /dev/null "$tree/etc/systemd/system/$path"
   done
   rm -f "$tree/etc/systemd/system/getty.target.wants/getty@tty1.service" "$tree/etc/motd" "$tree/etc/.pwd.lock"
+  ln -sf /lib/systemd/system/multi-user.target "$tree/etc/systemd/system/default.target"
   enable "$tree" multi-user scribe-command.service /etc/systemd/system
   enable "$tree" multi-user systemd-networkd.service /lib/systemd/system
   # Root logs in without a password, at the console only: there is no other way in.

@@ -120,6 +120,28 @@ impl SoftCpu {
         self.cpu.instructions - self.mark
     }
 
+    /// The block that goes on at RIP began at `start`, behind which execution has come here one instruction after the other:
+    /// what looks at its beginning (BT as [`Behaviour::Tcg`](crate::Behaviour) has it) finds it there. Nothing happens if
+    /// the code does not lead from there to RIP.
+    pub fn continues_from(&mut self, start: u64) {
+        let rip = self.cpu.rip;
+        self.behind = None;
+        self.cpu.rip = start;
+        while self.cpu.rip < rip {
+            let found = next_block(&mut self.cpu, &mut self.cache, None, Behind::default());
+            let Ok(Found::Cached(number)) = found else { break };
+            let block = self.cache.block(number);
+            let offset = rip - self.cpu.rip;
+            if block.length == 0 || offset < block.length.into() {
+                let number = (1..block.ops.len() as u64).find(|&number| block.start_of(number) == offset);
+                self.behind = number.map(|number| block.behind(number));
+                break;
+            }
+            self.cpu.rip += u64::from(block.length);
+        }
+        self.cpu.rip = rip;
+    }
+
     /// True if an external interrupt can be taken now.
     pub fn can_inject(&self) -> bool {
         let cpu = &self.cpu;

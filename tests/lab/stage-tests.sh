@@ -6,7 +6,8 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 programs=()
-for source in tests/tests/lab_*.rs tests/tests/golden.rs tests/tests/tiny_capture.rs tests/tests/tiny_record.rs tests/tests/tiny_restore.rs; do
+for source in tests/tests/lab_*.rs tests/tests/golden.rs tests/tests/tiny_capture.rs tests/tests/tiny_record.rs \
+  tests/tests/tiny_restore.rs tests/tests/tiny_steps.rs; do
   program=${source##*/}
   programs+=("${program%.rs}")
 done

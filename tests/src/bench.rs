@@ -135,6 +135,7 @@ impl Bench {
     ) -> Result<Replayed, StartError> {
         let (mut console, output) = console();
         let config = ReplayConfig {
+            counter: Err("not in tests".into()),
             snapshots: false,
             directory,
             moved: moved.clone(),
@@ -189,7 +190,7 @@ pub fn config(kernel: PathBuf) -> GuestConfig {
         kernel: Some(kernel),
         initrd: None,
         append: None,
-        platform: Default::default(),
+        platform: None,
         devices: Vec::new(),
         memory: tiny::RAM,
         command: Vec::new(),
@@ -201,6 +202,7 @@ pub fn config(kernel: PathBuf) -> GuestConfig {
         cpu: None,
         sync_points: Some(engines::current().sync_points()),
         behaviour: None,
+        counter: Err("no counter in tests".into()),
         chaos: None,
     }
 }

@@ -105,6 +105,7 @@ impl Theatre {
     /// The library's.
     pub fn try_player(&self, target: Option<Target>, way: Way) -> Result<Player, StartError> {
         let config = ReplayConfig {
+            counter: Err("not in tests".into()),
             directory: &self.directory,
             moved: Moved::default(),
             engine: self.engine.clone(),

@@ -7,7 +7,7 @@ use std::io::Write;
 
 use scribe_soft_cpu::Behaviour;
 use scribe_tests::lab::in_checkout;
-use scribe_tests::ring0::{On, cases, run};
+use scribe_tests::ring0::{DEADLY, On, cases, is_deadly, run};
 
 /// What begins the reason of a record that differs (ring0-lab.txt).
 const BECAUSE: &str = "because: ";
@@ -25,16 +25,6 @@ fn golden(file: &str) -> Records {
         }
     }
     records
-}
-
-/// Cases that the lab's emulated processor does not survive, and why. The manuals' answer is in the file.
-const DEADLY: [(&str, &str); 1] = [(
-    "trampoline lme without pae",
-    "it does not notice CR0.PG with EFER.LME and without CR4.PAE, and never stops",
-)];
-
-fn is_deadly(name: &str) -> bool {
-    DEADLY.iter().any(|(deadly, _)| *deadly == name)
 }
 
 /// Runs every case, and leaves the records in a file under target/lab/out for whom it may concern.

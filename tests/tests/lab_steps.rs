@@ -4,10 +4,11 @@
 
 use scribe_log::Position;
 use scribe_tests::bench;
-use scribe_tests::lab::{Chance, Lab, MEMORY, count, figure};
+use scribe_tests::lab::{Chance, Lab, MEMORY, count, figure, in_checkout};
 use scribe_tests::places::{Seen, Theatre, Way, see};
-use scribe_tests::ring0::cases;
+use scribe_tests::ring0::{cases, is_deadly};
 use scribe_tests::steps::Pair;
+use scribe_vmm::engine::cpu::CpuState;
 use scribe_vmm::host::clock;
 use scribe_vmm::session::choice::Wish;
 use scribe_vmm::session::console::Console;
@@ -24,9 +25,15 @@ fn ring_0_is_the_same_step_by_step() {
         return;
     }
     let only = std::env::var("SCRIBE_RING0_ONLY").unwrap_or_default();
+    // Where the lab's processor is known to differ from the soft one, it differs from it in steps too.
+    let listed = std::fs::read_to_string(in_checkout("tests/golden/ring0-lab.txt")).unwrap();
+    let differs = |name: &str| listed.lines().any(|line| line == format!("[{name}]"));
     let (mut steps, mut number) = (0, 0);
     let mut differ = Vec::new();
     for case in cases().iter().filter(|case| case.name.contains(&only)) {
+        if is_deadly(&case.name) || differs(&case.name) {
+            continue;
+        }
         if std::env::var_os("SCRIBE_RING0_TRACE").is_some() {
             eprintln!("{}", case.name); // the last one before the lab dies
         }
@@ -44,6 +51,9 @@ fn ring_0_is_the_same_step_by_step() {
     );
 }
 
+/// In [`CpuState::segments`].
+const SS: usize = 2;
+
 /// The most steps from an exit to a place.
 const FARTHEST: u64 = 2_000;
 
@@ -54,6 +64,7 @@ struct Place {
     /// steps behind the exit
     steps: u64,
     seen: Seen,
+    cpu: CpuState,
 }
 
 /// Random places at most [`FARTHEST`] steps behind an exit, ascending, as the soft engine comes to them.
@@ -81,9 +92,14 @@ fn places(theatre: &Theatre, chance: &mut Chance, wanted: usize) -> Vec<Place> {
         let before = player.machine().instructions().unwrap();
         let seen = see(&mut player, Target::Position(at));
         let steps = player.machine().instructions().unwrap() - before;
-        // What is farther than the next exit is that exit, one instruction on.
-        if steps <= FARTHEST && matches!(&seen, Seen::Paused(sight) if !sight.position.is_exit()) {
-            places.push(Place { exit, at, steps, seen });
+        let cpu = player.machine().cpu_state().unwrap();
+        // The hidden part of a null SS that IRET has loaded is another on the lab's processor (ring0-lab.txt). The kernel
+        // has one until it switches between tasks.
+        let is_null = cpu.segments[SS].selector == 0;
+        // What is farther than the next exit is at that exit.
+        if steps <= FARTHEST && !is_null && matches!(&seen, Seen::Paused(sight) if !sight.position.is_exit())
+        {
+            places.push(Place { exit, at, steps, seen, cpu });
         }
     }
     places
@@ -116,7 +132,10 @@ fn places_between_two_exits_are_the_same_on_kvm() {
         let seen = see(&mut player, Target::Position(place.at));
         if seen != place.seen {
             let expected = &place.seen;
-            differ.push(format!("{:?}, {} steps\nsoft {expected:x?}\nkvm  {seen:x?}", place.at, place.steps));
+            let cpu = [&place.cpu, &player.machine().cpu_state().unwrap()].map(|cpu| format!("{cpu:#x?}"));
+            let cpu: Vec<_> = cpu[0].lines().zip(cpu[1].lines()).filter(|(soft, kvm)| soft != kvm).collect();
+            let at = format!("{:?}, {} steps", place.at, place.steps);
+            differ.push(format!("{at}\nsoft {expected:x?}\nkvm  {seen:x?}\n{cpu:?}"));
         }
         // Digests of RAM then rest upon the pages that are said to be written, those of the soft CPU among them.
         player.machine_mut().track_dirty_pages().unwrap();

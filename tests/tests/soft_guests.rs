@@ -64,6 +64,29 @@ fn debians_kernel_as_packaged_is_recorded_and_replayed() {
 }
 
 #[test]
+fn debians_kernel_finds_apics_and_acpi_on_the_second_platform() {
+    let Some(lab) = Lab::on_soft("debians_kernel_finds_apics_and_acpi_on_the_second_platform") else {
+        return;
+    };
+    let debian = debian();
+    let mut from: Vec<&str> = debian.iter().map(String::as_str).collect();
+    from.extend(["--platform", "scribe-pc-2", "--snapshot-every", "300ms"]);
+    let script = "grep IO-APIC /proc/interrupts; grep LOC: /proc/interrupts; sleep 1; grep PM1a /proc/ioports; poweroff -f";
+    let recorded = record(&lab, "acpi", &from, &["sh", "-c", script])
+        .shows("2-edge      timer")
+        .shows("4-edge      ttyS0")
+        .shows("9-fasteoi   acpi")
+        .shows("Local timer interrupts")
+        .shows("0604-0605 : ACPI PM1a_CNT_BLK");
+    assert_eq!(lab.end("acpi").cause, EndCause::PowerOff { status: 0 }, "{recorded}");
+    lab.replays("acpi", &recorded, &KICKS);
+    // From a snapshot, local APIC and all.
+    let outcome = lab.call(&["verify", "acpi"]).finish();
+    figure("scribe-pc-2", format!("Debian's kernel with ACPI and APICs, {} exits", lab.end("acpi").exits));
+    drop(outcome.ends_with(0));
+}
+
+#[test]
 fn a_shell_on_debians_kernel_takes_what_is_typed() {
     let Some(lab) = Lab::on_soft("a_shell_on_debians_kernel_takes_what_is_typed") else { return };
     let debian = debian();

@@ -34,6 +34,7 @@ fn each_place_of_a_boot_has_a_way_that_is_certain() {
     lab.record("a", &["--pace", "max", "--", "/bin/true"]);
     let directory = lab.path("a");
     let config = ReplayConfig {
+        counter: Err("not in tests".into()),
         directory: &directory,
         moved: Moved::default(),
         engine: Wish::Soft,

@@ -128,15 +128,16 @@ fn an_interrupt_can_come_at_every_place() {
     let mut firsts: Vec<usize> = course.open.clone().collect();
     let all = firsts.len();
     // Every place once, and then any.
-    while injections < wanted || injections < all {
-        if firsts.is_empty() {
+    while injections < wanted || !firsts.is_empty() {
+        let systematic = !firsts.is_empty();
+        if !systematic {
             firsts.push(course.open.start + chance.below(course.open.len()));
         }
         let number = firsts.swap_remove(chance.below(firsts.len()));
         let played = course.one(number);
         injections += 1;
-        kinds.extend(kind(&course.model, &course.quiet.boundaries, number).filter(|_| injections <= all));
-        if injections % 4 == 0 || injections > all {
+        kinds.extend(kind(&course.model, &course.quiet.boundaries, number).filter(|_| systematic));
+        if injections % 4 == 0 || !systematic {
             // Near, so that the handler of the first is often not done.
             let place = course.quiet.boundaries[number].position;
             let behind = played.boundaries.iter().position(|b| b.position == place).unwrap() + 1;

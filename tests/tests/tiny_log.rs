@@ -51,6 +51,7 @@ fn recorded(bench: &Bench, level: Level, name: &str) {
 /// What a replay of `name` on `engine` tells at `level`.
 fn expanded(bench: &Bench, name: &str, engine: Wish, level: Level) -> Vec<Event> {
     let config = ReplayConfig {
+        counter: Err("not in tests".into()),
         directory: &bench.path(name),
         moved: Moved::default(),
         engine,

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use crate::engine::pmu::{self, Counter, Verdict};
 use crate::engine::probe::{self, Check, HostFacts, Report, Scope, Status};
 
 /// Exit code for a host that cannot run the kvm engine.
@@ -29,11 +30,15 @@ pub enum Format {
 /// why it matters and what to do. The exit code is 0 if Linux guests can be recorded and replayed here, 5 if not.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:\n  scribe-vmm doctor\n  scribe-vmm doctor --format json | jq .verdict\n  \
-                  scribe-vmm doctor --selftest")]
+                  scribe-vmm doctor --pmu\n  scribe-vmm doctor --selftest")]
 pub struct DoctorArgs {
     /// How to print the report
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
+    /// Instead examine the processor's branch counter, which gives kvm sync points between two exits: which event it is, and
+    /// whether it counts and interrupts as it must. The exit code is 0 if it can be used, 5 if not
+    #[arg(long, conflicts_with = "selftest")]
+    pub pmu: bool,
     /// Also record the demo guest, replay it ten times and compare: a report to send back from a new kind of host
     #[arg(long)]
     pub selftest: bool,
@@ -82,6 +87,9 @@ impl<'a> Document<'a> {
 /// # Errors
 /// `--selftest` without a `selftest`, a self-test that could not run at all, or a failure to print.
 pub fn run(args: &DoctorArgs, selftest: Option<SelfTest<'_>>) -> anyhow::Result<u8> {
+    if args.pmu {
+        return examine_counter(args.format);
+    }
     let mut report = probe::probe(Scope::Full);
     if args.selftest {
         let Some(selftest) = selftest else { anyhow::bail!("this build has no self-test") };
@@ -95,17 +103,80 @@ pub fn run(args: &DoctorArgs, selftest: Option<SelfTest<'_>>) -> anyhow::Result<
     Ok(if report.fit_for_linux().is_ok() { 0 } else { HOST_UNSUITABLE })
 }
 
+/// What `--pmu --format json` prints. Fields are only ever added.
+#[derive(Debug, Serialize)]
+struct CounterDocument<'a> {
+    /// Version of this form.
+    format: u32,
+    /// Whether the kvm engine uses the counter.
+    usable: bool,
+    /// The same as a sentence, and what there is instead.
+    verdict: String,
+    /// The counter, if it is used.
+    counter: Option<CounterForm>,
+    /// As in [`Document`].
+    host: &'a HostFacts,
+    /// As in [`Document`].
+    checks: &'a [Check],
+}
+
+#[derive(Debug, Serialize)]
+struct CounterForm {
+    /// The processors it is of.
+    model: &'static str,
+    /// Code of the event, hexadecimal.
+    event: String,
+    /// Branches by which an overflow may come late.
+    skid: u64,
+}
+
+impl<'a> CounterDocument<'a> {
+    fn new(host: &'a HostFacts, found: &'a Verdict) -> Self {
+        let verdict = match &found.counter {
+            Ok(_) => "the kvm engine counts branches here: recordings have sync points between two exits, and counted \
+                      recordings replay on kvm"
+                .to_owned(),
+            Err(why) => format!(
+                "{why}. So kvm has sync points at exits only here, and captured ones where a guest computes for long; \
+                 --engine soft counts exactly on every host, and replays counted recordings"
+            ),
+        };
+        let counter = found.counter.as_ref().ok().map(|Counter { model, event, skid, .. }| CounterForm {
+            model,
+            event: format!("{:#x}", event.config),
+            skid: *skid,
+        });
+        let usable = counter.is_some();
+        Self { format: 1, usable, verdict, counter, host, checks: &found.checks }
+    }
+}
+
+/// `--pmu`.
+fn examine_counter(format: Format) -> anyhow::Result<u8> {
+    let (host, found) = (HostFacts::read(), pmu::examine());
+    let document = CounterDocument::new(&host, &found);
+    let printed = match format {
+        Format::Text => page(&host, &found.checks, &document.verdict),
+        Format::Json => serde_json::to_string_pretty(&document)? + "\n",
+    };
+    io::stdout().lock().write_all(printed.as_bytes())?;
+    Ok(if document.usable { 0 } else { HOST_UNSUITABLE })
+}
+
 /// The report for people.
 fn text(report: &Report) -> String {
-    let host = &report.host;
+    page(&report.host, &report.checks, &Document::new(report).verdict)
+}
+
+fn page(host: &HostFacts, checks: &[Check], verdict: &str) -> String {
     let mut out = String::new();
     paragraph(&mut out, "processor  ", &format!("{}, microcode {}", host.cpu_model, host.microcode));
     paragraph(&mut out, "kernel     ", &host.kernel_release);
     paragraph(&mut out, "KVM        ", &host.kvm_module);
     out.push('\n');
-    let width = report.checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
+    let width = checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
     let mut last_fix = "";
-    for check in &report.checks {
+    for check in checks {
         paragraph(&mut out, &format!("{:<4}  {:<width$}  ", check.status, check.name), &check.found);
         if check.status != Status::Ok {
             paragraph(&mut out, "        why: ", check.why);
@@ -115,7 +186,7 @@ fn text(report: &Report) -> String {
         }
     }
     out.push('\n');
-    paragraph(&mut out, "", &Document::new(report).verdict);
+    paragraph(&mut out, "", verdict);
     out
 }
 
@@ -215,6 +286,83 @@ here
             r#""why":"It is what every guest needs.","fix":""}]}"#
         );
         assert_eq!(serde_json::to_string(&Document::new(&report)).unwrap(), expected);
+    }
+
+    fn verdict(counter: Result<Counter, String>) -> Verdict {
+        let check = |name, status, found: &str, fix: &str| Check {
+            name,
+            status,
+            found: found.into(),
+            why: "It must count.",
+            fix: fix.into(),
+        };
+        let mut checks = vec![check("pmu-model", Status::Ok, "it is in the table", "")];
+        if counter.is_err() {
+            checks.push(check("pmu-open", Status::Fail, "it may not be opened", "Allow it."));
+        }
+        Verdict { checks, counter }
+    }
+
+    fn counter() -> Counter {
+        let event = crate::host::perf::Event { pmu: 4, config: 0x5111c4 };
+        Counter { model: "Ice Lake", event, skid: 100, processors: None }
+    }
+
+    #[test]
+    fn a_counter_that_is_not_used_is_told_with_what_there_is_instead() {
+        let (host, found) =
+            (report().host, verdict(Err("this host's branch counter cannot be used: no".into())));
+        let document = CounterDocument::new(&host, &found);
+        let expected = "\
+processor  Test CPU, microcode 0x2a
+kernel     6.1.0-test
+KVM        kvm_test
+
+ok    pmu-model  it is in the table
+fail  pmu-open   it may not be opened
+        why: It must count.
+        fix: Allow it.
+
+this host's branch counter cannot be used: no. So kvm has sync points at exits only here, and
+captured ones where a guest computes for long; --engine soft counts exactly on every host, and
+replays counted recordings
+";
+        assert_eq!(page(&host, &found.checks, &document.verdict), expected);
+        assert!(!document.usable);
+        let json = serde_json::to_string(&document).unwrap();
+        assert!(json.starts_with(r#"{"format":1,"usable":false,"verdict":"this host"#), "{json}");
+        assert!(json.contains(r#""counter":null,"host":{"cpu_model":"#), "{json}");
+    }
+
+    #[test]
+    fn a_counter_that_is_used_is_named() {
+        let (host, found) = (report().host, verdict(Ok(counter())));
+        let document = CounterDocument::new(&host, &found);
+        assert!(
+            page(&host, &found.checks, &document.verdict).contains("\nthe kvm engine counts branches here: ")
+        );
+        let json = serde_json::to_string(&document).unwrap();
+        let expected = r#""counter":{"model":"Ice Lake","event":"0x5111c4","skid":100}"#;
+        assert!(json.contains(r#""usable":true"#) && json.contains(expected), "{json}");
+    }
+
+    #[test]
+    fn this_hosts_counter_is_examined_in_time() {
+        let begun = crate::host::clock::monotonic_ns();
+        let (host, found) = (HostFacts::read(), pmu::examine());
+        let document = CounterDocument::new(&host, &found);
+        assert!(crate::host::clock::monotonic_ns() - begun < 60_000_000_000);
+        assert_eq!(document.usable, found.checks.iter().all(|check| check.status == Status::Ok));
+        assert!(
+            page(&host, &found.checks, &document.verdict)
+                .lines()
+                .all(|line| line.chars().count() <= COLUMNS + 60)
+        );
+        for check in &found.checks {
+            assert_eq!(check.status == Status::Ok, check.fix.is_empty(), "{check:?}");
+        }
+        let code = examine_counter(Format::Json).unwrap();
+        assert_eq!(code, if document.usable { 0 } else { HOST_UNSUITABLE });
     }
 
     #[test]

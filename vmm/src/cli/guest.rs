@@ -14,13 +14,14 @@ use scribe_log::{EndCause, Store};
 
 use super::exit::{self, Failure};
 use super::parse;
+use crate::engine::pmu;
 use crate::engine::probe::{self, HostFacts, Scope};
 use crate::host::events::ConsoleSource;
 use crate::host::net::pcap;
 use crate::host::{clock, entropy, net};
 use crate::machine::platform::Platform;
 use crate::session::capture::{Report, Wish as Captures};
-use crate::session::choice::{SyncPoints, Wish};
+use crate::session::choice::{HostCounter, SyncPoints, Wish};
 use crate::session::config::GuestConfig;
 use crate::session::console::Console;
 use crate::session::files::DigestCache;
@@ -67,9 +68,29 @@ impl EngineChoice {
     }
 }
 
+/// Whether the processor's own branch counter is used on kvm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum CounterChoice {
+    /// if it passes its self-test
+    Auto,
+    /// no
+    Off,
+}
+
+impl CounterChoice {
+    /// The counter that may be used where the engine is what `wish` says; it is examined only if it matters.
+    pub(super) fn counter(self, wish: &Wish) -> HostCounter {
+        match (self, wish) {
+            (Self::Off, _) => Err("the processor's counter is not to be used (--counter off)".into()),
+            (Self::Auto, Wish::Kvm | Wish::Auto { kvm: Ok(()) }) => pmu::counter(),
+            (Self::Auto, _) => Err("the processor's counter is of no use without KVM".into()),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum SyncPointsChoice {
-    /// wherever it is determined or somebody types: needs a branch counter, which `soft` has
+    /// wherever it is determined or somebody types: needs a branch counter, which `soft` has, and `kvm` on some hosts
     Counted,
     /// exits only
     Exit,
@@ -100,8 +121,8 @@ pub(super) struct GuestArgs {
     append: Option<String>,
     /// What machine the guest sees: scribe-pc-1, or scribe-pc-2 (APICs and ACPI), which is in the making: its recordings
     /// replay with the same version of this program only
-    #[arg(long, value_name = "PLATFORM", default_value = "scribe-pc-1", value_parser = parse::platform)]
-    platform: Platform,
+    #[arg(long, value_name = "PLATFORM", value_parser = parse::platform)]
+    platform: Option<Platform>,
     /// Guest RAM
     #[arg(long, value_name = "SIZE", default_value = "128M", value_parser = parse::bytes)]
     memory: u64,
@@ -114,9 +135,13 @@ pub(super) struct GuestArgs {
     /// CPU profile that the guest sees [default: scribe-v1; scribe-v1-tsc for a kernel that is not ours]
     #[arg(long, value_name = "PROFILE")]
     cpu: Option<String>,
-    /// Where timers, input and stops may come between two instructions [default: counted on soft, exit on kvm]
+    /// Where timers, input and stops may come between two instructions [default: counted on soft, and on kvm if the
+    /// processor has a counter; else exit]
     #[arg(long, value_enum)]
     sync_points: Option<SyncPointsChoice>,
+    /// Whether the processor's own branch counter is used on kvm (`scribe-vmm doctor --pmu` says whether it can be)
+    #[arg(long, value_enum, default_value_t = CounterChoice::Auto)]
+    counter: CounterChoice,
     /// What the soft CPU does where the manuals leave it open: `zen` or `tcg` [default: zen]
     #[arg(long, value_name = "NAME")]
     behaviour: Option<String>,
@@ -128,6 +153,9 @@ pub(super) struct GuestArgs {
     seed: Option<[u8; 32]>,
     #[command(flatten)]
     pub(super) live: LiveArgs,
+    /// For tests: a virtio console whose terminal has this size, and whose output is shown with the serial port's
+    #[arg(long, value_name = "COLSxROWS", hide = true, value_parser = parse::terminal)]
+    virtio_console: Option<(u16, u16)>,
     /// For tests: kick the vCPU at random intervals of so many microseconds
     #[arg(long, value_name = "MIN..MAX", hide = true, value_parser = parse::range)]
     perturb: Option<(u64, u64)>,
@@ -164,7 +192,7 @@ pub(super) struct LiveArgs {
     net: Option<parse::Net>,
     /// Write the frames of the guest's network to a file in pcap format, with guest time
     #[arg(long, value_name = "FILE")]
-    net_capture: Option<PathBuf>,
+    pub(super) net_capture: Option<PathBuf>,
     /// Exit with the guest command's status; our own errors become 125 and above
     #[arg(long = "return")]
     pub(super) return_status: bool,
@@ -312,6 +340,10 @@ impl GuestArgs {
     ) -> Result<Prepared, Failure> {
         self.check_supported()?;
         let (engine, host) = self.engine.wish(true)?;
+        let counter = match self.sync_points {
+            Some(SyncPointsChoice::Exit) => Err("there are to be sync points at exits only".into()),
+            _ => self.counter.counter(&engine),
+        };
         connections.perturb = self.perturb;
         let rtc = match self.rtc {
             parse::Rtc::Host => clock::unix_seconds(),
@@ -326,6 +358,7 @@ impl GuestArgs {
         if connections.net.is_some() {
             devices.push(Device::Net { mac: DEFAULT_MAC });
         }
+        devices.extend(self.virtio_console.map(|(cols, rows)| Device::Console { cols, rows }));
         let guest = GuestConfig {
             devices,
             image: self.image,
@@ -346,6 +379,7 @@ impl GuestArgs {
                 SyncPointsChoice::Exit => SyncPoints::Exit,
             }),
             behaviour: self.behaviour,
+            counter,
             chaos: None,
         };
         Ok(Prepared { guest, connections, cache: DigestCache::new(store.home()), store, host })

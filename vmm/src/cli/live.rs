@@ -76,6 +76,11 @@ impl BranchArgs {
             && self.live == LiveArgs::default()
     }
 
+    /// Where the network's frames are to be written; it is then not asked for any more.
+    pub(super) fn take_net_capture(&mut self) -> Option<PathBuf> {
+        self.live.net_capture.take()
+    }
+
     /// Finds what is in the way of going live before the guest is brought to its place, which may take long.
     pub(super) fn check_early(&self) -> Result<(), Failure> {
         if let Some(directory) = &self.output {

@@ -106,6 +106,12 @@ pub(crate) fn range(text: &str) -> Result<(u64, u64), String> {
     parsed.filter(|(a, b)| a <= b && *a > 0).ok_or_else(|| format!("`{text}` is no range such as 500..10000"))
 }
 
+/// The size of a terminal, such as 80x25.
+pub(crate) fn terminal(text: &str) -> Result<(u16, u16), String> {
+    let parsed = text.split_once('x').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+    parsed.ok_or_else(|| format!("`{text}` is no size of a terminal such as 80x25"))
+}
+
 /// Seeds: the first and the last, such as 1..20, or one alone.
 pub(crate) fn seeds(text: &str) -> Result<(u64, u64), String> {
     let (first, last) = text.split_once("..").unwrap_or((text, text));
@@ -119,6 +125,16 @@ pub(crate) fn seeds(text: &str) -> Result<(u64, u64), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn networks_and_terminals() {
+        assert_eq!(net("none"), Ok(Net(None)));
+        assert_eq!(net("user"), Ok(Net(Some(Backend::User))));
+        assert_eq!(net("tap=t0"), Ok(Net(Some(Backend::Tap("t0".into())))));
+        assert!(["", "tap", "tap=", "user=1", "bridge"].into_iter().all(|text| net(text).is_err()));
+        assert_eq!(terminal("132x50"), Ok((132, 50)));
+        assert!(["", "80", "80x", "80x70000", "-1x2"].into_iter().all(|text| terminal(text).is_err()));
+    }
 
     #[test]
     fn sizes() {

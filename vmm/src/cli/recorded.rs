@@ -9,12 +9,12 @@ use scribe_log::header::{Engine as EngineName, Header, Host};
 use scribe_log::{EditError, Recording, State};
 
 use super::exit::{self, Failure};
-use super::guest::{self, EngineChoice};
+use super::guest::{self, CounterChoice, EngineChoice};
 use super::{parse, unpacked};
 use crate::host::events::Shared;
 use crate::machine::disk::DiskError;
 use crate::pack;
-use crate::session::choice::Wish;
+use crate::session::choice::{HostCounter, Wish};
 use crate::session::config::{self, ConfigError, Moved};
 use crate::session::files::DigestCache;
 use crate::session::place::Where;
@@ -85,6 +85,9 @@ pub(super) struct PlayArgs {
     /// the processor it was recorded on]
     #[arg(long, value_name = "NAME")]
     behaviour: Option<String>,
+    /// Whether the processor's own branch counter is used on kvm, for a recording with counted sync points
+    #[arg(long, value_enum, default_value_t = CounterChoice::Auto)]
+    counter: CounterChoice,
     /// Neither start from snapshots in the recording nor keep new ones there
     #[arg(long)]
     no_snapshots: bool,
@@ -100,6 +103,7 @@ pub(super) struct Play {
     behaviour: Option<String>,
     snapshots: bool,
     perturb: Option<(u64, u64)>,
+    counter: HostCounter,
     host: Host,
     cache: DigestCache,
 }
@@ -120,7 +124,12 @@ impl PlayArgs {
     pub(super) fn prepare(self, recording: &Recording) -> Result<Play, Failure> {
         let kvm_matters = recording.header().engine == EngineName::Kvm;
         let (engine, host) = self.engine.wish(kvm_matters)?;
+        let counter = match &recording.header().counter {
+            None => Err("it has sync points at exits only".into()),
+            Some(_) => self.counter.counter(&engine),
+        };
         Ok(Play {
+            counter,
             moved: pack::beside(
                 recording.dir(),
                 Moved { image: self.image, kernel: self.kernel, initrd: self.initrd },
@@ -175,6 +184,7 @@ impl Play {
             quiet,
             perturb: self.perturb,
             snapshots: self.snapshots,
+            counter: self.counter.clone(),
         }
     }
 }

@@ -1,7 +1,5 @@
 //! `scribe-vmm replay`: run a recorded guest again, bit for bit.
 
-use std::path::PathBuf;
-
 use clap::Args;
 
 use super::exit::{self, Failure};
@@ -39,16 +37,18 @@ pub(super) struct ReplayArgs {
     /// Print neither the guest's console nor a report; only errors
     #[arg(short, long)]
     quiet: bool,
-    /// Write the frames of the guest's network to a file in pcap format, with guest time
-    #[arg(long, value_name = "FILE")]
-    net_capture: Option<PathBuf>,
+    /// Also execute the way to each captured sync point, with --engine soft, and say where it is met
+    #[arg(long)]
+    confirm_captures: bool,
     /// Print the digest of the guest's whole state where the replay stops
     #[arg(long)]
     digest: bool,
 }
 
-pub(super) fn run(args: ReplayArgs) -> Result<u8, Failure> {
+pub(super) fn run(mut args: ReplayArgs) -> Result<u8, Failure> {
     let recording = args.recording.open()?;
+    // Of a guest that goes live, the capture is of its life.
+    let capture = if args.live { None } else { args.branch.take_net_capture() };
     args.branch.check(args.live || args.branch.is_default())?;
     if args.live {
         args.branch.check_early()?;
@@ -57,8 +57,11 @@ pub(super) fn run(args: ReplayArgs) -> Result<u8, Failure> {
     let target = args.to.as_ref().map(|place| find(place, &recording)).transpose()?;
     let play = args.play.prepare(&recording)?;
     let mut player = play.player(&recording, args.quiet, target)?;
-    if let Some(path) = &args.net_capture {
+    if let Some(path) = &capture {
         player.machine_mut().observe(Box::new(guest::capture(path)?));
+    }
+    if args.confirm_captures {
+        player.confirm_captures()?;
     }
     let mut console = guest::console(args.quiet);
     let goal = target.unwrap_or(Target::End);
@@ -66,6 +69,9 @@ pub(super) fn run(args: ReplayArgs) -> Result<u8, Failure> {
         let _progress = Progress::watch(player.shared(), &recording, goal, !args.quiet);
         player.run(goal, &mut console).map_err(recorded::failure)?
     };
+    if let Some((confirmed, all)) = player.confirmed() {
+        say!("{confirmed} of {all} captured sync points confirmed");
+    }
     if args.digest {
         say!("{}", digest(&mut player)?);
     }

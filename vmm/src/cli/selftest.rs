@@ -6,6 +6,7 @@ use anyhow::Context;
 use scribe_log::EndCause;
 use scribe_log::header::{Host, Pace};
 
+use crate::engine::pmu;
 use crate::engine::probe::{Check, Report, Status};
 use crate::host::clock;
 use crate::session::choice::Wish;
@@ -39,7 +40,7 @@ pub(super) fn run(image: &Path, report: &Report) -> anyhow::Result<Vec<Check>> {
         kernel: None,
         initrd: None,
         append: None,
-        platform: Default::default(),
+        platform: None,
         memory: 128 << 20,
         command: vec![b"/bin/demo".to_vec()],
         seed: [0x5c; 32],
@@ -50,6 +51,7 @@ pub(super) fn run(image: &Path, report: &Report) -> anyhow::Result<Vec<Check>> {
         cpu: None,
         sync_points: None,
         behaviour: None,
+        counter: pmu::counter(),
         chaos: None,
     };
     let host = super::guest::facts(report.host.clone());
@@ -129,6 +131,7 @@ fn replays(home: &Path, cache: &DigestCache, host: &Host) -> Result<String, Stri
             behaviour: None,
             quiet: true,
             perturb,
+            counter: pmu::counter(),
         };
         let scratch = super::guest::scratch();
         let report = start::replay(&config, cache, host, &scratch, &mut Console::quiet())

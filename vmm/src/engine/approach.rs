@@ -244,4 +244,4 @@ impl Approach {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -98,6 +98,11 @@ pub trait Engine {
         false
     }
 
+    /// True if [`progress`](Engine::progress) has the steps at every stop; else at places that were asked for only.
+    fn counts_steps(&self) -> bool {
+        self.counts()
+    }
+
     /// True if the engine, where it does not count, comes to any place by stepping all the way from the exit before: no run
     /// without a place to stop at may lie between.
     fn can_step(&self) -> bool {
@@ -128,6 +133,9 @@ pub trait Engine {
         let Progress { branches, steps } = self.progress();
         Some(Progress { branches, steps: steps.saturating_add(1) })
     }
+
+    /// The guest is not going to run any more: counters of the host's processor can be used by others.
+    fn stop_counting(&mut self) {}
 
     /// Instructions retired since the vCPU was made (REP: iterations), where somebody counts them.
     fn instructions(&self) -> Option<u64> {

@@ -58,7 +58,7 @@ impl Verdict {
                     format!("; also failing: {}", others.join(", "))
                 };
                 Err(format!(
-                    "this host's branch counter cannot be used: {} ({}{also}); `scribe-vmm doctor --pmu` says more",
+                    "this host's branch counter cannot be used: {} ({}{also})",
                     first.found, first.name
                 ))
             }
@@ -78,5 +78,6 @@ pub fn examine() -> Verdict {
 /// Why it is not used, in one line.
 pub fn counter() -> Result<Counter, String> {
     static COUNTER: OnceLock<Result<Counter, String>> = OnceLock::new();
-    COUNTER.get_or_init(|| examine().counter).clone()
+    let examined = || examine().counter.map_err(|why| format!("{why}; `scribe-vmm doctor --pmu` says more"));
+    COUNTER.get_or_init(examined).clone()
 }

@@ -47,6 +47,11 @@ impl Soft {
         self.cpu.forget_code();
     }
 
+    /// See [`SoftCpu::continues_from`].
+    pub fn continues_from(&mut self, start: u64) {
+        self.cpu.continues_from(start);
+    }
+
     /// Interrupts and exceptions that were delivered so far, but those by INT n and its kind.
     pub fn deliveries(&self) -> u64 {
         self.cpu.deliveries()

@@ -4,9 +4,9 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -143,6 +143,30 @@ const SILENCE_NS: u64 = 2_000_000_000;
 /// How long a guest has to reach a sync point once a stop was asked for.
 const STOP_GRACE_NS: u64 = 300_000_000;
 
+/// How long console output may wait for more to come.
+const OUTPUT_WAITS: Duration = Duration::from_millis(1);
+
+/// Kicks the guest's thread a moment after it is set.
+#[derive(Debug, Clone)]
+pub struct Alarm(Arc<Mutex<TimerFd>>);
+
+impl Alarm {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self(Arc::new(Mutex::new(TimerFd::new()?))))
+    }
+
+    /// Sets it; one that is set already is put off.
+    pub fn set(&self) {
+        // Without it the output comes with the next line, as it would have.
+        let _ = self.0.lock().unwrap_or_else(PoisonError::into_inner).reset(OUTPUT_WAITS, None);
+    }
+
+    /// Not by reading it: one that was put off just now would block.
+    fn take(&self) {
+        let _ = self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
 /// The running event loop. Ends with the value.
 #[derive(Debug)]
 pub struct HostLoop {
@@ -151,6 +175,7 @@ pub struct HostLoop {
     /// flags and counters
     pub shared: Arc<Shared>,
     wake: EventFd,
+    alarm: Option<Alarm>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -174,10 +199,12 @@ impl HostLoop {
         let mut timer = TimerFd::new()?;
         timer.reset(TICK, Some(TICK))?;
         let line = Line { sender, shared: shared.clone(), target, anywhere: watch.anywhere };
+        let alarm = Alarm::new()?;
         let mut sources = vec![
             Source::Wake(wake.try_clone()?),
             Source::Signals { file: signals::open()?, seen: 0, line: line.clone() },
             Source::Timer(Box::new(Timer::new(timer, watch, line.clone()))),
+            Source::Alarm { alarm: alarm.clone(), target: line.target.clone() },
         ];
         if let Some(after) = watch.capture_after {
             let silence = Silence::new(shared.clone(), line.target.clone(), after)?;
@@ -195,11 +222,16 @@ impl HostLoop {
             let shared = shared.clone();
             std::thread::Builder::new().name("host-events".into()).spawn(move || run(sources, &shared))?
         };
-        Ok(Self { events, shared, wake, thread: Some(thread) })
+        Ok(Self { events, shared, wake, alarm: Some(alarm), thread: Some(thread) })
     }
 }
 
 impl HostLoop {
+    /// What kicks the guest's thread a moment later.
+    pub fn alarm(&self) -> Option<Alarm> {
+        self.alarm.clone()
+    }
+
     /// A loop that is told nothing: what stands in for one that is needed elsewhere.
     ///
     /// # Errors
@@ -207,7 +239,7 @@ impl HostLoop {
     pub fn silent() -> std::io::Result<Self> {
         let (_, events) = channel();
         let wake = EventFd::new(EFD_NONBLOCK)?;
-        Ok(Self { events, shared: Arc::new(Shared::default()), wake, thread: None })
+        Ok(Self { events, shared: Arc::new(Shared::default()), wake, alarm: None, thread: None })
     }
 }
 
@@ -217,7 +249,7 @@ impl HostLoop {
     pub(crate) fn by_hand() -> (Self, Sender<HostEvent>) {
         let (sender, events) = channel();
         let wake = EventFd::new(EFD_NONBLOCK).unwrap();
-        (Self { events, shared: Arc::new(Shared::default()), wake, thread: None }, sender)
+        (Self { events, shared: Arc::new(Shared::default()), wake, alarm: None, thread: None }, sender)
     }
 }
 
@@ -269,6 +301,10 @@ enum Source {
     Timer(Box<Timer>),
     Silence(Box<Silence>),
     Net(Box<Incoming>, Line),
+    Alarm {
+        alarm: Alarm,
+        target: kick::Target,
+    },
 }
 
 impl MutEventSubscriber for Source {
@@ -279,6 +315,10 @@ impl MutEventSubscriber for Source {
             Source::Timer(timer) => ops.add(Events::new(&timer.fd, EventSet::IN)),
             Source::Silence(silence) => ops.add(Events::new(&silence.fd, EventSet::IN)),
             Source::Net(net, _) => ops.add(Events::new(net.as_ref(), EventSet::IN)),
+            Source::Alarm { alarm, .. } => {
+                let fd = alarm.0.lock().unwrap_or_else(PoisonError::into_inner);
+                ops.add(Events::new(&*fd, EventSet::IN))
+            }
             Source::Console { file, line, .. } => {
                 let added = ops.add(Events::new(file, EventSet::IN));
                 if added.is_err() {
@@ -331,6 +371,10 @@ impl MutEventSubscriber for Source {
                         line.send(HostEvent::NetLost(why));
                     }
                 }
+            }
+            Source::Alarm { alarm, target } => {
+                alarm.take();
+                target.kick();
             }
             Source::Console { file, keys, line } => {
                 if line.shared.queued.load(Ordering::Relaxed) >= MOST_QUEUED {

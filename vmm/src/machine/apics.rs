@@ -16,6 +16,9 @@ use super::acpi::{Description, VirtioDevice};
 use super::platform::{MMIO_SLOT, TIMER_IRQ, UART_IRQ, UART_PORT};
 use crate::engine::Answer;
 
+#[cfg(test)]
+mod tests;
+
 /// Address of the I/O APIC's registers.
 pub const IO_APIC_ADDRESS: u64 = 0xfec0_0000;
 /// ID of the I/O APIC.

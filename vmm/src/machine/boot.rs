@@ -8,7 +8,6 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::kernel::{BootFiles, Format, KernelError, format};
 use super::memory::{GuestRam, MemoryError, PAGE_SIZE};
-use super::platform::{self, Platform};
 use super::{acpi, msr};
 use crate::engine::cpu::{CpuState, DescriptorTable, Fpu, Registers, Segment};
 
@@ -238,19 +237,24 @@ fn start_state(entry: u64) -> CpuState {
 /// PAT after reset (Intel SDM vol. 3, 12.12.4).
 const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 
-/// The kernel's arguments on this platform; `--append` comes after them.
-pub fn default_command_line(platform: Platform, has_disk: bool) -> String {
+/// The kernel's arguments; `--append` comes after them. `named`: the kernel looks into no tables, so that they have to say how
+/// it reboots and where virtio devices are, `slots` with their interrupt lines.
+pub fn default_command_line(named: bool, slots: &[(u64, u8)], has_disk: bool) -> String {
     let mut line = "console=ttyS0 quiet panic=-1".to_owned();
-    let (base, irq) = (platform::MMIO_BASE, platform::DISK_IRQ);
-    if platform == Platform::Pc1 {
+    if named {
         line += " reboot=k";
-        if has_disk {
-            line += &format!(" virtio_mmio.device=4K@{base:#x}:{irq}");
-        }
     }
+    let mut slots = slots.iter();
+    let name = |line: &mut String, (base, irq): &(u64, u8)| {
+        line.push_str(&format!(" virtio_mmio.device=4K@{base:#x}:{irq}"));
+    };
     if has_disk {
+        if let Some(disk) = slots.next() {
+            name(&mut line, disk);
+        }
         line += " root=/dev/vda rw";
     }
+    slots.for_each(|slot| name(&mut line, slot));
     line
 }
 

@@ -91,19 +91,29 @@ pub(super) struct Captures {
     bases: Bases,
     /// frames written since the last capture or harvest, if anybody wants to know
     written: Option<BTreeSet<u64>>,
-    /// interrupts that the guest took since the last sync point
+    /// interrupts that the guest took since all that happens at its last sync point had happened
     interrupts: u8,
 }
 
 impl Captures {
-    /// The machine has come to a sync point.
-    pub(super) fn arrived(&mut self) {
+    /// What the guest takes from here on, it takes on its way.
+    pub(super) fn leaves(&mut self) {
         self.interrupts = 0;
     }
 
-    /// The guest has taken an interrupt on its way, if it has.
-    pub(super) fn interrupt(&mut self, taken: bool) {
-        self.interrupts = self.interrupts.saturating_add(u8::from(taken));
+    /// The guest takes an interrupt.
+    pub(super) fn interrupt(&mut self) {
+        self.interrupts = self.interrupts.saturating_add(1);
+    }
+
+    /// How many it took on its way.
+    pub(super) fn interrupts(&self) -> u8 {
+        self.interrupts
+    }
+
+    /// Turns a captured page into what it is.
+    pub(super) fn unpack(&self, frame: u64, bytes: &mut [u8]) {
+        self.bases.apply(frame, bytes);
     }
 
     /// These frames were written.
@@ -280,11 +290,14 @@ impl Machine {
         let state = decode(capture)?;
         let frames = self.check_frames(pages, capture)?;
         for taken in 0..capture.interrupts {
-            if !self.devices.interrupt_pending() {
+            if !self.is_asked() {
                 return Err(CaptureError::Interrupts { taken: capture.interrupts, waiting: taken });
             }
             self.acknowledge();
             self.is_asked(); // as when it was recorded: chaos may have made another late
+        }
+        if capture.interrupts > 0 {
+            self.is_asked(); // as behind the last of them: chaos begins to hold the next
         }
         for packed in pages {
             let bytes = packed.unpack()?;
@@ -302,7 +315,11 @@ impl Machine {
     }
 
     /// The frames of these pages, if they are what `capture` says.
-    fn check_frames(&self, pages: &[CapturePages], capture: &Capture) -> Result<Vec<u64>, CaptureError> {
+    pub(super) fn check_frames(
+        &self,
+        pages: &[CapturePages],
+        capture: &Capture,
+    ) -> Result<Vec<u64>, CaptureError> {
         let frames: Vec<u64> = pages.iter().flat_map(|pages| pages.frames.iter().copied()).collect();
         let stored: usize = pages.iter().map(|pages| pages.stored.len()).sum();
         if (frames.len() as u64, stored as u64) != (capture.pages, capture.bytes) {
@@ -333,7 +350,6 @@ impl Machine {
         self.paused = None;
         self.clock.count_exit(Progress::NONE);
         self.clock.jump(to);
-        self.captures.arrived();
     }
 
     /// The state of the captures as a part, if there were any.
@@ -381,7 +397,8 @@ impl Machine {
     }
 }
 
-fn decode(capture: &Capture) -> Result<CpuState, CaptureError> {
+/// The processor's state of a capture.
+pub(super) fn decode(capture: &Capture) -> Result<CpuState, CaptureError> {
     if capture.version != CPU_VERSION {
         return Err(CaptureError::Version { found: capture.version, known: CPU_VERSION });
     }

@@ -19,7 +19,7 @@ pub const VERSION: u32 = 1;
 
 const PAGE_WORDS: usize = 512;
 /// Page-table A and D.
-const ACCESSED_DIRTY: u64 = 0b110_0000;
+pub(super) const ACCESSED_DIRTY: u64 = 0b110_0000;
 
 /// Digest of all exits and of the registers at all sync points so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

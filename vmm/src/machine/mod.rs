@@ -9,6 +9,7 @@ pub mod boot;
 pub mod bus;
 pub mod capture;
 pub mod chaos;
+pub mod confirm;
 pub mod digest;
 pub mod disk;
 pub mod kernel;
@@ -352,6 +353,16 @@ impl Machine {
         (Position { exit: clock.exits(), branches, steps }, clock.now())
     }
 
+    /// True if the steps of exits are known, not only those of sync points between them.
+    pub fn counts_steps(&self) -> bool {
+        self.engine.counts_steps()
+    }
+
+    /// The guest is not going to run any more, and gives back the processor's counters.
+    pub fn stop_counting(&mut self) {
+        self.engine.stop_counting();
+    }
+
     /// True if positions have branches and steps.
     pub fn is_counted(&self) -> bool {
         self.counted
@@ -405,10 +416,7 @@ impl Machine {
                     self.clock.set_progress(self.engine.progress());
                     return Ok(Step::Paused);
                 }
-                Stop::InterruptWindow => {
-                    self.captures.interrupt(self.devices.interrupt_pending() && self.engine.can_inject());
-                    self.deliver()?;
-                }
+                Stop::InterruptWindow => self.deliver()?,
                 Stop::Kicked => return Ok(Step::Kicked),
                 Stop::Reached => {
                     return Err(EngineError::Unexpected("a stop before the place asked for".into()).into());
@@ -418,8 +426,11 @@ impl Machine {
     }
 
     fn exit(&mut self, exit: Exit) -> Result<Step, MachineError> {
-        let progress = self.engine.progress();
-        self.captures.arrived();
+        let mut progress = self.engine.progress();
+        if !self.counts_steps() {
+            // It may know them here, by chance: nobody is to depend on that.
+            progress.steps = 0;
+        }
         if self.counted {
             self.rolling.branches(progress);
         }
@@ -455,7 +466,9 @@ impl Machine {
         let now = self.clock.now();
         self.devices.advance(now);
         self.store_clock()?;
-        self.deliver()
+        self.deliver()?;
+        self.captures.leaves();
+        Ok(())
     }
 
     /// From now on the observer is told which pages have changed. It must want to be told of the state.
@@ -654,6 +667,7 @@ impl Machine {
         if self.is_asked() && self.engine.can_inject() {
             let vector = self.acknowledge();
             self.engine.inject(vector)?;
+            self.captures.interrupt();
             self.halted = false;
         }
         let pending = self.is_asked();
@@ -667,15 +681,6 @@ impl Machine {
         Ok(())
     }
 
-    /// True if the vCPU is asked to take an interrupt here.
-    fn is_asked(&mut self) -> bool {
-        let pending = self.devices.interrupt_pending();
-        let Some(chaos) = &mut self.chaos else { return pending };
-        let progress = if self.counted { self.engine.progress() } else { Progress::NONE };
-        let here = Here { clock: &self.clock, progress, counted: self.counted, halted: self.halted };
-        chaos.hears(pending, here, self.devices.next_tick())
-    }
-
     /// The interrupt controllers give up the interrupt that waits, which is told.
     fn acknowledge(&mut self) -> u8 {
         let (vector, irq) = self.devices.acknowledge();
@@ -684,6 +689,15 @@ impl Machine {
             chaos.taken();
         }
         vector
+    }
+
+    /// True if the vCPU is asked to take an interrupt here.
+    fn is_asked(&mut self) -> bool {
+        let pending = self.devices.interrupt_pending();
+        let Some(chaos) = &mut self.chaos else { return pending };
+        let progress = if self.counted { self.engine.progress() } else { Progress::NONE };
+        let here = Here { clock: &self.clock, progress, counted: self.counted, halted: self.halted };
+        chaos.hears(pending, here, self.devices.next_tick())
     }
 
     fn fault(&mut self, fault: Fault) -> EndCause {

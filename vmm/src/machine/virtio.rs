@@ -74,12 +74,6 @@ pub fn places(has_disk: bool, devices: &[Device]) -> Result<Vec<(u64, u8)>, TooM
     Ok(disk.into_iter().chain(bank(devices)?.places()).collect())
 }
 
-/// The kernel arguments that name these devices.
-pub fn command_line(devices: &[Device]) -> Result<String, TooManyDevices> {
-    let one = |(base, irq): (u64, u8)| format!(" virtio_mmio.device=4K@{base:#x}:{irq}");
-    Ok(bank(devices)?.places().map(one).collect())
-}
-
 impl Devices {
     /// Adds the devices of a header behind the disk.
     ///
@@ -174,6 +168,12 @@ impl Machine {
     pub fn net_slot(&mut self) -> Option<u8> {
         let index = self.devices.virtio.slots().position(|slot| matches!(slot, Slot::Net(_)))?;
         u8::try_from(index).ok()?.checked_add(FIRST)
+    }
+
+    /// True if there is a network device in this slot whose link is up.
+    pub fn is_link_up(&mut self, slot: u8) -> bool {
+        let net = self.devices.virtio_slot(slot).and_then(Slot::as_net);
+        net.is_some_and(|net| net.device().is_link_up())
     }
 
     /// How many frames the network device in this slot can take now.

@@ -3,8 +3,10 @@
 use scribe_log::{Body, Capture, CapturePages, Event, Events, Position};
 
 use super::SessionError;
+use crate::engine::Progress;
 use crate::machine::Machine;
 use crate::machine::capture::{CaptureError, MOST_STORED};
+use crate::machine::confirm::Confirmed;
 
 /// Host time (ns) without an exit after which a guest is captured, if nothing else is said.
 pub const AFTER: u64 = 10_000_000;
@@ -305,18 +307,75 @@ pub fn take(
 /// # Errors
 /// They do not fit.
 pub fn apply(machine: &mut Machine, events: &[Event]) -> Result<(), SessionError> {
-    let mut pages: Vec<CapturePages> = Vec::new();
-    let mut found: Option<(Position, &Capture)> = None;
-    for event in events {
-        match &event.body {
-            Body::CapturePages(some) => pages.push(some.clone()),
-            Body::Capture(capture) => found = Some((event.position, capture)),
-            _ => {}
-        }
-    }
-    let Some((position, capture)) = found else { return Ok(()) };
-    machine.apply_capture(&pages, capture).map_err(|source| match source {
+    let Some((position, pages, capture)) = parts(events) else { return Ok(()) };
+    machine.apply_capture(&pages, capture).map_err(failed(position))
+}
+
+/// Position, pages and the rest of the capture of these events.
+fn parts(events: &[Event]) -> Option<(Position, Vec<CapturePages>, &Capture)> {
+    let pages = |event: &Event| match &event.body {
+        Body::CapturePages(pages) => Some(pages.clone()),
+        _ => None,
+    };
+    let (last, before) = events.split_last()?;
+    let Body::Capture(capture) = &last.body else { return None };
+    Some((last.position, before.iter().filter_map(pages).collect(), capture))
+}
+
+fn failed(position: Position) -> impl Fn(CaptureError) -> SessionError {
+    move |source| match source {
         CaptureError::Machine(error) => error.into(),
         source => SessionError::Capture { position, source },
-    })
+    }
+}
+
+/// Instructions within which a captured sync point must be met to be confirmed: some seconds.
+const MOST_STEPS: u64 = 20_000_000;
+
+/// Executes the ways to captured sync points, and counts those that are met.
+#[derive(Debug, Default)]
+pub struct Confirm {
+    confirmed: u64,
+    all: u64,
+}
+
+impl Confirm {
+    /// How many were confirmed, and how many there were.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.confirmed, self.all)
+    }
+
+    /// Executes the way to the capture of these events, on a machine that is about to run there, and tells what came of it.
+    /// The machine is what it was afterwards. `go_on` is asked now and then.
+    ///
+    /// # Errors
+    /// The events do not fit.
+    pub fn confirm(
+        &mut self,
+        machine: &mut Machine,
+        events: &[Event],
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<(), SessionError> {
+        let Some((position, pages, capture)) = parts(events) else { return Ok(()) };
+        let from = machine.position();
+        let found = machine.confirm_capture(&pages, capture, MOST_STEPS, go_on).map_err(failed(position))?;
+        self.all += 1;
+        match found {
+            Confirmed::At(Progress { branches, steps }) => {
+                self.confirmed += 1;
+                let met = Position { branches, steps, ..from };
+                say!("the captured sync point {position} is met at {met}, {} pages equal", capture.pages);
+            }
+            Confirmed::Not(steps) => {
+                say!("the captured sync point {position} is not met within {steps} instructions from {from}");
+            }
+            Confirmed::Ended(steps) => {
+                say!(
+                    "the captured sync point {position} is not met: {steps} instructions from {from} is an exit"
+                );
+            }
+            Confirmed::Interrupted => {}
+        }
+        Ok(())
+    }
 }

@@ -5,6 +5,7 @@ use scribe_log::header::{Engine as EngineName, TimeConstants};
 use scribe_soft_cpu::Behaviour;
 
 use super::config::{ConfigError, GuestConfig};
+use crate::engine::pmu::Counter;
 use crate::engine::soft;
 use crate::machine::chaos;
 use crate::machine::cpuid::{self, Profile};
@@ -29,6 +30,9 @@ pub enum Wish {
     Soft,
 }
 
+/// The counter of this host's processor that the kvm engine may use, or why it does without, for people.
+pub type HostCounter = Result<Counter, String>;
+
 /// Between which places time passes and input comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SyncPoints {
@@ -47,6 +51,8 @@ pub struct Choice {
     pub cpu: &'static Profile,
     /// kinds of sync points
     pub sync_points: SyncPoints,
+    /// with counted sync points on kvm: what counts there
+    pub counter: Option<Counter>,
     /// what the soft engine's processor does where the manuals leave it open
     pub behaviour: Option<Behaviour>,
     /// why this engine, for people; `None` if the user named it
@@ -96,7 +102,8 @@ fn refused<T>(text: String) -> Result<T, ConfigError> {
 /// # Errors
 /// What was asked for does not go together.
 pub fn for_guest(config: &GuestConfig, kernel: &str, noted: bool) -> Result<Choice, ConfigError> {
-    let cpu = config.cpu.as_deref().unwrap_or(match (noted, config.platform) {
+    let platform = config.platform(noted);
+    let cpu = config.cpu.as_deref().unwrap_or(match (noted, platform) {
         (true, _) => cpuid::SCRIBE_V1,
         (false, Platform::Pc1) => cpuid::SCRIBE_V1_TSC,
         (false, Platform::Pc2) => cpuid::SCRIBE_V2_TSC,
@@ -105,7 +112,7 @@ pub fn for_guest(config: &GuestConfig, kernel: &str, noted: bool) -> Result<Choi
         let known: Vec<&str> = cpuid::PROFILES.iter().map(|profile| profile.name).collect();
         return refused(format!("--cpu {cpu}: no such profile; there are {}", known.join(" and ")));
     };
-    if profile.apic && config.platform < Platform::Pc2 {
+    if profile.apic && platform < Platform::Pc2 {
         let platform = Platform::Pc2.name();
         return refused(format!("--cpu {cpu}: it has a local APIC; use --platform {platform}"));
     }
@@ -114,8 +121,8 @@ pub fn for_guest(config: &GuestConfig, kernel: &str, noted: bool) -> Result<Choi
         Some(format!("{kernel} does not say that it reads no TSC (no ELF note `Scribe`)"))
     } else if profile.tsc {
         Some(format!("only it has CPU profile {cpu}"))
-    } else if config.sync_points == Some(SyncPoints::Counted) {
-        Some("only it counts branches (--sync-points counted)".into())
+    } else if let (Some(SyncPoints::Counted), Err(lacks)) = (config.sync_points, &config.counter) {
+        Some(format!("only it counts branches here (--sync-points counted): {lacks}"))
     } else {
         behaviour.map(|_| "only it can be told how to behave".into())
     };
@@ -130,13 +137,16 @@ pub fn for_guest(config: &GuestConfig, kernel: &str, noted: bool) -> Result<Choi
         (Wish::Auto { kvm: Ok(()) }, None) => (EngineName::Kvm, Some("this host's KVM is fit".into())),
         (Wish::Auto { kvm: Err(unfit) }, None) => (EngineName::Soft, Some(unfit.clone())),
     };
-    let (sync_points, behaviour) = match engine {
-        EngineName::Kvm => (SyncPoints::Exit, None),
+    let (sync_points, counter, behaviour) = match engine {
+        EngineName::Kvm => match (config.sync_points, &config.counter) {
+            (Some(SyncPoints::Exit), _) | (_, Err(_)) => (SyncPoints::Exit, None, None),
+            (_, Ok(counter)) => (SyncPoints::Counted, Some(counter.clone()), None),
+        },
         EngineName::Soft => {
-            (config.sync_points.unwrap_or(SyncPoints::Counted), Some(behaviour.unwrap_or_default()))
+            (config.sync_points.unwrap_or(SyncPoints::Counted), None, Some(behaviour.unwrap_or_default()))
         }
     };
-    Ok(Choice { engine, cpu: profile, sync_points, behaviour, why })
+    Ok(Choice { engine, cpu: profile, sync_points, counter, behaviour, why })
 }
 
 /// Chooses for the recording with this header, which [`check`] has let through.
@@ -148,19 +158,18 @@ pub fn for_recording(
     behaviour: Option<&str>,
     header: &Header,
     noted: bool,
+    counter: &HostCounter,
 ) -> Result<Choice, ConfigError> {
     let Some(profile) = cpuid::profile(&header.cpu) else {
         return Err(ConfigError::Unsupported(format!("CPU profile {}", header.cpu)));
     };
     let sync_points = if header.counter.is_some() { SyncPoints::Counted } else { SyncPoints::Exit };
-    let kvm_lacks = if sync_points == SyncPoints::Counted {
-        Some("it has counted sync points")
-    } else if profile.tsc {
-        Some("its processor has a TSC")
-    } else if !noted {
-        Some("its kernel has no ELF note `Scribe`")
-    } else {
-        None
+    let counter = counter.as_ref().map_err(|lacks| format!("it has counted sync points: {lacks}"));
+    let kvm_lacks = match &counter {
+        Err(lacks) if sync_points == SyncPoints::Counted => Some(lacks.as_str()),
+        _ if profile.tsc => Some("its processor has a TSC"),
+        _ if !noted => Some("its kernel has no ELF note `Scribe`"),
+        _ => None,
     };
     let (engine, why) = match (wish, header.engine, kvm_lacks) {
         (Wish::Kvm, _, Some(lacks)) => {
@@ -177,11 +186,11 @@ pub fn for_recording(
         }
         (Wish::Auto { .. }, EngineName::Kvm, Some(lacks)) => (EngineName::Soft, Some(lacks.to_owned())),
     };
-    let behaviour = match engine {
-        EngineName::Kvm => None,
-        EngineName::Soft => Some(recorded_behaviour(header, behaviour)?),
+    let (counter, behaviour) = match engine {
+        EngineName::Kvm => (counter.ok().filter(|_| sync_points == SyncPoints::Counted).cloned(), None),
+        EngineName::Soft => (None, Some(recorded_behaviour(header, behaviour)?)),
     };
-    Ok(Choice { engine, cpu: profile, sync_points, behaviour, why })
+    Ok(Choice { engine, cpu: profile, sync_points, counter, behaviour, why })
 }
 
 /// What the processor of a recording did where the manuals leave it open. One made on KVM does not say.
@@ -242,6 +251,7 @@ mod tests {
     use scribe_log::header::Pace;
 
     use super::*;
+    use crate::host::perf::{self, Event};
 
     const UNFIT: &str = "this host's KVM cannot";
 
@@ -263,8 +273,18 @@ mod tests {
             cpu: None,
             sync_points: None,
             behaviour: None,
+            counter: none(),
             chaos: None,
         }
+    }
+
+    fn none() -> HostCounter {
+        Err("nothing counts here".into())
+    }
+
+    fn some() -> HostCounter {
+        let event = Event { pmu: perf::RAW, config: 0x5100d1 };
+        Ok(Counter { model: "Zen 5", event, skid: 10_000, processors: None })
     }
 
     fn fit() -> Wish {
@@ -278,6 +298,8 @@ mod tests {
     fn chosen(choice: Result<Choice, ConfigError>) -> (EngineName, &'static str, SyncPoints, String) {
         let choice = choice.unwrap();
         assert_eq!(choice.behaviour.is_some(), choice.engine == EngineName::Soft);
+        let counts = choice.engine == EngineName::Kvm && choice.sync_points == SyncPoints::Counted;
+        assert_eq!(choice.counter.is_some(), counts);
         (choice.engine, choice.cpu.name, choice.sync_points, choice.why.unwrap_or_default())
     }
 
@@ -301,6 +323,63 @@ mod tests {
     }
 
     #[test]
+    fn kvm_counts_where_there_is_a_counter() {
+        use SyncPoints::{Counted, Exit};
+        let new = |config: GuestConfig| {
+            let (engine, _, sync_points, _) = chosen(for_guest(&config, "vmlinux", true));
+            (engine, sync_points)
+        };
+        let kvm = |sync_points, counter| GuestConfig { sync_points, counter, ..guest(Wish::Kvm) };
+        assert_eq!(new(kvm(None, some())), (EngineName::Kvm, Counted));
+        assert_eq!(new(kvm(None, none())), (EngineName::Kvm, Exit));
+        assert_eq!(new(kvm(Some(Counted), some())), (EngineName::Kvm, Counted));
+        assert_eq!(new(kvm(Some(Exit), some())), (EngineName::Kvm, Exit));
+        assert_eq!(new(GuestConfig { counter: some(), ..guest(fit()) }), (EngineName::Kvm, Counted));
+        assert_eq!(new(GuestConfig { counter: some(), ..guest(unfit()) }), (EngineName::Soft, Counted));
+        let refused = for_guest(&kvm(Some(Counted), none()), "vmlinux", true).unwrap_err().to_string();
+        for words in ["--engine kvm", "use --engine soft", "nothing counts here"] {
+            assert!(refused.contains(words), "{refused}");
+        }
+        // The recording names engine and counter.
+        let header = recorded(&kvm(None, some()));
+        assert_eq!((header.engine, header.counter.as_deref()), (EngineName::Kvm, Some(COUNTER)));
+        assert_eq!(header.time, COUNTED);
+        check(&header).unwrap();
+    }
+
+    #[test]
+    fn a_counted_recording_is_replayed_on_what_counts() {
+        use EngineName::{Kvm, Soft};
+        let kvm = recorded(&GuestConfig { counter: some(), ..guest(Wish::Kvm) });
+        let soft = recorded(&guest(Wish::Soft));
+        let on = |wish: Wish, header: &Header, counter: HostCounter| {
+            let (engine, _, sync_points, why) = chosen(for_recording(&wish, None, header, true, &counter));
+            assert_eq!(sync_points, SyncPoints::Counted);
+            (engine, why)
+        };
+        assert_eq!(on(fit(), &kvm, some()), (Kvm, "as recorded".into()));
+        let (engine, why) = on(fit(), &kvm, none());
+        assert_eq!(engine, Soft);
+        assert!(why.contains("it has counted sync points: nothing counts here"), "{why}");
+        assert_eq!(on(unfit(), &kvm, some()).0, Soft);
+        assert_eq!(on(Wish::Kvm, &kvm, some()).0, Kvm);
+        assert_eq!(on(Wish::Kvm, &soft, some()).0, Kvm);
+        assert_eq!(on(fit(), &soft, some()), (Soft, "as recorded".into()));
+        assert_eq!(on(Wish::Soft, &kvm, none()).0, Soft);
+        for header in [&kvm, &soft] {
+            let refused = for_recording(&Wish::Kvm, None, header, true, &none()).unwrap_err().to_string();
+            for words in [
+                "--engine kvm cannot replay",
+                "counted sync points",
+                "nothing counts here",
+                "use --engine soft",
+            ] {
+                assert!(refused.contains(words), "{refused}");
+            }
+        }
+    }
+
+    #[test]
     fn what_does_not_go_together_is_refused() {
         let refused = |config: GuestConfig, noted| for_guest(&config, "vmlinux", noted).unwrap_err();
         assert!(matches!(refused(guest(Wish::Kvm), false), ConfigError::KernelWithoutNote(_)));
@@ -318,7 +397,7 @@ mod tests {
 
     #[test]
     fn the_second_platform_has_a_processor_with_an_apic() {
-        let second = |engine| GuestConfig { platform: Platform::Pc2, ..guest(engine) };
+        let second = |engine| GuestConfig { platform: Some(Platform::Pc2), ..guest(engine) };
         let cpu = |config, noted| for_guest(&config, "vmlinux", noted).unwrap().cpu.name;
         assert_eq!(cpu(second(Wish::Soft), false), "scribe-v2-tsc");
         assert_eq!(cpu(second(Wish::Soft), true), "scribe-v1");
@@ -341,7 +420,8 @@ mod tests {
     #[test]
     fn each_recording_replays_on_what_can_replay_it() {
         use EngineName::{Kvm, Soft};
-        let on = |wish: Wish, header: &Header| for_recording(&wish, None, header, true).map(|c| c.engine);
+        let on =
+            |wish: Wish, header: &Header| for_recording(&wish, None, header, true, &none()).map(|c| c.engine);
         let kvm = recorded(&guest(Wish::Kvm));
         let counted = recorded(&guest(Wish::Soft));
         let exits = recorded(&GuestConfig { sync_points: Some(SyncPoints::Exit), ..guest(Wish::Soft) });
@@ -355,13 +435,14 @@ mod tests {
         assert_eq!(on(fit(), &exits).unwrap(), Soft);
         assert_eq!(on(Wish::Kvm, &exits).unwrap(), Kvm);
         assert!(matches!(on(Wish::Kvm, &counted), Err(ConfigError::Option(_))));
-        assert!(matches!(for_recording(&Wish::Kvm, None, &kvm, false), Err(ConfigError::Option(_))));
+        assert!(matches!(for_recording(&Wish::Kvm, None, &kvm, false, &none()), Err(ConfigError::Option(_))));
     }
 
     #[test]
     fn the_behaviour_is_that_of_the_recording() {
         let soft = |asked, header: &Header| {
-            for_recording(&Wish::Soft, asked, header, true).map(|choice| choice.behaviour.map(soft::name))
+            for_recording(&Wish::Soft, asked, header, true, &none())
+                .map(|choice| choice.behaviour.map(soft::name))
         };
         let mut header = recorded(&guest(Wish::Kvm));
         assert_eq!(soft(None, &header).unwrap(), Some("zen"));

@@ -8,7 +8,7 @@ use scribe_log::header::{
     BootFile, Chaos, Device, Engine as EngineName, Header, Host, Image, Level, Origin, Pace,
 };
 
-use super::choice::{self, Choice, SyncPoints, Wish};
+use super::choice::{self, Choice, HostCounter, SyncPoints, Wish};
 use super::files::{self, DigestCache};
 use crate::engine::cpu::CpuState;
 use crate::engine::kvm::Kvm;
@@ -34,8 +34,8 @@ pub struct GuestConfig {
     pub initrd: Option<PathBuf>,
     /// kernel arguments after the platform's own
     pub append: Option<String>,
-    /// the platform
-    pub platform: Platform,
+    /// the platform, if it is to be a certain one
+    pub platform: Option<Platform>,
     /// bytes of RAM
     pub memory: u64,
     /// CMD and ARGS
@@ -56,10 +56,12 @@ pub struct GuestConfig {
     pub sync_points: Option<SyncPoints>,
     /// open results of the soft engine's processor, if not the usual
     pub behaviour: Option<String>,
+    /// what may count on kvm
+    pub counter: HostCounter,
+    /// virtio devices besides the disk and, on platforms that have more than it, the entropy device
+    pub devices: Vec<Device>,
     /// seed by which interrupts and inputs come late, if they do
     pub chaos: Option<u64>,
-    /// virtio devices besides the disk
-    pub devices: Vec<Device>,
 }
 
 /// Why there is no machine.
@@ -126,6 +128,15 @@ pub enum ConfigError {
     Unsupported(String),
 }
 
+impl GuestConfig {
+    /// The platform: the first, unless there is something that only a later one has, or a disk that the kernel would not
+    /// find without ACPI, since it is none of ours (`noted`).
+    pub fn platform(&self, noted: bool) -> Platform {
+        let later = !self.devices.is_empty() || (!noted && self.image.is_some());
+        self.platform.unwrap_or(if later { Platform::Pc2 } else { Platform::Pc1 })
+    }
+}
+
 /// Version of the guest interface (docs/guest-interface.md).
 const GUEST_INTERFACE: u32 = 1;
 
@@ -158,16 +169,27 @@ pub fn describe(
     }
     let (counter, time) = choice.counting();
     let time = config.chaos.map_or(time, |seed| chaos::time_constants(seed, time));
-    let mut cmdline = boot::default_command_line(config.platform, image.is_some());
-    if config.platform == Platform::Pc1 {
-        cmdline += &virtio::command_line(&config.devices)?;
+    let platform = config.platform(noted);
+    if platform == Platform::Pc1 && !config.devices.is_empty() {
+        let least = Platform::Pc2.name();
+        let reason =
+            format!("{} has no device but the disk; use --platform {least}, or none", platform.name());
+        return Err(ConfigError::Option(reason));
     }
+    // Our kernel knows no ACPI.
+    let named = platform == Platform::Pc1 || noted;
+    let mut devices = config.devices.clone();
+    if platform != Platform::Pc1 {
+        devices.push(Device::Rng {});
+    }
+    let slots = if named { virtio::places(image.is_some(), &devices)? } else { Vec::new() };
+    let mut cmdline = boot::default_command_line(named, &slots, image.is_some());
     if let Some(append) = &config.append {
         cmdline = format!("{cmdline} {append}");
     }
     let header = Header {
         program: env!("CARGO_PKG_VERSION").into(),
-        platform: config.platform.name().into(),
+        platform: platform.name().into(),
         engine: choice.engine,
         cpu: choice.cpu.name.into(),
         behaviour: choice.behaviour.map(|behaviour| soft::name(behaviour).to_owned()),
@@ -190,7 +212,7 @@ pub fn describe(
         chaos: config.chaos.map(|seed| Chaos { version: chaos::VERSION, seed }),
         parent: None,
         start: None,
-        devices: config.devices.clone(),
+        devices,
     };
     Ok((header, files, choice))
 }
@@ -321,6 +343,10 @@ pub fn find_again(header: &Header) -> Result<(BootFiles, bool), ConfigError> {
 fn check_supported(header: &Header) -> Result<(), ConfigError> {
     let checks = [
         (Platform::named(&header.platform).is_some(), format!("platform {}", header.platform)),
+        (
+            header.devices.is_empty() || header.platform != Platform::Pc1.name(),
+            format!("platform {} with devices that it does not have", header.platform),
+        ),
         (header.digest_version == digest::VERSION, format!("digest version {}", header.digest_version)),
         (header.vcpus == 1, format!("{} vCPUs", header.vcpus)),
     ];
@@ -363,6 +389,18 @@ pub fn disk(header: &Header, scratch: &Path) -> Result<Option<Disk>, ConfigError
     Ok(header.image.as_ref().map(|image| Disk::open(&image.path, scratch)).transpose()?)
 }
 
+fn engine(ram: &GuestRam, choice: &Choice) -> Result<Box<dyn Engine>, EngineError> {
+    #[cfg(test)]
+    if let Some(simulated) = crate::engine::approach::tests::engine::simulated(ram, choice) {
+        return Ok(simulated);
+    }
+    Ok(match (choice.engine, &choice.counter) {
+        (EngineName::Kvm, None) => Box::new(Kvm::new(ram)?),
+        (EngineName::Kvm, Some(counter)) => Box::new(Kvm::with_counter(ram, counter)?),
+        (EngineName::Soft, _) => Box::new(Soft::new(ram, choice.cpu, choice.behaviour.unwrap_or_default())),
+    })
+}
+
 /// Puts the machine that `header` describes together; `start` is the vCPU's state if that is not restored later.
 ///
 /// # Errors
@@ -374,10 +412,7 @@ pub fn build(
     disk: Option<Disk>,
     start: Option<&CpuState>,
 ) -> Result<Machine, ConfigError> {
-    let mut engine: Box<dyn Engine> = match choice.engine {
-        EngineName::Kvm => Box::new(Kvm::new(&ram)?),
-        EngineName::Soft => Box::new(Soft::new(&ram, choice.cpu, choice.behaviour.unwrap_or_default())),
-    };
+    let mut engine = engine(&ram, choice)?;
     if let Some(start) = start {
         engine.set_state(start)?;
     }

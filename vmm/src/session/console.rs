@@ -3,12 +3,15 @@
 use std::io::Write;
 
 use super::SessionError;
+use crate::host::events::Alarm;
 
 /// Where console output goes. Written through a buffer, which is flushed at line ends, when the guest idles, and at the
-/// end.
+/// end; and at each kick, for which an alarm is set when something is left in it: a guest that prints a character and
+/// computes is seen to have.
 pub struct Console {
     sink: Option<Box<dyn Write>>,
     buffer: Vec<u8>,
+    alarm: Option<Alarm>,
 }
 
 impl Console {
@@ -16,12 +19,17 @@ impl Console {
 
     /// Output to `sink`.
     pub fn to(sink: Box<dyn Write>) -> Self {
-        Self { sink: Some(sink), buffer: Vec::new() }
+        Self { sink: Some(sink), buffer: Vec::new(), alarm: None }
     }
 
     /// Output to nowhere.
     pub fn quiet() -> Self {
-        Self { sink: None, buffer: Vec::new() }
+        Self { sink: None, buffer: Vec::new(), alarm: None }
+    }
+
+    /// From now on `alarm` is set when output waits in the buffer.
+    pub fn set_alarm(&mut self, alarm: Option<Alarm>) {
+        self.alarm = alarm;
     }
 
     /// Takes bytes the guest has sent.
@@ -32,9 +40,12 @@ impl Console {
         if self.sink.is_none() || bytes.is_empty() {
             return Ok(());
         }
+        let first = self.buffer.is_empty();
         self.buffer.extend_from_slice(bytes);
         if bytes.contains(&b'\n') || self.buffer.len() >= Self::FULL {
             self.flush()?;
+        } else if let (true, Some(alarm)) = (first, &self.alarm) {
+            alarm.set();
         }
         Ok(())
     }

@@ -158,12 +158,15 @@ impl Driver {
                 match machine.step(until, pause)? {
                     Step::SyncPoint => self.phase = Phase::Arrived,
                     Step::Paused => return Ok(Left::Paused),
-                    Step::Kicked => match policy.kicked(machine)? {
-                        Flow::Continue if policy.capture(machine)? => self.phase = Phase::Arrived,
-                        Flow::Continue => {}
-                        Flow::End(cause) => return Ok(Left::Ended(cause, Place::Beyond)),
-                        Flow::Pause => return Ok(Left::Paused),
-                    },
+                    Step::Kicked => {
+                        console.flush()?;
+                        match policy.kicked(machine)? {
+                            Flow::Continue if policy.capture(machine)? => self.phase = Phase::Arrived,
+                            Flow::Continue => {}
+                            Flow::End(cause) => return Ok(Left::Ended(cause, Place::Beyond)),
+                            Flow::Pause => return Ok(Left::Paused),
+                        }
+                    }
                     Step::Ended(cause) => {
                         let place = place_of(&cause);
                         return Ok(Left::Ended(cause, place));

@@ -1,5 +1,6 @@
 //! A recording that is played: from power-on or from the nearest snapshot to wherever one wants to look, and on.
 
+pub(super) mod again;
 mod explain;
 
 use std::fs::File;
@@ -11,7 +12,7 @@ use scribe_log::snapshots::{Origin, SnapshotError, SnapshotInfo, Snapshots};
 use scribe_log::{Position, Recording, State};
 
 use super::SessionError;
-use super::choice::{self, Choice, Wish};
+use super::choice::{self, Choice, HostCounter, Wish};
 use super::config::{self, Moved};
 use super::console::Console;
 use super::drive::{Driver, Phase, Run, Stand};
@@ -47,6 +48,8 @@ pub struct ReplayConfig<'a> {
     pub perturb: Option<(u64, u64)>,
     /// snapshots are used and taken
     pub snapshots: bool,
+    /// what may count on kvm
+    pub counter: HostCounter,
 }
 
 /// Where a run of the player came to.
@@ -74,6 +77,10 @@ pub struct Player {
     host_facts: Host,
     perturbation: Option<Perturbation>,
     wanted: Wanted,
+    /// how often it may still begin again because the guest ran past a place
+    attempts: u32,
+    /// somebody else has had the machine in hand: it cannot be replaced any more
+    lent: bool,
     /// where it began, and whether with a snapshot that is no part of the recording
     began: (Position, bool),
     /// locked
@@ -175,7 +182,7 @@ impl Player {
         let look = start.is_none() || (config.engine == Wish::Kvm && header.engine == EngineName::Soft);
         let files = look.then(|| config::find_again(&header)).transpose()?;
         let noted = files.as_ref().map_or(header.engine == EngineName::Kvm, |(_, noted)| *noted);
-        let choice = choice::for_recording(&config.engine, behaviour, &header, noted)?;
+        let choice = choice::for_recording(&config.engine, behaviour, &header, noted, &config.counter)?;
         prepare_process()?;
         let parts =
             Parts { recording: &recording, snapshots: &snapshots, header: &header, choice: &choice, scratch };
@@ -205,6 +212,8 @@ impl Player {
             host_facts: host_facts.clone(),
             perturbation: perturbation(config.perturb),
             wanted,
+            attempts: again::ATTEMPTS,
+            lent: false,
             began,
             _image: image,
         })
@@ -215,12 +224,22 @@ impl Player {
     /// # Errors
     /// Failures of the host or of the recording, and divergences.
     pub fn run(&mut self, target: Target, console: &mut Console) -> Result<Stay, StartError> {
-        self.policy.set_target(target);
+        // While it makes up for an attempt that overshot: how far that had come, and so what has been shown.
+        let mut shown: Option<Position> = None;
         loop {
+            self.policy.set_target(shown.map_or(target, Target::Position));
             self.policy.set_work_limit(self.automatic.as_ref().map(Automatic::next_work));
-            let run = self.driver.run(&mut self.machine, &mut self.policy, console);
+            let run = match shown {
+                Some(_) => self.driver.run(&mut self.machine, &mut self.policy, &mut Console::quiet()),
+                None => self.driver.run(&mut self.machine, &mut self.policy, console),
+            };
             let run = match run {
                 Err(SessionError::Diverged(found)) => return Err(self.explain(*found)),
+                Err(error) if again::is_overshoot(&error) => {
+                    let place = self.begin_again(error)?;
+                    shown = shown.max(Some(place));
+                    continue;
+                }
                 run => run?,
             };
             if let Run::Ended(_) = run {
@@ -233,9 +252,13 @@ impl Player {
                 return Ok(Stay::Leaving);
             }
             let stand = self.stand();
-            let Some(automatic) = self.automatic.as_mut().filter(|_| self.policy.take_work_is_done()) else {
-                return Ok(Stay::Paused);
-            };
+            if !self.policy.take_work_is_done() {
+                match shown.take() {
+                    Some(_) => continue,
+                    None => return Ok(Stay::Paused),
+                }
+            }
+            let Some(automatic) = self.automatic.as_mut() else { return Ok(Stay::Paused) };
             if let Err(error) = automatic.take(&self.machine, stand) {
                 // Nobody has asked for it: a full disk, a directory that is only to be read, another replay that writes.
                 tracing::debug!("no automatic snapshots: {error}");
@@ -251,6 +274,13 @@ impl Player {
 
     /// The machine, to be watched.
     pub fn machine_mut(&mut self) -> &mut Machine {
+        &mut self.machine
+    }
+
+    /// The machine, for somebody who stays with it: what it does from here on it does once, so nothing is made up for if the
+    /// guest runs past a place.
+    pub fn watch(&mut self) -> &mut Machine {
+        self.lent = true;
         &mut self.machine
     }
 
@@ -297,6 +327,24 @@ impl Player {
     /// Kicks sent by the perturbation.
     pub fn kicks(&self) -> u64 {
         self.perturbation.as_ref().map_or(0, Perturbation::kicks)
+    }
+
+    /// From now on the ways to captured sync points are executed too. Only on the soft engine.
+    ///
+    /// # Errors
+    /// It is another.
+    pub fn confirm_captures(&mut self) -> Result<(), StartError> {
+        if self.choice.engine != EngineName::Soft {
+            let reason = "only the soft engine can execute the way to one; use --engine soft".into();
+            return Err(StartError::Host { what: "confirming captured sync points", reason });
+        }
+        self.policy.confirm_captures();
+        Ok(())
+    }
+
+    /// What came of that: how many were confirmed, and how many there were.
+    pub fn confirmed(&self) -> Option<(u64, u64)> {
+        self.policy.confirmed()
     }
 
     /// What another thread can watch of the machine's progress.

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use scribe_log::{Body, End, EndCause, Event, Events, FullDigest, Position, State, StopReason};
 
-use super::capture;
+use super::capture::{self, Confirm};
 use super::divergence::Divergence;
 use super::drive::{Phase, Stand};
 use super::snapshot::SnapError;
@@ -75,6 +75,8 @@ pub struct Replay {
     /// work ([`Machine::work`]) after which the driver is to pause at the next sync point, and whether it did
     work_limit: Option<u64>,
     worked: bool,
+    /// executes the ways to captured sync points too
+    confirm: Option<Confirm>,
 }
 
 impl Replay {
@@ -101,6 +103,7 @@ impl Replay {
             leave: false,
             work_limit: None,
             worked: false,
+            confirm: None,
         }
     }
 
@@ -149,6 +152,17 @@ impl Replay {
     pub fn taken(&self, machine: &Machine) -> (u64, u64) {
         let (position, count) = self.taken;
         (if position == machine.position() { count } else { 0 }, self.arrived)
+    }
+
+    /// From now on the ways to captured sync points are executed too.
+    pub fn confirm_captures(&mut self) {
+        self.confirm.get_or_insert_default();
+        self.host.shared.captures.store(true, Ordering::Relaxed); // it makes no exits meanwhile, and is not deaf
+    }
+
+    /// What came of that: how many were confirmed, and how many there were.
+    pub fn confirmed(&self) -> Option<(u64, u64)> {
+        self.confirm.as_ref().map(Confirm::counts)
     }
 
     /// Sets where the driver is to pause.
@@ -498,6 +512,14 @@ impl Policy for Replay {
     fn leap(&mut self, machine: &mut Machine) -> Result<bool, SessionError> {
         let position = Position::exit(machine.exits().saturating_add(1));
         let Some(events) = capture::take(&mut self.events, position)? else { return Ok(false) };
+        if let Some(confirm) = &mut self.confirm {
+            let (host, stopped) = (&self.host, &mut self.stopped);
+            confirm.confirm(machine, &events, &mut || {
+                *stopped |= host.shared.force_stop.load(Ordering::Relaxed);
+                *stopped |= host.events.try_iter().any(|event| matches!(event, HostEvent::Stop(_)));
+                !*stopped
+            })?;
+        }
         capture::apply(machine, &events)?;
         events.into_iter().for_each(|event| self.took(machine, event));
         Ok(true)

@@ -19,7 +19,7 @@ use super::live::{Inputs, Live};
 use super::marks::Marks;
 use super::network::{Entropy, Network};
 pub use super::player::ReplayConfig;
-use super::player::{Player, Stay};
+use super::player::{Player, Stay, again};
 use super::replay::{Outcome, Target as Goal};
 use super::snapshot::SnapError;
 use crate::host::events::{ConsoleSource, HostLoop, Watch};
@@ -249,8 +249,16 @@ pub fn record(
     choice.tell();
     let mut driver = Driver::default();
     let marks = Marks::new(&target.noting, &machine);
-    let (mut report, recorder) =
-        live(&mut machine, &mut driver, recorder, marks, connections, guest.pace, console)?;
+    let lived = live(&mut machine, &mut driver, recorder, marks, connections, guest.pace, console);
+    if let Err(StartError::Session(error)) = &lived
+        && again::is_overshoot(error)
+    {
+        let directory = target.directory.display();
+        say!(
+            "what was sealed by then stays and replays: {directory}; --counter off records without the counter"
+        );
+    }
+    let (mut report, recorder) = lived?;
     report.recorded = recorder.summary().cloned();
     report.bytes_hashed = machine.bytes_hashed();
     Ok(report)
@@ -295,6 +303,7 @@ pub(super) fn live<J: Journal>(
         None => (None, None),
     };
     let host = HostLoop::start_with(watch, kick::Target::current(), incoming).map_err(no_loop)?;
+    console.set_alarm(host.alarm());
     let perturbation = perturbation(connections.perturb);
     let now = machine.guest_time();
     let switched_on = machine.position() == Position::default();
@@ -308,13 +317,15 @@ pub(super) fn live<J: Journal>(
         pace,
         guest_limit: connections.guest_limit,
         marks,
-        holds: [0, 1].map(|number| Hold::new(machine.chaos_seed(), machine.position(), number)),
         captures: Captures::new(connections.captures),
         network,
         entropy: connections.seed.map_or(Entropy::Host, |seed| Entropy::seeded(&seed)),
+        holds: [0, 1].map(|number| Hold::new(machine.chaos_seed(), machine.position(), number)),
     };
     let mut policy = Live::new(journal, host, inputs, now);
-    let Run::Ended(cause) = driver.run(machine, &mut policy, console)? else {
+    let run = driver.run(machine, &mut policy, console);
+    console.set_alarm(None);
+    let Run::Ended(cause) = run? else {
         return Err(StartError::internal("a live machine that paused"));
     };
     let report = LiveReport {

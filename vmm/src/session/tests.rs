@@ -4,8 +4,10 @@ mod captured;
 mod chaos;
 mod counted;
 mod markers;
+mod network;
 mod notice;
 mod noting;
+mod overshoot;
 mod passes;
 mod pauses;
 mod starts;
@@ -78,10 +80,10 @@ fn nothing_more(open: bool, guest_limit: Option<u64>) -> Inputs {
         pace: Pace::Max,
         guest_limit,
         marks: Marks::default(),
-        holds: Default::default(),
         captures: Captures::new(Wish::NEVER),
         network: Default::default(),
         entropy: Default::default(),
+        holds: Default::default(),
     }
 }
 

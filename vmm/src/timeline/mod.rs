@@ -51,7 +51,7 @@ pub fn collect(player: &mut Player) -> Result<Timeline, StartError> {
         .map(|(label, _)| label)
         .collect();
     let (collector, seen) = Collector::new(begin, &bookmarks);
-    player.machine_mut().observe(Box::new(collector));
+    player.watch().observe(Box::new(collector));
     let stay = player.run(Target::End, &mut Console::quiet());
     drop(player.machine_mut().take_observer());
     let outcome = match stay? {

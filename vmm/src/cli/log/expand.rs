@@ -107,8 +107,7 @@ pub(super) fn expand(
     let sink = Rc::clone(&printer);
     let markers =
         Markers::new(range.level, move |at: Moment, event: Event| sink.borrow_mut().event(at, &event));
-    check::attach(player.machine_mut(), Box::new(markers))
-        .map_err(|error| Failure::new(exit::ERROR, error))?;
+    check::attach(player.watch(), Box::new(markers)).map_err(|error| Failure::new(exit::ERROR, error))?;
     let ended = {
         let _bar = Bar::watch(player.shared(), recording, Target::End, io::stdout().is_terminal());
         run(&mut player, range, &printer)
@@ -191,7 +190,7 @@ impl Trace {
         }
         if !self.begun {
             self.begun = true;
-            let (sink, machine) = (Rc::clone(printer), player.machine_mut());
+            let (sink, machine) = (Rc::clone(printer), player.watch());
             machine.observe(Box::new(Tracer(Rc::clone(printer))));
             let at = Moment { position: machine.position(), guest_time: machine.guest_time() };
             printer.borrow_mut().places.begin(at);

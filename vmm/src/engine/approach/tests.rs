@@ -2,6 +2,7 @@
 //! never, kicked all the time. At every stop it must be where the soft engine is that is asked for the same place.
 
 mod cases;
+pub(crate) mod engine;
 mod guest;
 mod sim;
 
@@ -207,7 +208,7 @@ fn cases(number: u32) -> ProptestConfig {
 }
 
 proptest! {
-    #![proptest_config(cases(64))]
+    #![proptest_config(cases(160))]
 
     /// With overflows that keep to the skid every place is reached exactly.
     #[test]

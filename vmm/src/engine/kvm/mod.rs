@@ -156,6 +156,7 @@ impl Kvm {
             return Ok(Some(stop)); // the shadow would not come along
         }
         self.leave_steps()?;
+        self.stepper.moved();
         while let Some(stop) = self.enter()? {
             if stop != Stop::InterruptWindow || !shadow::is_tcg() || !self.is_behind_sti() {
                 return Ok(Some(stop));
@@ -218,6 +219,10 @@ impl Engine for Kvm {
         self.counting.is_some()
     }
 
+    fn counts_steps(&self) -> bool {
+        false
+    }
+
     fn can_step(&self) -> bool {
         true
     }
@@ -231,6 +236,10 @@ impl Engine for Kvm {
 
     fn place_ahead(&self) -> Option<Progress> {
         self.counting.as_ref()?.approach.place_ahead()
+    }
+
+    fn stop_counting(&mut self) {
+        self.counting = None;
     }
 
     fn set_progress(&mut self, at: Progress) -> Result<(), EngineError> {
@@ -247,6 +256,7 @@ impl Engine for Kvm {
         }
         self.pending = Pending::None;
         self.progress = Some(Progress::NONE);
+        self.stepper.moved();
         let entered = self.enter_at_once()?;
         self.restart_counting(Progress::NONE)?;
         match entered {
@@ -302,6 +312,7 @@ impl Engine for Kvm {
         self.request_window(false);
         self.deferred = None;
         self.leave_steps()?;
+        self.stepper.moved();
         self.progress = Some(Progress::NONE);
         state::write(&mut self.vcpu, state, None)?;
         // Whether an interrupt can be injected here is for KVM to say, as after an exit: a guess that is wrong would move

@@ -24,7 +24,7 @@ use crate::engine::soft::Soft;
 use crate::engine::{Engine, EngineError, Exit, Fault, Progress, Stop};
 use crate::host::kick;
 use crate::machine::cpuid;
-use class::{Class, Hardware};
+use class::{Class, Hardware, Next};
 
 const RCX: usize = 1;
 
@@ -53,6 +53,8 @@ pub(super) struct Stepper {
     fpu_known: bool,
     /// KVM is set to step: the guest's own IDTR, whose limit KVM has as 0
     own_idt: Option<DescriptorTable>,
+    /// RIP where the instructions began that have been executed one behind the other up to here
+    block: Option<u64>,
     /// a kick came where the step could not be left
     kicked: bool,
     /// conditional branches that the soft CPU has executed: the processor has not counted them
@@ -84,6 +86,12 @@ impl Stepper {
     /// Conditional branches executed in software so far, which no counter of the processor knows of.
     pub(super) fn software_branches(&self) -> u64 {
         self.software_branches
+    }
+
+    /// The guest is somewhere else than behind the last step.
+    pub(super) fn moved(&mut self) {
+        self.block = None;
+        self.forget();
     }
 
     /// What is known of the state is out of date.
@@ -156,27 +164,34 @@ impl Kvm {
     }
 
     fn step(&mut self) -> Result<Stepped, EngineError> {
-        match self.class()? {
-            Class::Hardware(how) => self.step_hardware(how),
-            Class::Halt => Ok(Stepped::Stop(self.make_exit(Exit::Halt)?)),
+        let next = self.next()?;
+        let rip = self.known_state()?.registers.rip;
+        let begun = self.stepper.block.unwrap_or(rip);
+        let stepped = match next.class {
+            Class::Hardware(how) => self.step_hardware(how)?,
+            Class::Halt => Stepped::Stop(self.make_exit(Exit::Halt)?),
             Class::Software => {
                 let held = self.whole_state()?;
                 let mut state = held.clone();
                 self.stepper.correct(&mut state);
-                Ok(self.step_software(&state, &held)?.0)
+                self.step_software(&state, &held, next.tests_bit.then_some(begun))?.0
             }
-        }
+        };
+        let now = self.registers.rip;
+        self.stepper.block = next.behind.filter(|behind| now == *behind || now == rip).map(|_| begun);
+        Ok(stepped)
     }
 
-    fn class(&mut self) -> Result<Class, EngineError> {
-        let state = self.known_state()?;
+    /// What comes next, and who executes it.
+    fn next(&mut self) -> Result<Next, EngineError> {
+        self.known_state()?;
+        let Some(state) = &self.stepper.known else { return Ok(Next::EVENT) };
         let PendingEvents { interrupt, exception, shadow, .. } = state.events;
         let due = interrupt.is_some() || exception.is_some() || shadow != 0;
         if due || state.registers.is_traced() || state.dr7 & 0xff != 0 {
-            return Ok(Class::Software);
+            return Ok(Next::EVENT);
         }
-        let state = state.clone();
-        Ok(class::of(&state, &self.memory))
+        Ok(class::of(state, &self.memory, shadow::is_tcg()))
     }
 
     /// The vCPU's state, but perhaps x87 and SSE; the IDTR is the guest's own.
@@ -228,7 +243,7 @@ impl Kvm {
                     let mut state = self.known_state()?.clone();
                     state.registers = before;
                     state.fpu = held.fpu.clone();
-                    let (stepped, delivered) = self.step_software(&state, &held)?;
+                    let (stepped, delivered) = self.step_software(&state, &held, None)?;
                     if !delivered && matches!(stepped, Stepped::Retired { .. }) {
                         return Err(EngineError::Unexpected(format!(
                             "the processor raises an exception at {:#x}, the soft CPU does not",
@@ -259,8 +274,13 @@ impl Kvm {
     }
 
     /// One step from `state` by the soft CPU. KVM, which has `held`, gets what comes of it. True: an interrupt or an
-    /// exception has been delivered.
-    fn step_software(&mut self, state: &CpuState, held: &CpuState) -> Result<(Stepped, bool), EngineError> {
+    /// exception has been delivered. `begun`: where the block began, if that counts.
+    fn step_software(
+        &mut self,
+        state: &CpuState,
+        held: &CpuState,
+        begun: Option<u64>,
+    ) -> Result<(Stepped, bool), EngineError> {
         let stale = std::mem::take(&mut self.stepper.stale);
         let soft = match self.stepper.soft.take() {
             Some(soft) => soft,
@@ -279,6 +299,9 @@ impl Kvm {
         }
         let delivered = soft.deliveries();
         soft.set_state(state)?;
+        if let Some(begun) = begun {
+            soft.continues_from(begun);
+        }
         let stop = soft.run(Some(Progress { branches: 0, steps: 1 }))?;
         let delivered = soft.deliveries() != delivered;
         let branch = soft.progress().branches != 0;
@@ -312,10 +335,14 @@ impl Kvm {
 
     /// The next instruction makes `exit`: KVM runs to it.
     fn make_exit(&mut self, exit: Exit) -> Result<Stop, EngineError> {
+        let known = self.stepper.known.take();
         self.leave_steps()?;
         match self.enter()? {
             None => {
                 kick::take();
+                // Nothing has changed, and of an interrupt shadow KVM may know less.
+                self.ready = known.as_ref().is_some_and(can_take_interrupt);
+                self.stepper.known = known;
                 Ok(Stop::Kicked)
             }
             Some(stop) if stop == Stop::Exit(exit) => Ok(stop),

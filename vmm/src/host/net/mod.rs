@@ -228,14 +228,15 @@ impl Drop for Outgoing {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn frame(byte: u8) -> Frame {
         Frame::new(vec![byte; 60]).unwrap()
     }
 
-    fn pair() -> (Connection, UnixStream) {
+    /// A connection, and its other end.
+    pub(crate) fn pair() -> (Connection, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let outgoing =
             Outgoing::start(ours.try_clone().unwrap(), stream::put, Some(ours.try_clone().unwrap()), None)

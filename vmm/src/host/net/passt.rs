@@ -6,6 +6,7 @@
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 use super::NetError;
@@ -40,6 +41,8 @@ pub(super) fn start() -> Result<(UnixStream, Child), NetError> {
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
+        // Ctrl-C at the terminal is for the guest's run, which ends in order.
+        .process_group(0)
         .spawn()
         .map_err(NetError::Passt)?;
     Ok((ours, child))

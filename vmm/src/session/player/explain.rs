@@ -29,6 +29,7 @@ impl Player {
         divergence.guest = Guest::of(&self.machine, &self.header).ok();
         let (from, from_snapshot) = self.began;
         let end = End::Differs(Box::new(Seen::new(&mut self.machine, &divergence)));
+        self.machine.stop_counting(); // the further replays need them
         let first = Pass { from, from_snapshot, end, trail: Vec::new() };
         let verdict = match self.further(&divergence) {
             Ok(Some(further)) => judge(&first, &further),
@@ -88,7 +89,7 @@ impl Player {
         Ok(Some(further))
     }
 
-    fn fresh(
+    pub(super) fn fresh(
         &self,
         snapshots: &Snapshots,
         info: Option<&SnapshotInfo>,

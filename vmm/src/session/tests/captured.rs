@@ -55,12 +55,12 @@ fn prologue() -> Vec<Op> {
 fn computing(seed: u64) -> Machine {
     let mut program = prologue();
     let again = program.len();
-    program.extend([Op::Cli, Op::Count, Op::Store]);
+    program.extend([Op::Cli, Op::Count, Op::Keep]);
     program.extend([Op::Count; 30]);
     program.extend([Op::Sti, Op::Count, Op::IfEqual(b'q')]);
     program.extend([Op::Jump(again + 38), Op::Jump(again)]);
     program.extend([Op::Out32(0x5c0 + 0x14, 7), Op::Out32(0x5c0 + 0x18, 1)]);
-    let handler = [&[Op::Linger][..], &[Op::Count; 40], &[Op::Store], &toy::echo_handler()].concat();
+    let handler = [&[Op::Linger][..], &[Op::Count; 40], &[Op::Keep], &toy::echo_handler()].concat();
     storing(&program, &handler, seed)
 }
 

@@ -19,6 +19,8 @@ pub(super) enum Op {
     In(u16),
     /// write 32 bits to a port
     Out32(u16, u32),
+    /// store 32 bits at an address that is not RAM
+    StoreOutside(u64, u32),
     Halt,
     Sti,
     Cli,
@@ -35,7 +37,7 @@ pub(super) enum Op {
     /// go to an operation without having executed anything, as a fault does
     Fault(usize),
     /// write what was counted to a page of RAM, another one each time
-    Store,
+    Keep,
     /// take two milliseconds of the host's time
     Linger,
     /// end in a triple fault
@@ -142,6 +144,9 @@ impl Engine for Toy {
                     return Ok(Stop::Exit(Exit::PortWrite { port, size: 1, value }));
                 }
                 Op::Out32(port, value) => return Ok(Stop::Exit(Exit::PortWrite { port, size: 4, value })),
+                Op::StoreOutside(address, value) => {
+                    return Ok(Stop::Exit(Exit::MmioWrite { address, size: 4, value: value.into() }));
+                }
                 Op::In(port) => {
                     self.reading = true;
                     return Ok(Stop::Exit(Exit::PortRead { port, size: 1 }));
@@ -163,7 +168,7 @@ impl Engine for Toy {
                     }
                 }
                 Op::Count => self.count += 1,
-                Op::Store => self.store(),
+                Op::Keep => self.store(),
                 Op::Linger => clock::sleep_ns(2_000_000),
                 Op::Fault(to) => {
                     self.at = to;
@@ -185,6 +190,11 @@ impl Engine for Toy {
 
     fn progress(&self) -> Progress {
         self.progress.unwrap_or_default()
+    }
+
+    fn set_progress(&mut self, at: Progress) -> Result<(), EngineError> {
+        self.progress = self.progress.map(|_| at);
+        Ok(())
     }
 
     fn answer(&mut self, answer: Answer) {

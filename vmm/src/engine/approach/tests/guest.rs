@@ -32,6 +32,8 @@ pub(super) enum Block {
     Loop(u16),
     /// branches that go either way, by what was read last
     Ways,
+    /// three branches side by side, of which one is taken; in no random program, for [`super::sim`] counts on what is between
+    Adjacent,
     /// JCXZ, with CX zero and not
     Zero,
     /// REP MOVSB of so many bytes
@@ -197,6 +199,15 @@ fn emit(a: &mut CodeAssembler, block: Block) -> Result<(), IcedError> {
             a.set_label(&mut over)?;
             a.nop()
         }),
+        Block::Adjacent => {
+            let mut over = a.create_label();
+            a.test(sp, sp)?;
+            a.jz(over)?;
+            a.js(over)?;
+            a.jnz(over)?;
+            a.set_label(&mut over)?;
+            a.nop()
+        }
         Block::Zero => [0u32, 7].into_iter().try_for_each(|count| {
             let mut over = a.create_label();
             a.mov(cx, count)?;

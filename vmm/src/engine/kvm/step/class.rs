@@ -1,6 +1,6 @@
 //! Which instruction comes next, and who may execute it for one step.
 
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 use crate::engine::cpu::CpuState;
 use crate::machine::memory::{GuestRam, PAGE_SIZE};
@@ -18,6 +18,22 @@ const L: u32 = 1 << 13;
 const DB: u32 = 1 << 14;
 
 /// What comes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Next {
+    /// who executes it
+    pub class: Class,
+    /// RIP behind it, unless it is one that goes elsewhere
+    pub behind: Option<u64>,
+    /// BT or its kind: what becomes of some flags depends, on QEMU's processor, on what has run before
+    pub tests_bit: bool,
+}
+
+impl Next {
+    /// Before the instruction something is delivered, or watches it.
+    pub(super) const EVENT: Self = Self { class: Class::Software, behind: None, tests_bit: false };
+}
+
+/// Who executes an instruction for one step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
     /// it would see RFLAGS.TF, change what a single step of KVM rests upon, or cast an interrupt shadow
@@ -39,8 +55,8 @@ pub(super) struct Hardware {
     pub changes_state: bool,
 }
 
-/// The instruction at RIP. What cannot be fetched is for the soft CPU to say: the fault is the whole step.
-pub(super) fn of(state: &CpuState, memory: &GuestRam) -> Class {
+/// The instruction at RIP. `tcg`: the processor is QEMU's. What cannot be fetched is for the soft CPU to say: the fault is the whole step.
+pub(super) fn of(state: &CpuState, memory: &GuestRam, tcg: bool) -> Next {
     let bitness = bitness(state);
     let rip = state.registers.rip;
     let linear = if bitness == 64 { rip } else { rip.wrapping_add(state.segments[CS].base) & 0xffff_ffff };
@@ -49,20 +65,24 @@ pub(super) fn of(state: &CpuState, memory: &GuestRam) -> Class {
     let bytes = bytes.get(..fetched).unwrap_or_default();
     let mut decoder = Decoder::with_ip(bitness, bytes, rip, DecoderOptions::FORCE_RESERVED_NOP);
     let instruction = decoder.decode();
-    if decoder.last_error() == iced_x86::DecoderError::NoMoreBytes {
-        return Class::Software;
+    if decoder.last_error() == DecoderError::NoMoreBytes {
+        return Next::EVENT;
     }
-    if is_software(&instruction) {
-        return Class::Software;
-    }
-    if instruction.mnemonic() == Mnemonic::Hlt {
-        return if is_kernel(state) { Class::Halt } else { Class::Software };
-    }
-    Class::Hardware(Hardware {
-        branch: instruction.flow_control() == FlowControl::ConditionalBranch,
-        counter: counter(&instruction),
-        changes_state: changes_state(&instruction),
-    })
+    let tests_bit =
+        tcg && matches!(instruction.mnemonic(), Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc);
+    let class = if tests_bit || is_software(&instruction) {
+        Class::Software
+    } else if instruction.mnemonic() == Mnemonic::Hlt {
+        if is_kernel(state) { Class::Halt } else { Class::Software }
+    } else {
+        Class::Hardware(Hardware {
+            branch: instruction.flow_control() == FlowControl::ConditionalBranch,
+            counter: counter(&instruction),
+            changes_state: changes_state(&instruction),
+        })
+    };
+    let goes_on = instruction.flow_control() == FlowControl::Next;
+    Next { class, behind: goes_on.then(|| instruction.next_ip()), tests_bit }
 }
 
 /// True at CPL 0 (Intel SDM vol. 3, 6.5).
@@ -102,14 +122,14 @@ fn fetch(state: &CpuState, memory: &GuestRam, linear: u64, bytes: &mut [u8; LONG
 /// * RFLAGS is loaded, and TF with it: POPF, IRET, SYSRET. Some are here for their company's sake.
 /// * The IDT's limit, which is 0 meanwhile, is read or loaded.
 /// * Debug registers: KVM keeps the guest's out of the processor while it steps.
-/// * STI, MOV SS and POP SS cast an interrupt shadow, in which a step does not end.
+/// * STI, MOV SS and POP SS cast an interrupt shadow, in which a step does not end; on some processors LSS does too.
 fn is_software(instruction: &Instruction) -> bool {
     use Mnemonic as M;
     match instruction.mnemonic() {
         M::Pushf | M::Pushfd | M::Pushfq | M::Popf | M::Popfd | M::Popfq => true,
         M::Iret | M::Iretd | M::Iretq | M::Int | M::Int1 | M::Int3 | M::Into => true,
         M::Syscall | M::Sysret | M::Sysretq | M::Sysenter | M::Sysexit | M::Sysexitq => true,
-        M::Sidt | M::Lidt | M::Sti => true,
+        M::Sidt | M::Lidt | M::Sti | M::Lss => true,
         M::Mov | M::Pop => {
             instruction.op0_register() == Register::SS
                 || instruction.op0_register().is_dr()
@@ -136,7 +156,7 @@ fn changes_state(instruction: &Instruction) -> bool {
     use Mnemonic as M;
     match instruction.mnemonic() {
         M::Cli | M::Clac | M::Stac => false,
-        M::Lds | M::Les | M::Lfs | M::Lgs | M::Lss | M::Wrfsbase | M::Wrgsbase | M::Retf | M::Swapgs => true,
+        M::Lds | M::Les | M::Lfs | M::Lgs | M::Wrfsbase | M::Wrgsbase | M::Retf | M::Swapgs => true,
         M::Jmp | M::Call => {
             let code = instruction.code();
             code.is_jmp_far()
