@@ -89,7 +89,7 @@ fn shows(guest: &Guest) {
     assert_eq!(
         end.cause,
         match guest.end {
-            Some((_, status)) => EndCause::PowerOff { status: status.into() },
+            Some((_, status)) => EndCause::PowerOff { status },
             None => EndCause::Stopped { reason: StopReason::Signal },
         }
     );
@@ -226,9 +226,14 @@ fn spinning_in_a_hand_made_kernel() {
         arguments: words(&["--memory", "2M", "--kernel", text(&kernel)]),
         ready: "ready",
         hz: 250,
-        question: |number| char::from(b'a' + (number % 26) as u8).to_string(),
-        answer: Some(|number| char::from(b'a' + (number % 26) as u8).to_string()),
+        question: letter,
+        answer: Some(letter),
         end: Some((&[END_OF_INPUT], u8::try_from(count("SCRIBE_TEST_QUESTIONS", 20)).unwrap())),
     };
     shows(&guest);
+}
+
+/// A letter for each number, `a` again after `z`.
+fn letter(number: usize) -> String {
+    char::from(b'a' + u8::try_from(number % 26).unwrap()).to_string()
 }
