@@ -52,7 +52,7 @@ impl Course {
         let stage = Stage::new(|a| course(a, 1, 0));
         let model = Model::new(tiny::assemble(|a| course(a, 1, 0)));
         let quiet = stage.play(&[], Gait::Stepped);
-        assert_eq!(quiet.result.cause, EndCause::PowerOff { status: STATUS.into() });
+        assert_eq!(quiet.result.cause, EndCause::PowerOff { status: STATUS });
         assert_eq!(quiet.result, stage.play(&[], Gait::Straight).result, "pauses are noticed");
         let first = quiet.boundaries.iter().position(|b| model.is(b.registers.rip, Mnemonic::Sti)).unwrap();
         let open = first..quiet.boundaries.len();
@@ -258,7 +258,7 @@ fn input_can_come_at_any_place() {
             woken: 0,
         };
         let placed = placed::record(&header, machine, &bench.path("a"), &mut chooser, u64::MAX);
-        assert_eq!(placed.summary.end.cause, EndCause::PowerOff { status: STATUS.into() });
+        assert_eq!(placed.summary.end.cause, EndCause::PowerOff { status: STATUS });
         assert!(placed.inputs.len() > 25, "{} inputs", placed.inputs.len());
         for perturb in [None, Some(KICKS)] {
             let replayed = bench.replay("a", perturb).unwrap();
