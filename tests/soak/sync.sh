@@ -54,9 +54,11 @@ in_lab() {
   LAB_TIMEOUT=7200 tests/lab/run.sh "target/lab/bin/$2 --test-threads=1 --show-output" >"$work/$1" 2>&1 || failed=1
 }
 
-# First and alone: they are matters of speed.
-tests 1 sync_spinning --include-ignored --test-threads=1
-tests 7 sync_cost --include-ignored --test-threads=1
+# First and alone: they are matters of speed. In short without what boots Debian's kernel more than once or twice.
+short=()
+if [[ $mode == show ]]; then short=(--skip of_debians_kernel --skip debians_kernel_that_ticks); fi
+tests 1 sync_spinning --include-ignored --test-threads=1 "${short[@]}"
+tests 7 sync_cost --include-ignored --test-threads=1 "${short[@]}"
 (in_lab 4 lab_capture && ((failed == 0))) &
 capture=$!
 tests 2 sync_injections --test-threads=1

@@ -206,7 +206,7 @@ fn spinning_on_jiffies_in_a_kernel() {
     // most, while there are no ticks yet. Nobody reads the console then.
     let guest = Guest {
         name: "Debian's kernel that spins on jiffies",
-        arguments: debian("loglevel=7 boot_delay=9 lpj=300000", SHELL),
+        arguments: debian("loglevel=7 boot_delay=5 lpj=200000", SHELL),
         ready: "smpboot: Total of 1 processors",
         hz: 250,
         question: line,
