@@ -44,13 +44,12 @@ fn wrong_usage_is_2() {
 #[test]
 fn what_this_version_lacks_is_1() {
     let Some(lab) = Lab::anywhere("what_this_version_lacks_is_1") else { return };
-    let lacks: [(&[&str], &str); 6] = [
+    let lacks: [(&[&str], &str); 5] = [
         (&["--vcpus", "2"], "one vCPU"),
         (&["--cpu", "scribe-v2"], "no such profile"),
         (&["--behaviour", "vax"], "no such behaviour"),
         (&["--engine", "kvm", "--cpu", "scribe-v1-tsc"], "use --engine soft"),
         (&["--engine", "kvm", "--sync-points", "counted"], "use --engine soft"),
-        (&["--net", "tap"], "no network"),
     ];
     for (options, words) in lacks {
         // A host without a fit KVM refuses that first.
