@@ -77,6 +77,12 @@ show-recordings: image build ## what recordings must show, in short
 soak-recordings: image build ## the same with full counts; figures go to docs/results.md
 	tests/soak/recordings.sh soak
 
+.PHONY: show-sync soak-sync
+show-sync: image image-initrd build ## what sync points anywhere must show, in short
+	tests/soak/sync.sh show
+soak-sync: image image-initrd build ## the same with full counts; figures go to docs/results.md
+	tests/soak/sync.sh soak
+
 .PHONY: clean
 clean: ## remove everything built
 	cargo clean

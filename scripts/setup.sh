@@ -12,6 +12,8 @@ packages=(
   busybox-static e2fsprogs tcc gcc-multilib mmdebstrap debian-archive-keyring
   # the lab (a nested machine with a real /dev/kvm) and the tests
   qemu-system-x86 tmux shellcheck bsdextrautils time
+  # a guest's network without privileges
+  passt
   # the test of the timeline's page
   chromium
 )

@@ -16,7 +16,7 @@ cargo test --workspace --locked
 say "recordings of whole machines, played in the tests' own processes"
 recordings=()
 for name in damaged killed live places size; do recordings+=(--test "recordings_$name"); done
-recordings+=(--test chaos)
+recordings+=(--test chaos --test sync_injections)
 cargo test --release --locked --package scribe-tests "${recordings[@]}"
 
 say "the images are reproducible"

@@ -127,6 +127,12 @@ impl Conversation {
         })
     }
 
+    /// Sends it a signal: `INT`, `KILL`.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
+        assert!(status.unwrap().success());
+    }
+
     /// Closes its standard input and waits for its end.
     pub fn finish(mut self) -> Ended {
         drop(self.stdin.take());

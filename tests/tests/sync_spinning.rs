@@ -2,7 +2,7 @@
 //! the guest asks for, and what is typed is let in and answered without delay. How long that takes is said, not asserted.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests, also outside of test functions")]
 
-use scribe_log::{Body, EndCause};
+use scribe_log::{Body, EndCause, StopReason};
 use scribe_tests::guests::{self, END_OF_INPUT};
 use scribe_tests::lab::{KICKS, Lab, Outcome, count, figure, image, in_checkout, text};
 use scribe_tests::latency::{Conversation, Ended, median, spread};
@@ -24,10 +24,8 @@ struct Guest {
     /// input number N, and what the guest answers; `None`: nothing while it spins
     question: fn(usize) -> String,
     answer: Option<fn(usize) -> String>,
-    /// the last of the input
-    end: &'static [u8],
-    /// its status
-    status: u8,
+    /// the last of the input and the guest's status then; `None`: it is stopped by a signal
+    end: Option<(&'static [u8], u8)>,
 }
 
 /// A line that a shell takes.
@@ -60,7 +58,10 @@ fn talk(lab: &Lab, guest: &Guest, questions: usize) -> (Ended, Vec<u64>, Vec<u64
         }
     }
     clock::sleep_ns(200_000_000);
-    talk.says(guest.end);
+    match guest.end {
+        Some((bytes, _)) => drop(talk.says(bytes)),
+        None => talk.signal("INT"),
+    }
     let ended = talk.finish();
     assert_eq!(ended.code, 0, "{}", ended.stderr);
     (ended, asked, answered)
@@ -85,9 +86,14 @@ fn shows(guest: &Guest) {
     let questions = count("SCRIBE_TEST_QUESTIONS", 20);
     let (ended, asked, answered) = talk(&lab, guest, questions);
     let end = lab.end(guest.name);
-    assert_eq!(end.cause, EndCause::PowerOff { status: guest.status.into() });
+    assert_eq!(
+        end.cause,
+        match guest.end {
+            Some((_, status)) => EndCause::PowerOff { status },
+            None => EndCause::Stopped { reason: StopReason::Signal },
+        }
+    );
 
-    // What a tick may be late by: a stretch of the guest with its interrupts off.
     let admissions = ended.admissions();
     let window = (admissions.first().unwrap().guest, admissions.last().unwrap().guest);
     let ticks = ticks(&lab, guest, window);
@@ -165,8 +171,7 @@ fn spinning_in_user_mode() {
         hz: 100,
         question: line,
         answer: Some(got),
-        end: b"end\n",
-        status: 0,
+        end: Some((b"end\n", 0)),
     };
     shows(&guest);
 }
@@ -179,6 +184,7 @@ fn debian(append: &str, script: &str) -> Vec<String> {
 }
 
 #[test]
+#[ignore = "takes a minute: make show-sync, make soak-sync"]
 fn spinning_in_user_mode_of_debians_kernel() {
     let script = format!("spin >/dev/null & {SHELL}");
     let guest = Guest {
@@ -188,16 +194,16 @@ fn spinning_in_user_mode_of_debians_kernel() {
         hz: 250,
         question: line,
         answer: Some(got),
-        end: b"end\n",
-        status: 0,
+        end: Some((b"end\n", 0)),
     };
     shows(&guest);
 }
 
 #[test]
+#[ignore = "takes a minute: make show-sync, make soak-sync"]
 fn spinning_on_jiffies_in_a_kernel() {
-    // printk waits in a loop until jiffies has come so far (boot_delay), for each line of the boot. Nobody reads the
-    // console then; what is typed is there when somebody does.
+    // For each line of the boot printk waits in a loop until jiffies has come so far (boot_delay); lpj says how often at
+    // most, while there are no ticks yet. Nobody reads the console then.
     let guest = Guest {
         name: "Debian's kernel that spins on jiffies",
         arguments: debian("loglevel=7 boot_delay=9 lpj=300000", SHELL),
@@ -205,8 +211,7 @@ fn spinning_on_jiffies_in_a_kernel() {
         hz: 250,
         question: line,
         answer: None,
-        end: b"end\n",
-        status: 0,
+        end: None,
     };
     shows(&guest);
 }
@@ -216,17 +221,19 @@ fn spinning_in_a_hand_made_kernel() {
     let Some(lab) = Lab::on_soft("spinning_in_a_hand_made_kernel") else { return };
     let kernel = lab.path("kernel");
     std::fs::write(&kernel, tiny::kernel(|a| guests::jiffies(a, 4773, 0))).unwrap();
-    const END: &[u8] = &[END_OF_INPUT];
     let guest = Guest {
         name: "a hand-made kernel that spins on its jiffies",
         arguments: words(&["--memory", "2M", "--kernel", text(&kernel)]),
         ready: "ready",
         hz: 250,
-        question: |number| char::from(b'a' + (number % 26) as u8).to_string(),
-        answer: Some(|number| char::from(b'a' + (number % 26) as u8).to_string()),
-        end: END,
-        status: 0,
+        question: letter,
+        answer: Some(letter),
+        end: Some((&[END_OF_INPUT], u8::try_from(count("SCRIBE_TEST_QUESTIONS", 20)).unwrap())),
     };
-    let questions = u8::try_from(count("SCRIBE_TEST_QUESTIONS", 20)).unwrap();
-    shows(&Guest { status: questions, ..guest });
+    shows(&guest);
+}
+
+/// A letter for each number, `a` again after `z`.
+fn letter(number: usize) -> String {
+    char::from(b'a' + u8::try_from(number % 26).unwrap()).to_string()
 }

@@ -35,7 +35,7 @@ pub struct Stage {
 pub enum Gait {
     /// as fast as it can
     Straight,
-    /// kicked at random intervals
+    /// kicked at random intervals, and at random places
     Kicked,
     /// with a pause behind every instruction and every iteration of REP
     Stepped,
@@ -120,6 +120,10 @@ impl Stage {
         let mut places = places.iter().peekable();
         let (mut boundaries, mut kicks) = (Vec::new(), 0);
         let perturbation = (gait == Gait::Kicked).then(|| Perturbation::start(Target::current(), 5, 60));
+        let seed =
+            places.clone().fold(1, |seed, place| seed * 31 + place.exit + place.branches * 7 + place.steps);
+        let mut random = Random(seed | 1);
+        let mut random_place = |here: Position| Position { steps: here.steps + random.below(40), ..here };
         let cause = 'ended: loop {
             let here = machine.position();
             if places.next_if_eq(&&here).is_some() {
@@ -134,9 +138,14 @@ impl Stage {
                 boundaries
                     .push(Boundary { position: machine.place().0, registers: machine.current_registers() });
                 let until = next.filter(|next| next.exit == here.exit).map(|place| progress(*place));
-                let ahead = machine.place_ahead().filter(|_| gait == Gait::Stepped).map(progress);
+                let ahead = machine.place_ahead().and_then(|ahead| match gait {
+                    Gait::Straight => None,
+                    Gait::Kicked => Some(progress(random_place(ahead))),
+                    Gait::Stepped => Some(progress(ahead)),
+                });
                 match machine.step(until, ahead).unwrap() {
                     Step::SyncPoint => break,
+                    Step::Paused if gait == Gait::Kicked => Target::current().kick(),
                     Step::Paused => {}
                     Step::Kicked => {
                         boundaries.pop();
@@ -156,6 +165,18 @@ impl Stage {
         };
         let exits = exits.0.take();
         Played { result, boundaries, exits, kicks }
+    }
+}
+
+/// xorshift64 (Marsaglia 2003)
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 16) % limit
     }
 }
 

@@ -24,15 +24,14 @@ use crate::session::journal::Noting;
 use crate::session::start::{self, Target};
 
 /// Record a command once for each seed, interrupts and inputs late as the seed says, until it fails
+///
+/// A run fails if the command's status is not 0 or the guest crashes; one that a limit ends (--for, --guest-time,
+/// --max-silence) is a timeout. Recordings of runs that pass are deleted. Exit codes: 0 all passed, 7 a run failed, 8 none
+/// failed but some were timeouts, 1 an error.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "A run fails if the command's status is not 0 or the guest crashes. One that a limit ends (--for, --guest-time,\n\
-                        --max-silence) is a timeout. Exit codes: 0 all passed, 7 a run failed, 8 none failed but some were\n\
-                        timeouts, 1 an error.\n\n\
-                        Examples:\n  scribe-vmm chaos --seeds 1..20 --image demo.img -- race\n  \
+#[command(after_help = "Examples:\n  scribe-vmm chaos --seeds 1..20 --image demo.img -- race\n  \
                         scribe-vmm chaos --seeds 1..500 --all --jobs 8 --guest-time 30s --image demo.img -- ./test\n  \
-                        scribe-vmm chaos --seeds 17 --keep --image demo.img -- race"
-)]
+                        scribe-vmm chaos --seeds 17 --keep --image demo.img -- race")]
 pub(super) struct ChaosArgs {
     /// Seeds: the first and the last, or one
     #[arg(long, value_name = "A..B", value_parser = parse::seeds)]

@@ -37,11 +37,11 @@ impl Random {
     /// The stream `stream` of `seed`.
     pub fn new(seed: u64, stream: u64) -> Self {
         let mut random = Self(seed);
-        Self(random.next() ^ stream)
+        Self(random.bits() ^ stream)
     }
 
     /// 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut bits = self.0;
         bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -51,7 +51,7 @@ impl Random {
 
     /// A number below `limit`; 0 if that is 0.
     pub fn below(&mut self, limit: u64) -> u64 {
-        let product = u128::from(self.next()) * u128::from(limit);
+        let product = u128::from(self.bits()) * u128::from(limit);
         u64::try_from(product >> 64).unwrap_or(0) // it is below `limit`
     }
 

@@ -33,7 +33,7 @@ impl Hold {
     pub fn new(seed: Option<u64>, start: Position, number: u64) -> Self {
         let mix = |seed: u64| {
             // A branch of a recording goes on with other numbers than the recording began with.
-            let at = Random::new(start.exit, start.branches).next() ^ start.steps;
+            let at = Random::new(start.exit, start.branches).bits() ^ start.steps;
             Random::new(seed ^ if start == Position::START { 0 } else { at }, INPUTS + number)
         };
         Self { random: seed.map(mix), delay: None }

@@ -10,7 +10,7 @@ const COUNTED: TimeConstants = TimeConstants { ns_per_branch: NS_PER_BRANCH, ns_
 fn the_numbers_are_splitmix64s() {
     // The first of seed 0, as in the reference implementation.
     let mut random = Random(0);
-    let first = [random.next(), random.next(), random.next()];
+    let first = [random.bits(), random.bits(), random.bits()];
     assert_eq!(first, [0xe220_a839_7b1d_cdaf, 0x6e78_9e6a_a1b9_65f4, 0x06c4_5d18_8009_454f]);
 }
 

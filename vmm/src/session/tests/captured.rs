@@ -52,7 +52,7 @@ fn prologue() -> Vec<Op> {
 
 /// Computes and writes to RAM, without an exit of its own, until the handler has read a `q`. Interrupts are off for most of
 /// the time, so they are taken on the way. The handler computes too before it makes an exit.
-fn computing(seed: u64) -> Machine {
+pub(super) fn computing(seed: u64) -> Machine {
     let mut program = prologue();
     let again = program.len();
     program.extend([Op::Cli, Op::Count, Op::Keep]);
@@ -69,7 +69,7 @@ fn captured_inputs(after: u64, limit: Option<u64>) -> Inputs {
     Inputs { captures, ..nothing_more(true, limit) }
 }
 
-fn record(
+pub(super) fn record(
     mut machine: Machine,
     digest_every: u64,
     limit: Option<u64>,
@@ -90,7 +90,7 @@ fn record(
 }
 
 /// Types, the last byte again and again until the guest has ended.
-fn types(text: &'static [u8]) -> impl FnOnce(Sender<HostEvent>) -> JoinHandle<()> {
+pub(super) fn types(text: &'static [u8]) -> impl FnOnce(Sender<HostEvent>) -> JoinHandle<()> {
     move |sender| {
         std::thread::spawn(move || {
             let last = text.last().into_iter().cycle().take(2000);
@@ -104,7 +104,7 @@ fn types(text: &'static [u8]) -> impl FnOnce(Sender<HostEvent>) -> JoinHandle<()
     }
 }
 
-fn captures(events: &[Event]) -> Vec<(Position, Capture)> {
+pub(super) fn captures(events: &[Event]) -> Vec<(Position, Capture)> {
     let capture = |event: &Event| match &event.body {
         Body::Capture(capture) => Some((event.position, capture.clone())),
         _ => None,

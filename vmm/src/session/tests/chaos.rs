@@ -160,3 +160,18 @@ fn a_masked_interrupt_does_not_hang_the_machine() {
         assert!(matches!(recorded.replay(&mut guest(2)), Ok(Outcome::Complete(_))));
     }
 }
+
+#[test]
+fn captured_sync_points_and_late_interrupts_go_together() {
+    let guest = |kicks, chaos| shaken(captured::computing(kicks), chaos);
+    for chaos in 0..4 {
+        let recorded = captured::record(guest(1, chaos), 8, None, captured::types(b"hello, worldq"));
+        assert_eq!(recorded.cause, EndCause::PowerOff { status: 7 }, "seed {chaos}");
+        let captures = captured::captures(&recorded.events());
+        assert!(captures.iter().any(|(_, capture)| capture.interrupts > 0), "none was taken on the way");
+        for kicks in 2..5 {
+            let replayed = recorded.replay(&mut guest(kicks, chaos));
+            assert!(matches!(replayed, Ok(Outcome::Complete(_))), "seed {chaos}: {replayed:?}");
+        }
+    }
+}
