@@ -97,6 +97,9 @@ pub(crate) struct Flags {
     pub dst: u64,
     /// see [`Arithmetic`]; zero-extended
     pub src: u64,
+    /// While they are `Known`: an instruction of the running block has set them, on a processor that told no more of it
+    /// than the flags.
+    pub taken_up: bool,
     /// the other flags, bit 1 always set
     pub system: u64,
 }
@@ -127,6 +130,16 @@ impl Flags {
     pub(crate) fn change(&mut self, mask: u64, value: u64) {
         let old = self.arithmetic();
         self.set_known(old & !mask | value & mask);
+    }
+
+    /// A result of `width` that has SF, ZF and PF of flags that are `Known`.
+    pub(crate) fn like_result(&self, width: u8) -> u64 {
+        let sign = if self.src & SF != 0 { 1 << ((8_u32 << width) - 1) } else { 0 };
+        match (self.src & ZF != 0, parity(sign | 1) == (self.src & PF != 0)) {
+            (true, _) => 0,
+            (false, true) => sign | 1,
+            (false, false) => sign | 3,
+        }
     }
 
     #[inline(always)]
@@ -304,7 +317,7 @@ mod tests {
             Arithmetic::Sub => a.wrapping_sub(b),
             _ => a.wrapping_sub(b).wrapping_sub(c),
         } & mask;
-        Flags { op, width: (bits / 16).ilog2_or_zero(), carry, dst, src: b, system: 2 }
+        Flags { op, width: (bits / 16).ilog2_or_zero(), carry, dst, src: b, taken_up: false, system: 2 }
     }
 
     trait OrZero {

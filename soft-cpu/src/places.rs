@@ -4,6 +4,7 @@ use iced_x86::code_asm::*;
 use scribe_types::cpu::Registers;
 use scribe_types::stop::{Answer, Exit, Progress, Stop};
 
+use crate::Behaviour;
 use crate::testing::{Bench, CODE, DATA, RAM};
 
 /// A loop with a call, both kinds of branches, and REP instructions inside; ends in a HLT.
@@ -239,4 +240,36 @@ fn rep_movs_from_a_device_has_a_sync_point_where_kvm_has_one() {
         }
     }
     assert_eq!((elements, counters), (1026, vec![1024, 0]));
+}
+
+/// A place in the middle of a block, taken up from its state alone: what `tcg`'s BT leaves depends on the block's beginning.
+#[test]
+fn a_block_goes_on_where_it_is_said_to_have_begun() {
+    let code = |a: &mut CodeAssembler| {
+        a.mov(ebx, 0x8000_0001_u32)?;
+        a.add(ebx, ebx)?; // CF, OF and AF clear, then some set
+        a.nop()?;
+        a.bt(ecx, 1)?;
+        a.hlt()
+    };
+    let tcg = || {
+        let mut bench = Bench::new(code);
+        bench.cpu.cpu.profile.behaviour = Behaviour::Tcg;
+        bench
+    };
+    let mut whole = tcg();
+    whole.steps(4);
+    let behind = |begun: Option<u64>| {
+        let mut bench = tcg();
+        bench.steps(3);
+        bench.change(|_| {});
+        begun.into_iter().for_each(|begun| bench.cpu.continues_from(begun));
+        bench.steps(1);
+        bench.cpu.registers().rflags
+    };
+    let expected = whole.cpu.registers().rflags;
+    assert_eq!(behind(Some(CODE)), expected);
+    assert_ne!(behind(None), expected, "it makes no difference");
+    assert_eq!(behind(Some(CODE + 7)), behind(None), "of what leads here from there nothing sets flags");
+    assert_eq!(behind(Some(CODE + 0x1000)), behind(None), "nothing leads here from behind");
 }

@@ -135,6 +135,7 @@ impl SoftCpu {
             if block.length == 0 || offset < block.length.into() {
                 let number = (1..block.ops.len() as u64).find(|&number| block.start_of(number) == offset);
                 self.behind = number.map(|number| block.behind(number));
+                self.cpu.flags.taken_up = true;
                 break;
             }
             self.cpu.rip += u64::from(block.length);

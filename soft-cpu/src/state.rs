@@ -114,6 +114,7 @@ impl Cpu {
         self.regs[..16].copy_from_slice(&state.registers.general);
         self.rip = state.registers.rip;
         self.flags.set_value(state.registers.rflags);
+        self.flags.taken_up = false;
         self.segs = state.segments;
         self.gdt = state.gdt;
         self.idt = state.idt;

@@ -5,7 +5,7 @@ use iced_x86::code_asm::*;
 use scribe_tests::steps::{Ended, Pair};
 use scribe_tests::tiny::{self, DATA, Emitted, kvm};
 use scribe_tests::vcpu::emulates_kernels;
-use scribe_vmm::engine::Stop;
+use scribe_vmm::engine::{Exit, Stop};
 
 /// The end: a HLT that nothing wakes.
 fn end(a: &mut CodeAssembler) -> Emitted {
@@ -125,6 +125,42 @@ fn pushed_flags_show_nothing() {
         a.pushfq()?;
         end(a)
     });
+}
+
+/// What BT leaves open depends, on QEMU's processor, on the block that it is in: it is the same in steps and without.
+#[test]
+fn flags_behind_bt_are_the_same_in_steps_and_without() {
+    let name = "flags_behind_bt_are_the_same_in_steps_and_without";
+    if !kvm(name) {
+        return;
+    }
+    let guest = || {
+        Pair::tiny(|a| {
+            a.mov(ecx, 5)?;
+            for value in [0x8000_0001_u32, 0x4000_0000, 0xffff_ffff, 3, 0] {
+                a.out(0x80, al)?;
+                a.mov(ebx, value)?;
+                a.add(ebx, ebx)?;
+                a.nop()?;
+                a.bt(ecx, 1)?;
+                a.pushfq()?;
+                a.add(bl, bl)?;
+                a.mov(edx, ebx)?;
+                a.bts(edx, 3)?;
+                a.pushfq()?;
+            }
+            end(a)
+        })
+    };
+    let mut free = guest();
+    while !free.exits.contains(&Exit::Halt) {
+        free.free().unwrap();
+    }
+    let mut stepped = guest();
+    assert_eq!(stepped.run(200), Ok(Ended::Halted));
+    for pair in [&free, &stepped] {
+        pair.compare_all().unwrap();
+    }
 }
 
 /// A handler for `vector` that keeps what it finds on the stack, skips `skip` bytes of code, and returns.
@@ -299,7 +335,7 @@ fn another_vcpu_goes_on_from_any_step() {
         pair.replace();
     }
     pair.compare_all().unwrap();
-    assert!(pair.steps > 60 && pair.branches == 3, "{} steps", pair.steps);
+    assert!(pair.steps > 50 && pair.branches == 3, "{} steps", pair.steps);
 }
 
 #[test]
@@ -345,7 +381,7 @@ fn steps_and_free_running_take_turns() {
             Ended::Going => {}
             ended => break assert_eq!(ended, Ended::Halted),
         }
-        if matches!(pair.free().unwrap(), Stop::Exit(scribe_vmm::engine::Exit::Halt)) {
+        if matches!(pair.free().unwrap(), Stop::Exit(Exit::Halt)) {
             break;
         }
     }

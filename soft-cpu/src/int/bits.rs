@@ -56,10 +56,16 @@ impl Change for Complement {
 /// of a right shift of `shifted` by one.
 #[inline(always)]
 fn bit_flags(flags: &mut Flags, op: &Op, bit: bool, shifted: u64) {
-    if op.flags != 0 && flags.op != Arithmetic::Known {
-        let dst = flags.dst;
-        flags.set(Arithmetic::Shr, op.flags - 1, dst, shifted);
-        return;
+    if op.flags != 0 {
+        let width = op.flags - 1;
+        let dst = match flags.op {
+            Arithmetic::Known => flags.taken_up.then(|| flags.like_result(width)),
+            _ => Some(flags.dst),
+        };
+        if let Some(dst) = dst {
+            flags.set(Arithmetic::Shr, width, dst, shifted);
+            return;
+        }
     }
     flags.change(CF, if bit { CF } else { 0 });
 }
