@@ -77,11 +77,12 @@ impl Network {
 
     /// The guest time (ns) from which on there is something for the machine, if there is.
     pub fn ready(&self, machine: &mut Machine) -> Option<u64> {
+        let slot = machine.net_slot()?;
         if let Some((_, time)) = self.plan.front() {
             return Some(*time);
         }
-        let slot = machine.net_slot().filter(|_| !self.waiting.is_empty())?;
-        (machine.frame_room(slot) > 0 || !machine.has_net_driver(slot)).then_some(0)
+        let takes = machine.frame_room(slot) > 0 || !machine.has_net_driver(slot);
+        (takes && !self.waiting.is_empty()).then_some(0)
     }
 
     /// Gives the machine what is there for it, as far as it has room; true if it got something.
