@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::IsTerminal;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -402,9 +403,12 @@ fn connect_stdin(connections: &mut Connections) -> std::io::Result<()> {
         return Ok(());
     }
     let file = File::from(stdin.as_fd().try_clone_to_owned()?);
-    if file.metadata()?.is_file() {
+    let about = file.metadata()?;
+    if about.is_file() {
         connections.input = Some(file);
-    } else {
+    } else if !(about.file_type().is_char_device() && about.rdev() == libc::makedev(1, 3)) {
+        // Anything but /dev/null, from which nothing comes: a run that waits for it only until it is found to be at its end
+        // would begin as one with live input, for as long as the host takes.
         connections.console = ConsoleSource::Stream;
     }
     Ok(())
