@@ -56,9 +56,9 @@ in_lab() {
 }
 
 # In short without what boots Debian's kernel many times, the whole of ring 0 in steps, and chaos beside its race.
-short=() steps='' race=()
+short=() filter='' race=()
 if [[ $mode == show ]]; then
-  short=(--skip of_debians_kernel --skip debians_kernel_that_ticks) steps=places_between race=(a_race)
+  short=(--skip of_debians_kernel --skip debians_kernel_that_ticks) filter=places_between race=(a_race)
 fi
 # First and alone: they are matters of speed.
 tests 1 sync_spinning --include-ignored --test-threads=1 "${short[@]}"
@@ -68,7 +68,7 @@ capture=$!
 tests 2 sync_injections --test-threads=1
 tests 3 sync_edges --test-threads=1
 wait "$capture" || failed=1
-(in_lab 5 "lab_steps $steps" && ((failed == 0))) &
+(in_lab 5 "lab_steps $filter" && ((failed == 0))) &
 steps=$!
 tests 6 chaos --test-threads=1 "${race[@]}"
 wait "$steps" || failed=1
