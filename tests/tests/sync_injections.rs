@@ -5,6 +5,7 @@
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::rc::Rc;
 
 use iced_x86::Mnemonic;
 use scribe_log::{EndCause, Position};
@@ -20,6 +21,7 @@ use scribe_tests::tiny;
 use scribe_vmm::engine::Exit;
 use scribe_vmm::engine::cpu::Registers;
 use scribe_vmm::machine::Machine;
+use scribe_vmm::machine::observe::{Moment, Observer};
 use scribe_vmm::machine::platform::UART_PORT;
 use scribe_vmm::session::config::{self, GuestConfig};
 use scribe_vmm::session::console::Console;
@@ -171,9 +173,21 @@ fn an_interrupt_can_come_at_every_place() {
     );
 }
 
+/// Notes that the guest has said `ready`: from then on it loses no input.
+struct Ready(Rc<Cell<bool>>, Vec<u8>);
+
+impl Observer for Ready {
+    fn console(&mut self, _at: Moment, bytes: &[u8]) {
+        self.1.extend(bytes);
+        self.0.set(self.0.get() || self.1.windows(5).any(|word| word == b"ready"));
+    }
+}
+
 /// Inputs at random places, a few branches and steps ahead.
 struct Random<'a> {
     chance: &'a mut Chance,
+    /// the guest takes input
+    ready: Rc<Cell<bool>>,
     /// how far ahead at most
     branches: usize,
     /// one in so many sync points chooses a place
@@ -188,6 +202,9 @@ struct Random<'a> {
 impl Chooser for Random<'_> {
     fn place(&mut self, machine: &Machine) -> Option<Position> {
         let here = machine.position();
+        if !self.ready.get() {
+            return None;
+        }
         if self.left == 0 {
             return self.last.is_some().then_some(here);
         }
@@ -210,13 +227,17 @@ impl Chooser for Random<'_> {
 
     fn wake(&mut self, machine: &Machine, deadline: Option<u64>) -> Option<u64> {
         let now = machine.guest_time();
+        if !self.ready.get() {
+            return None;
+        }
         if self.left == 0 {
             return self.last.is_some().then_some(now);
         }
         let until = deadline.unwrap_or(now + 1_000_000);
         let sleep = usize::try_from(until - now).unwrap().max(1);
         let to = now + self.chance.below(sleep) as u64;
-        let woken = deadline.is_none() || self.chance.below(self.one_in) == 0;
+        // More often than where it computes: a guest that has nothing else to do sleeps until its limit.
+        let woken = deadline.is_none() || self.chance.below(4) == 0;
         self.woken += usize::from(woken);
         woken.then_some(to)
     }
@@ -246,6 +267,7 @@ fn input_can_come_at_any_place() {
         let (header, files, choice) = describe(&bench, &guest);
         let machine = config::assemble(&header, &files, &choice, &bench.path("")).unwrap();
         let mut chooser = Random {
+            ready: Rc::new(Cell::new(true)),
             chance: &mut chance,
             branches: 4000,
             one_in: 1,
@@ -286,7 +308,7 @@ fn input_can_come_at_any_place() {
 fn linux(spins: bool) -> GuestConfig {
     let spin = if spins { "while :; do :; done & spin=$!" } else { "spin=" };
     let script = format!(
-        "/bin/forks >/dev/null & {spin}; count=0; \
+        "echo ready; /bin/forks >/dev/null & {spin}; count=0; \
          while read -r line; do [ \"$line\" = q ] && break; count=$((count + 1)); done; \
          [ \"$spin\" ] && kill $spin; wait; echo counted $count"
     );
@@ -318,10 +340,13 @@ fn input_can_come_at_any_place_of_linux() {
         let (header, files, choice) =
             config::describe(&linux(recordings % 2 == 1), &cache, scribe_tests::bench::made_up_host())
                 .unwrap();
-        let machine = config::assemble(&header, &files, &choice, &lab.path(".")).unwrap();
+        let mut machine = config::assemble(&header, &files, &choice, &lab.path(".")).unwrap();
+        let ready = Rc::new(Cell::new(false));
+        machine.observe(Box::new(Ready(Rc::clone(&ready), Vec::new())));
         let each = wanted.div_ceil(4).max(10);
         let last = Some(b"q\n".to_vec());
         let mut chooser = Random {
+            ready,
             chance: &mut chance,
             branches: 4000,
             one_in: 40,
