@@ -2,6 +2,9 @@
  * PID 1 of the demo image: mounts the kernel's file systems, runs the command the machine asks for with the console as
  * its terminal, reports its exit status and powers off. Without a command it gives a login shell.
  *
+ * It powers off as well when SIGUSR2 asks for it, as `/sbin/poweroff` of busybox does: what runs gets SIGTERM and two
+ * seconds first, and the status is that of a command that SIGTERM has ended.
+ *
  * Whatever goes wrong here is said on the console and powers off with status 125: a guest that waits for somebody to
  * look at it would record nothing but silence.
  *
@@ -192,6 +195,32 @@ failed:
 	_exit(STATUS_INIT);
 }
 
+/* Everything that loses its parent is ours to reap. When the command itself has ended the machine does. */
+static void reap(pid_t command)
+{
+	int status;
+	pid_t gone;
+
+	while ((gone = waitpid(-1, &status, WNOHANG)) > 0)
+		if (gone == command)
+			power_off(WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status));
+	if (gone < 0 && errno != ECHILD && errno != EINTR)
+		fail("cannot wait for the command");
+}
+
+/* Somebody wants the machine to power off: all processes may end by themselves, for a while. */
+_Noreturn static void end_all(pid_t command, const sigset_t *awaited)
+{
+	static const struct timespec patience = {.tv_sec = 2};
+
+	kill(-1, SIGTERM);
+	/* A stopped process would not see it. */
+	kill(-1, SIGCONT);
+	while (sigtimedwait(awaited, NULL, &patience) == SIGCHLD)
+		reap(command);
+	power_off(128 + SIGTERM);
+}
+
 int main(int count, char **arguments)
 {
 	(void)count;
@@ -213,6 +242,12 @@ int main(int count, char **arguments)
 	if (!machine && !run)
 		complain("not on a scribe machine: no command, just a shell", NULL);
 
+	sigset_t awaited, before;
+
+	sigemptyset(&awaited);
+	sigaddset(&awaited, SIGCHLD);
+	sigaddset(&awaited, SIGUSR2);
+	sigprocmask(SIG_BLOCK, &awaited, &before);
 	pid_t child = fork();
 
 	if (child < 0)
@@ -220,17 +255,15 @@ int main(int count, char **arguments)
 	if (child == 0) {
 		/* Ports are for init and for programs that ask for them. */
 		iopl(0);
+		sigprocmask(SIG_SETMASK, &before, NULL);
 		start(run);
 	}
 
-	/* Everything that loses its parent is ours to reap, until the command itself ends. */
 	for (;;) {
-		int status;
-		pid_t gone = wait(&status);
+		int signal = sigwaitinfo(&awaited, NULL);
 
-		if (gone < 0 && errno != EINTR)
-			fail("cannot wait for the command");
-		if (gone == child)
-			power_off(WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status));
+		if (signal == SIGUSR2)
+			end_all(child, &awaited);
+		reap(child);
 	}
 }
