@@ -8,7 +8,9 @@ table() {
     /^test .* \.\.\. ignored/ { next }
     # The message may stand behind "test NAME ... ", on the same line.
     /SKIPPED \(/ { skipped[$NF] = 1; next }
-    /^test .* \.\.\. / { order[++tests] = $2; result[$2] = $NF == "ok" ? "PASS" : "FAIL" }
+    # What a test says on stderr may stand between that and its result, which then has a line of its own.
+    /^test .* \.\.\. / { order[++tests] = name = $2; result[name] = $NF == "ok" ? "PASS" : "FAIL" }
+    /^ok$/ && name { result[name] = "PASS" }
     /^---- .* stdout ----$/ { current = $2 }
     sub(/^figure: /, "") { split($0, part, ": "); figures[current] = figures[current] "\n" part[1] "\t" substr($0, length(part[1]) + 3) }
     END {

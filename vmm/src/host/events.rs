@@ -127,6 +127,8 @@ pub struct Watch {
     pub anywhere: bool,
     /// kick it for captured sync points after this many ns of host time without an exit
     pub capture_after: Option<u64>,
+    /// time and input come from outside: a guest that neither reaches is named
+    pub lives: bool,
 }
 
 /// Host time between two seals of a recording.
@@ -494,7 +496,7 @@ impl Timer {
                 self.line.target.kick(); // no sync point will look at it soon
             }
         }
-        let deaf = !self.watch.anywhere && !shared.captures.load(Ordering::Relaxed);
+        let deaf = self.watch.lives && !self.watch.anywhere && !shared.captures.load(Ordering::Relaxed);
         if silent >= SILENCE_NS && !self.progress.2 && deaf {
             self.progress.2 = true;
             let stop = if self.watch.console == ConsoleSource::Terminal { "Ctrl-A x" } else { "Ctrl-C" };
@@ -541,6 +543,7 @@ mod tests {
             max_silence: None,
             anywhere: false,
             capture_after: None,
+            lives: true,
         };
         let host = HostLoop::start(watch, kick::Target::current()).unwrap();
         host.shared.running.store(true, Ordering::Relaxed);

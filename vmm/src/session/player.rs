@@ -433,6 +433,7 @@ fn replay_host(machine: &Machine) -> Result<HostLoop, StartError> {
         max_silence: None,
         anywhere: machine.is_counted(),
         capture_after: None,
+        lives: false,
     })
 }
 

@@ -157,7 +157,6 @@ impl Replay {
     /// From now on the ways to captured sync points are executed too.
     pub fn confirm_captures(&mut self) {
         self.confirm.get_or_insert_default();
-        self.host.shared.captures.store(true, Ordering::Relaxed); // it makes no exits meanwhile, and is not deaf
     }
 
     /// What came of that: how many were confirmed, and how many there were.

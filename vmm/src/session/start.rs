@@ -296,6 +296,7 @@ pub(super) fn live<J: Journal>(
         max_silence: connections.max_silence,
         anywhere: machine.is_counted(),
         capture_after: Some(connections.captures.after).filter(|after| *after > 0 && !machine.is_counted()),
+        lives: true,
     };
     let _terminal = (connections.console == ConsoleSource::Terminal).then(RawTerminal::enter).flatten();
     let (incoming, outgoing) = match connections.net {
